@@ -1,0 +1,47 @@
+# Works on a machine with git, make and Python >= 3.11 (with venv) and nothing else.
+# One environment, .venv, is shared by every target.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+RUN := $(VENV)/bin
+export PYTHONUNBUFFERED := 1
+.PHONY: help demo test test-slow check bench env clean
+.DEFAULT_GOAL := help
+
+help:  ## show these targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+env: $(STAMP)  ## make the environment in .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "onevec needs Python >= 3.11, found $$($(PYTHON) --version 2>&1): run  make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "Python's venv module is missing: run  sudo apt install python3-venv  (Debian, Ubuntu), then again"; exit 1; }
+	@echo "making the environment in $(VENV) (the registry's torch for Linux brings CUDA: about 3 GB to load)"
+	@start=$$(date +%s); \
+	if command -v uv >/dev/null 2>&1; then uv=uv; [ -x $(RUN)/python ] || uv venv -q --python $(PYTHON) $(VENV); \
+	else [ -x $(RUN)/python ] || $(PYTHON) -m venv $(VENV); $(RUN)/python -m pip install -q --disable-pip-version-check uv 2>/dev/null; uv=$(RUN)/uv; fi && \
+	$$uv pip install -q --python $(RUN)/python -c constraints.txt -e '.[hf,report,onnx]' --group dev && \
+	touch $(STAMP) && echo "environment ready in $$(( $$(date +%s) - start )) s"
+
+demo: $(STAMP)  ## the main job on real data: a verdict, a table against the mean, report.html
+	@start=$$(date +%s); $(RUN)/onevec demo --out report.html && echo "demo took $$(( $$(date +%s) - start )) s"
+
+test: $(STAMP)  ## the fast tests
+	@$(RUN)/python -m pytest -q
+
+test-slow: $(STAMP)  ## the slow ones: memory limits, the RNA figure, the wheel
+	@$(RUN)/python -m pytest -q -m slow
+
+check: $(STAMP)  ## format, lint, types, import order
+	@$(RUN)/ruff format --check src tests benchmarks
+	@$(RUN)/ruff check src tests benchmarks
+	@$(RUN)/pyright
+	@$(RUN)/python -m pytest -q tests/test_imports.py
+
+bench: $(STAMP)  ## the RNA figure of benchmarks/ncrna13.py (needs ONEVEC_DATA)
+	@$(RUN)/python benchmarks/ncrna13.py
+
+clean:  ## remove the environment and caches
+	@rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,30 @@
+"""onevec: one vector per sequence, learned without labels, on top of a frozen model.
+
+Importing this module loads nothing heavy; each name below is imported at its first use.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "OneVec": "onevec.estimator",
+    "OnevecError": "onevec.errors",
+    "Ragged": "onevec.ragged",
+    "TokenStore": "onevec.tokens.store",
+    "encode": "onevec.tokens.encode",
+    "evaluate": "onevec.judge.probes",
+    "load": "onevec.estimator",
+    "pretrain": "onevec.encoders.pretrain",
+}
+__all__ = ["OneVec", "OnevecError", "Ragged", "TokenStore", "encode", "evaluate", "load", "pretrain"]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'onevec' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
