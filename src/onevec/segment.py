@@ -2,17 +2,27 @@
 
 Every function takes ``values`` (tokens, ...) and ``lengths`` (seqs,), accumulates in fp32
 (fp64 stays fp64), is differentiable, and is defined on empty segments: 0, with a gradient of 0.
+
+Where an operation needs a rectangle (sorting, products per segment), segments of similar length
+are padded together, so that the memory stays bounded and no result depends on its neighbours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 Values = Float[Tensor, "tokens *dims"]
 Lengths = Int[Tensor, " seqs"]
 Reduced = Float[Tensor, "seqs *dims"]
+
+BLOCK_TOKENS = 65_536
 
 
 def accumulate_dtype(values: Tensor) -> Tensor:
@@ -23,6 +33,12 @@ def accumulate_dtype(values: Tensor) -> Tensor:
 def segment_rows(lengths: Lengths) -> Int[Tensor, " tokens"]:
     """Return for each token the number of its segment."""
     return torch.repeat_interleave(lengths)
+
+
+def segment_positions(lengths: Lengths) -> Int[Tensor, " tokens"]:
+    """Return for each token its place in its segment, from 0."""
+    start = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+    return torch.arange(len(start), device=start.device) - start
 
 
 def _reduce(values: Values, lengths: Lengths, how: str) -> Reduced:
@@ -37,11 +53,15 @@ def segment_sum(values: Values, lengths: Lengths) -> Reduced:
     return _reduce(values, lengths, "sum")
 
 
+def _per_row(lengths: Lengths, like: Tensor) -> Tensor:
+    """Return the token counts, at least 1, in the shape that divides ``like`` (seqs, ...)."""
+    return lengths.clamp(min=1).to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+
+
 def segment_mean(values: Values, lengths: Lengths) -> Reduced:
     """Mean of each segment: ``sum(mask * h) / sum(mask)``."""
     total = segment_sum(values, lengths)
-    count = lengths.clamp(min=1).to(total.dtype)
-    return total / count.view(-1, *[1] * (total.ndim - 1))
+    return total / _per_row(lengths, total)
 
 
 def _extreme(values: Values, lengths: Lengths, how: str) -> Reduced:
@@ -63,21 +83,37 @@ def segment_min(values: Values, lengths: Lengths) -> Reduced:
 
 def segment_expand(reduced: Reduced, lengths: Lengths) -> Values:
     """Give every token the value of its segment."""
-    return torch.repeat_interleave(reduced, lengths, dim=0)
+    return reduced.index_select(0, segment_rows(lengths))
+
+
+def segment_centre(values: Values, lengths: Lengths) -> Values:
+    """Return ``h - mean(h)`` of each segment; exactly 0 where the segment is constant.
+
+    The first token is taken off before the mean is made: rounding then follows the spread of the
+    values and not their size. (As a constant shift cancels, no gradient flows through it.)
+    """
+    values = accumulate_dtype(values)
+    if values.shape[0] == 0:
+        return values
+    first = (lengths.cumsum(0) - lengths).clamp(max=values.shape[0] - 1)
+    shifted = values - segment_expand(values.detach().index_select(0, first), lengths)
+    return shifted - segment_expand(segment_mean(shifted, lengths), lengths)
 
 
 def segment_moment(values: Values, lengths: Lengths, order: int) -> Reduced:
     """Central moment ``mean((h - mean(h)) ** order)`` of each segment (biased, two passes)."""
-    values = accumulate_dtype(values)
-    centred = values - segment_expand(segment_mean(values, lengths), lengths)
-    return segment_mean(centred**order, lengths)
+    return segment_mean(segment_centre(values, lengths) ** order, lengths)
 
 
-def segment_std(values: Values, lengths: Lengths, eps: float = 1e-12) -> Reduced:
+def safe_sqrt(values: Tensor, eps: float = 1e-24) -> Tensor:
+    """Square root; 0 with a gradient of 0 where ``values <= eps``."""
+    safe = values > eps
+    return torch.where(safe, values.where(safe, torch.ones_like(values)).sqrt(), 0.0)
+
+
+def segment_std(values: Values, lengths: Lengths, eps: float = 1e-24) -> Reduced:
     """Return the biased standard deviation of each segment; 0 (gradient 0) where constant."""
-    variance = segment_moment(values, lengths, 2)
-    safe = variance > eps
-    return torch.where(safe, variance.where(safe, torch.ones_like(variance)).sqrt(), 0.0)
+    return safe_sqrt(segment_moment(values, lengths, 2), eps)
 
 
 def segment_softmax(scores: Values, lengths: Lengths) -> Values:
@@ -95,13 +131,101 @@ def segment_logsumexp(values: Values, lengths: Lengths) -> Reduced:
     return total.where(total > 0, torch.ones_like(total)).log() + peak
 
 
+@dataclass(frozen=True)
+class Block:
+    """Segments of similar length, as a rectangle.
+
+    Attributes
+    ----------
+    rows : Tensor, shape (block,)
+        Which segments.
+    tokens : Tensor, shape (block, longest)
+        Which tokens; padding points to the segment's own first token.
+    mask : Tensor of bool, shape (block, longest)
+        True where there is a token.
+    """
+
+    rows: Int[Tensor, " block"]
+    tokens: Int[Tensor, "block longest"]
+    mask: Bool[Tensor, "block longest"]
+
+    def take(self, values: Values) -> Float[Tensor, "block longest *dims"]:
+        """Pick this block's rectangle from ``values`` (padding: copies of the first token)."""
+        picked = values.index_select(0, self.tokens.flatten())
+        return picked.view(*self.tokens.shape, *values.shape[1:])
+
+
+def segment_blocks(lengths: Lengths, budget: int = BLOCK_TOKENS) -> Iterator[Block]:
+    """Group the segments that are not empty by length.
+
+    A block's longest segment is at most a quarter (or one token) longer than its shortest, and
+    the block holds at most ``budget`` places unless a single segment is longer.
+    """
+    order = lengths.argsort(stable=True)
+    sizes = lengths[order].cpu().numpy()
+    starts = lengths.cumsum(0) - lengths
+    at = int(np.searchsorted(sizes, 1))
+    while at < len(sizes):
+        limit = max(int(sizes[at]) * 5 // 4, int(sizes[at]) + 1)
+        end = int(np.searchsorted(sizes, limit, side="right"))
+        end = min(end, at + max(1, budget // limit))
+        rows = order[at:end]
+        place = torch.arange(int(sizes[end - 1]), device=lengths.device)
+        mask = place < lengths[rows].unsqueeze(1)
+        yield Block(rows, starts[rows].unsqueeze(1) + place * mask, mask)
+        at = end
+
+
+def _scatter_blocks(parts: list[Tensor], rows: list[Tensor], seqs: int) -> Tensor:
+    """Put the results of blocks, one entry per segment, back in order; 0 where there is none."""
+    found = torch.cat(parts)
+    return found.new_zeros((seqs, *found.shape[1:])).index_copy(0, torch.cat(rows), found)
+
+
+def segment_outer(
+    weights: Float[Tensor, "tokens weights"],
+    values: Float[Tensor, "tokens dim"],
+    lengths: Lengths,
+) -> Float[Tensor, "seqs weights dim"]:
+    """``sum_i weights[i] values[i]^T`` of each segment: several weighted sums at once."""
+    weights, values = accumulate_dtype(weights), accumulate_dtype(values)
+    parts, rows = [], []
+    for block in segment_blocks(lengths):
+        left = block.take(weights) * block.mask.unsqueeze(-1)
+        parts.append(left.transpose(1, 2) @ block.take(values))
+        rows.append(block.rows)
+    if not parts:
+        return values.new_zeros((lengths.shape[0], weights.shape[1], values.shape[1]))
+    return _scatter_blocks(parts, rows, lengths.shape[0])
+
+
+def _sort_last(values: Tensor) -> Tensor:
+    """Sort along the last axis; NumPy's vectorised sort is many times faster than torch's."""
+    if values.device.type == "cpu" and not (torch.is_grad_enabled() and values.requires_grad):
+        return torch.from_numpy(np.sort(values.detach().contiguous().numpy(), axis=-1))
+    return values.sort(dim=-1).values
+
+
+def _sorted_blocks(
+    values: Float[Tensor, "tokens dims"], lengths: Lengths
+) -> Iterator[tuple[Block, Float[Tensor, "block dims longest"]]]:
+    """Yield the blocks with each dimension sorted ascending; padding (infinity) comes last."""
+    for block in segment_blocks(lengths, max(1, BLOCK_TOKENS * 64 // max(1, values.shape[1]))):
+        padded = block.take(values).masked_fill(~block.mask.unsqueeze(-1), float("inf"))
+        yield block, _sort_last(padded.transpose(1, 2).contiguous())
+
+
 def segment_sort(values: Values, lengths: Lengths) -> Values:
     """Sort every dimension within each segment, ascending."""
     values = accumulate_dtype(values)
-    rows = segment_rows(lengths).view(-1, *[1] * (values.ndim - 1)).expand_as(values)
-    by_value = values.argsort(dim=0, stable=True)
-    by_row = rows.gather(0, by_value).argsort(dim=0, stable=True)
-    return values.gather(0, by_value.gather(0, by_row))
+    flat = values.reshape(values.shape[0], -1)
+    parts, places = [], []
+    for block, ordered in _sorted_blocks(flat, lengths):
+        parts.append(ordered.transpose(1, 2)[block.mask])
+        places.append(block.tokens[block.mask])
+    if not parts:
+        return values
+    return torch.cat(parts).index_select(0, torch.cat(places).argsort()).view_as(values)
 
 
 def segment_quantile(
@@ -111,19 +235,44 @@ def segment_quantile(
 
     Position ``level * (n - 1)``, which is NumPy's default. Empty segments give 0.
     """
-    ordered = segment_sort(values, lengths)
-    levels = levels.to(ordered)
-    if ordered.shape[0] == 0:
-        return ordered.new_zeros((lengths.shape[0], len(levels), *ordered.shape[1:]))
-    start = lengths.cumsum(0) - lengths
-    place = levels * (lengths - 1).clamp(min=0).to(ordered).unsqueeze(1)  # (seqs, levels)
-    low = place.floor().to(torch.int64)
-    last = (lengths - 1).clamp(min=0).unsqueeze(1)
-    high = torch.minimum(low + 1, last)
-    weight = (place - low).view(*place.shape, *[1] * (ordered.ndim - 1))
-    at = (start.unsqueeze(1)).clamp(max=ordered.shape[0] - 1)
-    limit = ordered.shape[0] - 1
-    lower = ordered[(at + low).clamp(max=limit)]
-    upper = ordered[(at + high).clamp(max=limit)]
-    present = (lengths > 0).view(-1, *[1] * ordered.ndim)
-    return torch.where(present, torch.lerp(lower, upper, weight), 0.0)
+    values = accumulate_dtype(values)
+    flat = values.reshape(values.shape[0], -1)
+    levels = levels.to(flat)
+    parts, rows = [], []
+    for block, ordered in _sorted_blocks(flat, lengths):
+        last = (lengths[block.rows] - 1).unsqueeze(1)
+        place = levels * last.to(flat)  # (block, levels)
+        low = torch.minimum(place.floor().to(torch.int64), last)
+        high = torch.minimum(low + 1, last)
+        pick = (low.shape[0], flat.shape[1], low.shape[1])
+        lower = ordered.gather(2, low.unsqueeze(1).expand(pick))
+        upper = ordered.gather(2, high.unsqueeze(1).expand(pick))
+        weight = (place - low).unsqueeze(1)
+        parts.append(torch.lerp(lower, upper, weight.expand(pick)).transpose(1, 2))
+        rows.append(block.rows)
+    shape = (lengths.shape[0], len(levels), *values.shape[1:])
+    if not parts:
+        return flat.new_zeros(shape)
+    return _scatter_blocks(parts, rows, lengths.shape[0]).view(shape)
+
+
+def bin_weights(lengths: Lengths, bins: int) -> Float[Tensor, "tokens bins"]:
+    """Return each token's weight in ``bins`` equal parts of its segment.
+
+    Token ``i`` of ``n`` fills the time from ``i / n`` to ``(i + 1) / n``. Its weight in a part is
+    their overlap times ``bins``, so each part's weights sum to 1 for every ``n >= 1``, also where
+    there are fewer tokens than parts.
+    """
+    count = segment_expand(lengths.float(), lengths).unsqueeze(1)
+    begin = segment_positions(lengths).float().unsqueeze(1) / count * bins
+    part = torch.arange(bins, device=lengths.device)
+    overlap = torch.minimum(begin + bins / count, part + 1.0) - torch.maximum(begin, part + 0.0)
+    return overlap.clamp(min=0)
+
+
+def segment_histogram(codes: Int[Tensor, " tokens"], lengths: Lengths, size: int) -> Reduced:
+    """Count how often each of ``size`` codes comes in each segment."""
+    if size <= 1024:
+        return segment_sum(one_hot(codes, size).float(), lengths)
+    flat = torch.bincount(segment_rows(lengths) * size + codes, minlength=len(lengths) * size)
+    return flat.view(len(lengths), size).float()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from onevec.errors import InputError
 from onevec.ragged import Ragged
+
+CHUNK_TOKENS = 32_768
 
 
 class Pooler(nn.Module, ABC):
@@ -20,6 +23,9 @@ class Pooler(nn.Module, ABC):
     dimension afterwards. ``build(dim)`` alone makes one of the right shape, for loading a
     ``state_dict`` into.
 
+    A subclass writes `_build`, `_pool` and, if it learns something, `_learn`. Its constructor
+    keeps each option under the option's name, and `option_names` lists them.
+
     The result never depends on the other sequences of the batch. An empty sequence gives zeros
     (public functions refuse it earlier).
 
@@ -28,37 +34,88 @@ class Pooler(nn.Module, ABC):
     order_free : bool
         Whether the result stays the same when the tokens of a sequence change places.
     distributional : bool
-        Whether ``X`` and ``X‖X`` (every token twice) give the same vector.
+        Whether ``X`` and ``X‖X`` (every token twice) give the same vector, in any order.
     starts_as : str or None
         Name of the closed-form pooler that a learned one equals before training.
     needs : tuple of str
         Names of the per-token fields (`Ragged.fields`) it reads.
+    dim_in, dim_out : int
+        Token dimension and width of the result; 0 until `fit` or `build`.
     """
 
-    order_free: ClassVar[bool] = True
-    distributional: ClassVar[bool] = True
+    order_free: bool = True
+    distributional: bool = True
     starts_as: ClassVar[str | None] = None
-    needs: ClassVar[tuple[str, ...]] = ()
-    dim_in: int
-    dim_out: int
+    needs: tuple[str, ...] = ()
+    option_names: ClassVar[tuple[str, ...]] = ()
+    dim_in: int = 0
+    dim_out: int = 0
 
     @property
     def options(self) -> dict[str, Any]:
         """Return the constructor's keyword arguments: with them and `state_dict` it is rebuilt."""
-        return {}
+        return {name: getattr(self, name) for name in self.option_names}
 
     @abstractmethod
+    def _build(self, dim: int) -> int:
+        """Register buffers of the right shapes for tokens of ``dim``; return ``dim_out``."""
+
+    def _learn(self, sample: Ragged, random_state: int) -> None:
+        """Fill the buffers from a sample; nothing to do unless a subclass says so."""
+
+    @abstractmethod
+    def _pool(self, tokens: Ragged) -> Float[Tensor, "seqs dim_out"]:
+        """Pool each sequence of a piece of a batch; the values are fp32."""
+
     def build(self, dim: int) -> Self:
-        """Set ``dim_in`` and ``dim_out`` and register buffers of the right shapes."""
+        """Take the shape for tokens of ``dim`` dimensions: set ``dim_in`` and ``dim_out``."""
+        self.dim_in, self.dim_out = dim, self._build(dim)
+        return self
 
     def fit(self, sample: Ragged, *, random_state: int = 0) -> Self:
-        """Learn from a sample of sequences; the default only reads their dimension."""
-        self.check_fields(sample)
-        return self.build(sample.dim)
+        """Learn from a sample of sequences.
 
-    @abstractmethod
+        Raises
+        ------
+        InputError
+            If the sample holds no token or lacks a field that this pooler reads.
+        """
+        self.check_fields(sample)
+        if sample.values.shape[0] == 0:
+            raise InputError(
+                f"{type(self).__name__} was given a sample without a single token: "
+                "fit on at least one sequence that is not empty"
+            )
+        self.build(sample.dim)
+        with torch.no_grad():
+            self._learn(sample.with_values(sample.values.detach()), random_state)
+        return self.to(sample.values.device)
+
     def forward(self, tokens: Ragged) -> Float[Tensor, "seqs dim_out"]:
-        """Pool each sequence."""
+        """Pool each sequence, piece by piece, so that memory stays bounded.
+
+        Raises
+        ------
+        InputError
+            If the pooler is not fitted, the tokens have another dimension, or a field is missing.
+        """
+        if not self.dim_in:
+            raise InputError(
+                f"{type(self).__name__} is not fitted: call fit(sample), or build(dim) and then "
+                "load_state_dict(...)"
+            )
+        if tokens.dim != self.dim_in:
+            raise InputError(
+                f"{type(self).__name__} was fitted on tokens of dimension {self.dim_in} and got "
+                f"dimension {tokens.dim}: use tokens of the same encoder and layer"
+            )
+        self.check_fields(tokens)
+        with torch.autocast(tokens.values.device.type, enabled=False):
+            parts = [
+                self._pool(piece.with_values(piece.values.float()))
+                for piece in pieces(tokens, CHUNK_TOKENS)
+            ]
+        return torch.cat(parts) if parts else tokens.values.new_zeros((0, self.dim_out)).float()
 
     def check_fields(self, tokens: Ragged) -> None:
         """Raise `InputError` when a field that this pooler reads is missing."""
@@ -69,3 +126,12 @@ class Pooler(nn.Module, ABC):
                     f"not carry (they have {sorted(tokens.fields) or 'none'}): pass "
                     f"Ragged(values, lengths, fields={{{name!r}: ...}}) or use another pooler"
                 )
+
+
+def pieces(tokens: Ragged, budget: int) -> list[Ragged]:
+    """Cut into runs of whole sequences of about ``budget`` tokens (more if one is longer)."""
+    if tokens.values.shape[0] <= budget:
+        return [tokens] if len(tokens) else []
+    run = torch.div(tokens.offsets[:-1], budget, rounding_mode="floor")
+    cuts = torch.unique_consecutive(run, return_counts=True)[1].cumsum(0).tolist()
+    return [tokens[first:last] for first, last in zip([0, *cuts[:-1]], cuts, strict=True)]

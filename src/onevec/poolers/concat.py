@@ -1,0 +1,106 @@
+"""Several poolers side by side."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onevec.errors import InputError
+from onevec.poolers.base import Pooler
+from onevec.poolers.table import POOLERS
+from onevec.ragged import Ragged
+
+
+def _make(name: str, options: Mapping[str, Any]) -> Pooler:
+    if name not in POOLERS:
+        close = difflib.get_close_matches(name, POOLERS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(POOLERS)}"
+        raise InputError(f"there is no pooler {name!r}: {hint}")
+    try:
+        return POOLERS[name](**options)
+    except TypeError as error:
+        known = ", ".join(POOLERS[name].option_names) or "none"
+        raise InputError(
+            f"pooler {name!r} does not take the options {dict(options)}: it takes {known}"
+        ) from error
+
+
+class Concat(Pooler):
+    """Several poolers side by side: (seqs, sum of their dim_out).
+
+    Parameters
+    ----------
+    parts : sequence of (name, options)
+        Names of the table `POOLERS` with their options.
+    """
+
+    option_names = ("parts",)
+
+    def __init__(self, parts: Sequence[tuple[str, Mapping[str, Any]]]):
+        super().__init__()
+        if not parts:
+            raise InputError("Concat got no parts: pass at least one pooler's name")
+        self.names = [str(name) for name, _ in parts]
+        self.poolers = nn.ModuleList(_make(name, options) for name, options in parts)
+        self.order_free = all(part.order_free for part in self.members)
+        self.distributional = all(part.distributional for part in self.members)
+        self.needs = tuple(dict.fromkeys(name for part in self.members for name in part.needs))
+
+    @property
+    def members(self) -> list[Pooler]:
+        """The poolers, in order."""
+        return list(self.poolers)  # type: ignore[arg-type]
+
+    @property
+    def parts(self) -> list[tuple[str, dict[str, Any]]]:
+        """Names and options (those that fitting settles, such as a vocabulary's size, too)."""
+        return [
+            (name, part.options) for name, part in zip(self.names, self.members, strict=True)
+        ]
+
+    @property
+    def slices(self) -> list[slice]:
+        """Which columns of the result each part gives."""
+        ends = torch.tensor([part.dim_out for part in self.members]).cumsum(0).tolist()
+        return [slice(first, last) for first, last in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def _build(self, dim: int) -> int:
+        return sum(part.build(dim).dim_out for part in self.members)
+
+    def _learn(self, sample: Ragged, random_state: int) -> None:
+        for part in self.members:
+            part.fit(sample, random_state=random_state)
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        return torch.cat([part._pool(tokens) for part in self.members], dim=1)
+
+
+def make_pooler(spec: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> Pooler:
+    """Make a pooler from its name, or several side by side from ``"mean|std|vlad"``.
+
+    Parameters
+    ----------
+    spec : str
+        Names of the table `POOLERS`, joined by ``|`` or ``+``. A single name gives that pooler,
+        more give a `Concat`.
+    options : mapping of name to options, optional
+        For instance ``{"vlad": {"codes": 32}}``.
+
+    Raises
+    ------
+    InputError
+        If a name is not in the table, or an option is not the pooler's.
+    """
+    options = dict(options or {})
+    names = [name.strip() for name in re.split(r"[|+]", spec)]
+    unused = sorted(set(options) - set(names))
+    if unused:
+        raise InputError(f"options for {', '.join(unused)}, which {spec!r} does not name")
+    if len(names) == 1:
+        return _make(names[0], options.get(names[0], {}))
+    return Concat([(name, options.get(name, {})) for name in names])

@@ -1,0 +1,218 @@
+"""Statistics of each dimension over the tokens of a sequence."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from onevec.errors import InputError
+from onevec.poolers.base import Pooler
+from onevec.ragged import Ragged
+from onevec.segment import (
+    safe_sqrt,
+    segment_centre,
+    segment_expand,
+    segment_max,
+    segment_mean,
+    segment_min,
+    segment_quantile,
+    segment_std,
+)
+
+Values = Float[Tensor, "tokens dim"]
+Lengths = Int[Tensor, " seqs"]
+
+
+class Mean(Pooler):
+    """Mean of the tokens, ``sum(mask * h) / sum(mask)``: (seqs, dim)."""
+
+    def _build(self, dim: int) -> int:
+        return dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        return segment_mean(tokens.values, tokens.lengths)
+
+
+class Max(Pooler):
+    """Maximum of each dimension: (seqs, dim)."""
+
+    def _build(self, dim: int) -> int:
+        return dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        return segment_max(tokens.values, tokens.lengths)
+
+
+class Min(Pooler):
+    """Minimum of each dimension: (seqs, dim)."""
+
+    def _build(self, dim: int) -> int:
+        return dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        return segment_min(tokens.values, tokens.lengths)
+
+
+class Std(Pooler):
+    """Biased standard deviation of each dimension, 0 for a single token: (seqs, dim)."""
+
+    def _build(self, dim: int) -> int:
+        return dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        return segment_std(tokens.values, tokens.lengths)
+
+
+class Statistics(Pooler):
+    """Statistics pooling, mean ‖ std: (seqs, 2 dim).
+
+    References
+    ----------
+    Snyder, Garcia-Romero, Sell, Povey and Khudanpur (2018), "X-vectors".
+    """
+
+    def _build(self, dim: int) -> int:
+        return 2 * dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        values, lengths = tokens.values, tokens.lengths
+        return torch.cat([segment_mean(values, lengths), segment_std(values, lengths)], dim=1)
+
+
+def standardised_moments(
+    values: Values, lengths: Lengths, orders: tuple[int, ...]
+) -> Float[Tensor, "seqs orders*dim"]:
+    """``mean(((h - mean) / std) ** order)``, minus 3 for order 4; 0 where the std is 0."""
+    centred = segment_centre(values, lengths)
+    std = safe_sqrt(segment_mean(centred**2, lengths))
+    flat = std == 0
+    scaled = centred / segment_expand(std.where(~flat, torch.ones_like(std)), lengths)
+    moments = [
+        (segment_mean(scaled**order, lengths) - (3.0 if order == 4 else 0.0)).masked_fill(flat, 0)
+        for order in orders
+    ]
+    return torch.cat(moments, dim=1)
+
+
+class Moments(Pooler):
+    """Standardised moments: skewness (3), excess kurtosis (4): (seqs, len(orders) dim).
+
+    Biased estimates, as `scipy.stats.skew` and `scipy.stats.kurtosis` by default. A dimension
+    that is constant over a sequence (a single token, for one) has no shape: 0.
+    """
+
+    option_names = ("orders",)
+
+    def __init__(self, orders: tuple[int, ...] = (3, 4)):
+        super().__init__()
+        self.orders = [int(order) for order in orders]
+        if not self.orders or min(self.orders) < 3:
+            raise InputError(f"Moments got orders={orders}: pass whole numbers of 3 or more")
+
+    def _build(self, dim: int) -> int:
+        return len(self.orders) * dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        return standardised_moments(tokens.values, tokens.lengths, tuple(self.orders))
+
+
+def power_mean(values: Values, lengths: Lengths, power: float) -> Float[Tensor, "seqs dim"]:
+    """Signed power mean: ``s(m) |m|^(1/p)`` with ``m = mean(s(h) |h|^p)`` and ``s`` the sign.
+
+    For odd whole ``p`` this is Rücklé's ``mean(h^p)^(1/p)``; the sign makes it defined, and
+    odd, for every ``p > 0``.
+    """
+    safe = values.where(values != 0, torch.ones_like(values)).abs()
+    raised = torch.where(values != 0, values.sign() * safe**power, 0.0)
+    mean = segment_mean(raised, lengths)
+    nonzero = mean.abs() > 1e-36
+    size = mean.abs().where(nonzero, torch.ones_like(mean))
+    return torch.where(nonzero, mean.sign() * size ** (1.0 / power), 0.0)
+
+
+class PowerMeans(Pooler):
+    """Signed power means, one block per power: (seqs, len(powers) dim).
+
+    References
+    ----------
+    Rücklé, Eger, Peyrard and Gurevych (2018), "Concatenated power mean word embeddings".
+    """
+
+    option_names = ("powers",)
+
+    def __init__(self, powers: tuple[float, ...] = (2.0, 3.0)):
+        super().__init__()
+        self.powers = [float(power) for power in powers]
+        if not self.powers or min(self.powers) <= 0:
+            raise InputError(f"PowerMeans got powers={powers}: pass numbers above 0")
+
+    def _build(self, dim: int) -> int:
+        return len(self.powers) * dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        means = [power_mean(tokens.values, tokens.lengths, power) for power in self.powers]
+        return torch.cat(means, dim=1)
+
+
+class Quantiles(Pooler):
+    """Quantiles of each dimension, one block per level: (seqs, len(levels) dim).
+
+    Linear interpolation at position ``level * (n - 1)``, NumPy's default; that is why ``X‖X``
+    gives other values than ``X`` (`SlicedWasserstein` is the one that does not).
+    """
+
+    distributional = False
+    option_names = ("levels",)
+
+    def __init__(self, levels: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)):
+        super().__init__()
+        self.levels = [float(level) for level in levels]
+        if not self.levels or min(self.levels) < 0 or max(self.levels) > 1:
+            raise InputError(f"Quantiles got levels={levels}: pass numbers from 0 to 1")
+
+    def _build(self, dim: int) -> int:
+        return len(self.levels) * dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        levels = torch.tensor(self.levels, device=tokens.values.device)
+        return segment_quantile(tokens.values, tokens.lengths, levels).flatten(1)
+
+
+class PNA(Pooler):
+    """Principal neighbourhood aggregation: mean ‖ std ‖ max ‖ min (seqs, 4 dim or 12 dim).
+
+    With ``length_scalers`` the four come three times: as they are, times
+    ``log(n + 1) / δ`` and times ``δ / log(n + 1)``, δ being the mean of ``log(n + 1)`` over the
+    sample. That writes the length into the vector on purpose; it is off by default because
+    length is a shortcut.
+
+    References
+    ----------
+    Corso, Cavalleri, Beaini, Liò and Veličković (2020), "Principal neighbourhood aggregation
+    for graph nets".
+    """
+
+    option_names = ("length_scalers",)
+    delta: Tensor
+
+    def __init__(self, length_scalers: bool = False):
+        super().__init__()
+        self.length_scalers = bool(length_scalers)
+        self.distributional = not self.length_scalers
+
+    def _build(self, dim: int) -> int:
+        self.register_buffer("delta", torch.ones(()))
+        return (12 if self.length_scalers else 4) * dim
+
+    def _learn(self, sample: Ragged, random_state: int) -> None:
+        self.delta.copy_(sample.lengths[sample.lengths > 0].float().log1p().mean())
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        values, lengths = tokens.values, tokens.lengths
+        reductions = (segment_mean, segment_std, segment_max, segment_min)
+        tower = torch.cat([reduce(values, lengths) for reduce in reductions], dim=1)
+        if not self.length_scalers:
+            return tower
+        scale = (lengths.clamp(min=1).float().log1p() / self.delta).unsqueeze(1)
+        return torch.cat([tower, tower * scale, tower / scale], dim=1)
