@@ -48,8 +48,8 @@ def test_that_every_projection_is_checked():
 every = pytest.mark.parametrize("projection", [clone(v) for v in VARIANTS], ids=repr)
 
 
-@pytest.fixture
-def X():
+@pytest.fixture(name="X")
+def vectors():
     rng = np.random.default_rng(0)
     return rng.normal(size=(90, 12)) @ rng.normal(size=(12, 12)) + rng.normal(size=12)
 
@@ -167,7 +167,7 @@ def test_values_that_are_not_finite(projection, X, bad):
 def test_another_width(projection, X):
     projection = clone(projection).fit(X)
     for call in (projection.transform, projection.partial_fit):
-        with pytest.raises(InputError, match="X has 3 features, but .* is expecting 12 .*: pass"):
+        with pytest.raises(InputError, match=r"X has 3 features, but .* is expecting 12 .*: pass"):
             call(X[:, :3])
 
 
@@ -176,7 +176,7 @@ def test_too_many_components(projection, X):
     if "n_components" not in projection.get_params():
         return
     for wrong in (13, 0, -1, 2.0, "most", True):
-        with pytest.raises(InputError, match="n_features = 12: .* integer from 1 to 12; choose"):
+        with pytest.raises(InputError, match=r"n_features = 12: .* integer from 1 to 12; choose"):
             clone(projection).set_params(n_components=wrong).fit(X)
 
 
@@ -188,7 +188,7 @@ def test_in_a_pipeline(projection, X):
 
 def test_what_cannot_be_saved_says_so(X):
     projection = PROJECTIONS["gaussian"](2, random_state=np.random.RandomState(0)).fit(X)
-    with pytest.raises(InputError, match="as JSON .* an integer"):
+    with pytest.raises(InputError, match=r"as JSON .* an integer"):
         projection_state(projection)
     with pytest.raises(InputError, match="known are center, pca"):
         load_projection("nothing", {}, {})

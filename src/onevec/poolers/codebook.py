@@ -9,15 +9,18 @@ from torch.nn.functional import normalize, one_hot
 
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
+from onevec.poolers.covariance import signed_sqrt
 from onevec.poolers.fitting import (
+    diagonal_mixture,
     kmeans_codebook,
+    mixture_posterior,
     nearest,
     quantisation_scale,
     sample_tokens,
-    squared_distances,
+    soft_assignment,
 )
 from onevec.ragged import Ragged
-from onevec.segment import segment_outer, segment_sum
+from onevec.segment import segment_histogram, segment_mean, segment_outer, segment_sum
 
 Values = Float[Tensor, "tokens dim"]
 Lengths = Int[Tensor, " seqs"]
@@ -37,11 +40,58 @@ def soft_residuals_per_codeword(
     values: Values, lengths: Lengths, book: Float[Tensor, "codes dim"], scale: Tensor
 ) -> Float[Tensor, "seqs codes dim"]:
     """``(1/n) sum_i a_ik (h_i - c_k)`` with ``a_i = softmax(-|h_i - c_k|² / scale)``."""
-    share = (-squared_distances(values, book) / scale).softmax(1)
+    share = soft_assignment(values, book, scale)
     offset = book.mean(0)
     total = segment_outer(share, values - offset, lengths)
     total = total - segment_sum(share, lengths).unsqueeze(-1) * (book - offset)
     return total / lengths.clamp(min=1).view(-1, 1, 1)
+
+
+class Bag(Pooler):
+    """Share of each codeword among the tokens: (seqs, codes).
+
+    Parameters
+    ----------
+    codes : int
+        Codewords of the k-means codebook.
+    soft : bool
+        Share tokens between codewords by ``softmax(-|h - c_k|² / scale)``, ``scale`` the mean
+        quantisation error of the sample.
+
+    References
+    ----------
+    Sivic and Zisserman (2003), "Video Google"; van Gemert, Veenman, Smeulders and Geusebroek
+    (2010), "Visual word ambiguity" (soft counts).
+    """
+
+    option_names = ("codes", "soft")
+    book: Tensor
+    scale: Tensor
+
+    def __init__(self, codes: int = 64, soft: bool = True):
+        super().__init__()
+        if codes < 2:
+            raise InputError(f"Bag got codes={codes}: pass 2 or more")
+        self.codes, self.soft = int(codes), bool(soft)
+
+    def _build(self, dim: int) -> int:
+        self.register_buffer("book", torch.zeros(self.codes, dim))
+        self.register_buffer("scale", torch.ones(()))
+        return self.codes
+
+    def _learn(self, sample: Ragged, random_state: int) -> None:
+        tokens = sample_tokens(sample, random_state)
+        self.book.copy_(kmeans_codebook(tokens, self.codes, random_state))
+        self.scale.copy_(quantisation_scale(tokens, self.book.to(tokens)))
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        if self.soft:
+            share = soft_assignment(tokens.values, self.book, self.scale)
+            return segment_mean(share, tokens.lengths)
+        counts = segment_histogram(
+            nearest(tokens.values.detach(), self.book), tokens.lengths, self.codes
+        )
+        return counts / tokens.lengths.clamp(min=1).unsqueeze(1)
 
 
 class VLAD(Pooler):
@@ -96,3 +146,93 @@ class VLAD(Pooler):
         if self.intra_normalise:
             blocks = normalize(blocks, dim=-1)
         return blocks.flatten(1)
+
+
+def fisher_vector(
+    values: Values,
+    lengths: Lengths,
+    weights: Float[Tensor, " codes"],
+    means: Float[Tensor, "codes dim"],
+    variances: Float[Tensor, "codes dim"],
+) -> Float[Tensor, "seqs two_codes dim"]:
+    """Gradients of the mixture's log-likelihood, in units of its Fisher information.
+
+    With posteriors γ and ``u = (h - μ_k) / σ_k``: ``mean(γ_k u) / √w_k`` for the means, then
+    ``mean(γ_k (u² - 1)) / √(2 w_k)`` for the standard deviations.
+    """
+    posterior = mixture_posterior(values, weights, means, variances)
+    count = lengths.clamp(min=1).view(-1, 1, 1)
+    mass = segment_mean(posterior, lengths).unsqueeze(-1)
+    first = segment_outer(posterior, values, lengths) / count
+    second = segment_outer(posterior, values**2, lengths) / count
+    root = weights.sqrt().unsqueeze(1)
+    by_mean = (first - mass * means) / variances.sqrt() / root
+    squares = second - 2 * means * first + mass * means**2
+    by_std = (squares / variances - mass) / (root * 2.0**0.5)
+    return torch.cat([by_mean, by_std], dim=1)
+
+
+class Fisher(Pooler):
+    """Fisher vector of a Gaussian mixture with diagonal covariances: (seqs, 2 codes dim).
+
+    The tokens are standardised with the sample's mean and standard deviation; the mixture starts
+    from k-means and takes 20 steps of expectation maximisation.
+
+    Parameters
+    ----------
+    codes : int
+        Components of the mixture.
+    power : bool
+        Take ``sign(x) sqrt(|x|)`` of each entry.
+    normalise : bool
+        Scale the vector to length 1 (after ``power``).
+
+    References
+    ----------
+    Perronnin, Sánchez and Mensink (2010), "Improving the Fisher kernel for large-scale image
+    classification".
+    """
+
+    option_names = ("codes", "power", "normalise")
+    centre: Tensor
+    spread: Tensor
+    weights: Tensor
+    means: Tensor
+    variances: Tensor
+
+    def __init__(self, codes: int = 8, power: bool = True, normalise: bool = True):
+        super().__init__()
+        if codes < 1:
+            raise InputError(f"Fisher got codes={codes}: pass 1 or more")
+        self.codes, self.power, self.normalise = int(codes), bool(power), bool(normalise)
+
+    def _build(self, dim: int) -> int:
+        self.register_buffer("centre", torch.zeros(dim))
+        self.register_buffer("spread", torch.ones(dim))
+        self.register_buffer("weights", torch.full((self.codes,), 1.0 / self.codes))
+        self.register_buffer("means", torch.zeros(self.codes, dim))
+        self.register_buffer("variances", torch.ones(self.codes, dim))
+        return 2 * self.codes * dim
+
+    def _learn(self, sample: Ragged, random_state: int) -> None:
+        tokens = sample_tokens(sample, random_state)
+        centre = tokens.mean(0)
+        spread = tokens.std(0, correction=0)
+        flat = spread <= 1e-6 * centre.abs().clamp(min=1e-30)
+        spread = spread.where(~flat, torch.ones_like(spread))
+        standard = (tokens - centre) / spread
+        start = kmeans_codebook(standard, self.codes, random_state)
+        weights, means, variances = diagonal_mixture(standard, start)
+        self.centre.copy_(centre)
+        self.spread.copy_(spread)
+        self.weights.copy_(weights)
+        self.means.copy_(means)
+        self.variances.copy_(variances.clamp(min=1e-6))
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        standard = (tokens.values - self.centre) / self.spread
+        mixture = (self.weights, self.means, self.variances)
+        vector = fisher_vector(standard, tokens.lengths, *mixture).flatten(1)
+        if self.power:
+            vector = signed_sqrt(vector)
+        return normalize(vector, dim=1) if self.normalise else vector

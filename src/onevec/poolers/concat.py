@@ -59,9 +59,7 @@ class Concat(Pooler):
     @property
     def parts(self) -> list[tuple[str, dict[str, Any]]]:
         """Names and options (those that fitting settles, such as a vocabulary's size, too)."""
-        return [
-            (name, part.options) for name, part in zip(self.names, self.members, strict=True)
-        ]
+        return [(name, part.options) for name, part in zip(self.names, self.members, strict=True)]
 
     @property
     def slices(self) -> list[slice]:

@@ -5,11 +5,16 @@ Everything is deterministic for a given ``random_state`` and sees at most `SAMPL
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from onevec.ragged import Ragged
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SAMPLE_TOKENS = 50_000
 
@@ -73,13 +78,14 @@ def kmeans_codebook(
     if known is not None:
         book = np.resize(known, (codes, array.shape[1]))
     else:
-        model = KMeans(codes, n_init=1, max_iter=50, random_state=random_state)
+        once: Any = 1  # a number or "auto"; the annotation that type checkers infer has only text
+        model = KMeans(codes, n_init=once, max_iter=50, random_state=random_state)
         with threadpool_limits(limits=1, user_api="openmp"):  # sums in one order: deterministic
             book = model.fit(array).cluster_centers_
     return torch.from_numpy(np.ascontiguousarray(book)).to(tokens)
 
 
-def _distinct(array, codes: int):
+def _distinct(array: np.ndarray, codes: int) -> np.ndarray | None:
     """Return the distinct rows if there are at most ``codes``, else None."""
     import numpy as np
 
@@ -121,3 +127,59 @@ def quantisation_scale(
     exact = scale <= 1e-6 * spread
     fallback = torch.where(spread > 0, spread / len(book), torch.ones_like(spread))
     return torch.where(exact, fallback, scale)
+
+
+def soft_assignment(
+    values: Float[Tensor, "tokens dim"], book: Float[Tensor, "codes dim"], scale: Tensor
+) -> Float[Tensor, "tokens codes"]:
+    """``softmax_k(-|h - c_k|² / scale)``: how much of a token each codeword gets."""
+    return (-squared_distances(values, book) / scale).softmax(1)
+
+
+def diagonal_mixture(
+    tokens: Float[Tensor, "tokens dim"],
+    means: Float[Tensor, "codes dim"],
+    steps: int = 20,
+    floor: float = 1e-3,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit a Gaussian mixture with diagonal covariances by expectation maximisation.
+
+    Starts from ``means`` (a codebook) with equal weights and the tokens' own variances.
+
+    Parameters
+    ----------
+    steps : int
+        Expectation-maximisation steps.
+    floor : float
+        Least variance of a component, as a share of the tokens' variance in that dimension.
+
+    Returns
+    -------
+    weights, means, variances : Tensor, shapes (codes,), (codes, dim), (codes, dim)
+    """
+    tokens, means = tokens.double(), means.double()
+    spread = tokens.var(0, correction=0).clamp(min=1e-12)
+    variances = spread.expand_as(means).clone()
+    weights = means.new_full((len(means),), 1.0 / len(means))
+    for _ in range(steps):
+        share = mixture_posterior(tokens, weights, means, variances)
+        count = share.sum(0).clamp(min=1e-10).unsqueeze(1)
+        means = share.T @ tokens / count
+        variances = share.T @ tokens**2 / count - means**2
+        variances = torch.maximum(variances, floor * spread)
+        weights = (count / count.sum()).squeeze(1).clamp(min=1e-6)
+        weights = weights / weights.sum()
+    return weights.float(), means.float(), variances.float()
+
+
+def mixture_posterior(
+    values: Float[Tensor, "tokens dim"],
+    weights: Float[Tensor, " codes"],
+    means: Float[Tensor, "codes dim"],
+    variances: Float[Tensor, "codes dim"],
+) -> Float[Tensor, "tokens codes"]:
+    """Return how likely each component of a diagonal Gaussian mixture made each token."""
+    precision = 1.0 / variances
+    constant = weights.log() - 0.5 * (variances.log() + means**2 * precision).sum(1)
+    log = values @ (means * precision).T - 0.5 * values**2 @ precision.T + constant
+    return log.softmax(1)

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from onevec.errors import InputError
-from onevec.poolers.base import Pooler
+from onevec.poolers.base import CHUNK_TOKENS, Pooler, pieces
+from onevec.poolers.fitting import (
+    kmeans_codebook,
+    nearest,
+    principal_axes,
+    quantisation_scale,
+    sample_tokens,
+    soft_assignment,
+)
+from onevec.poolers.weighting import idf_weights
 from onevec.ragged import Ragged
-from onevec.segment import segment_expand, segment_outer, segment_positions
+from onevec.segment import (
+    bin_weights,
+    segment_expand,
+    segment_histogram,
+    segment_mean,
+    segment_outer,
+    segment_positions,
+)
 
 Values = Float[Tensor, "tokens dim"]
 Lengths = Int[Tensor, " seqs"]
+TokenValues = Shaped[Tensor, "tokens *dims"]
 
 
 def cosine_weights(lengths: Lengths, count: int) -> Float[Tensor, "tokens count"]:
@@ -52,3 +70,192 @@ class DCT(Pooler):
     def _pool(self, tokens: Ragged) -> Tensor:
         weights = cosine_weights(tokens.lengths, self.count)
         return segment_outer(weights, tokens.values, tokens.lengths).flatten(1)
+
+
+class First(Pooler):
+    """The first token, such as ``[CLS]``: (seqs, dim)."""
+
+    order_free = False
+    distributional = False
+
+    def _build(self, dim: int) -> int:
+        return dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        return pick_token(tokens.values, tokens.lengths, last=False)
+
+
+class Last(Pooler):
+    """The last token, where a causal encoder has seen everything: (seqs, dim)."""
+
+    order_free = False
+    distributional = False
+
+    def _build(self, dim: int) -> int:
+        return dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        return pick_token(tokens.values, tokens.lengths, last=True)
+
+
+def pick_token(values: Values, lengths: Lengths, last: bool) -> Float[Tensor, "seqs dim"]:
+    """Return the first or last token of each sequence; 0 where there is none."""
+    if len(values) == 0:
+        return values.new_zeros((len(lengths), values.shape[1]))
+    end = lengths.cumsum(0)
+    place = (end - 1 if last else end - lengths).clamp(0, len(values) - 1)
+    return values.index_select(0, place) * (lengths > 0).unsqueeze(1)
+
+
+class SegmentMeans(Pooler):
+    """Means of equal parts of the sequence, in order: (seqs, parts dim).
+
+    The borders may cut a token: it counts in both parts by its share. So fewer tokens than parts
+    are defined (a single token is the mean of every part), and the parts' mean is the mean.
+    """
+
+    order_free = False
+    distributional = False
+    option_names = ("parts",)
+
+    def __init__(self, parts: int = 4):
+        super().__init__()
+        if parts < 1:
+            raise InputError(f"SegmentMeans got parts={parts}: pass 1 or more")
+        self.parts = int(parts)
+
+    def _build(self, dim: int) -> int:
+        return self.parts * dim
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        weights = bin_weights(tokens.lengths, self.parts)
+        return segment_outer(weights, tokens.values, tokens.lengths).flatten(1)
+
+
+def lagged_pairs(
+    values: TokenValues, lengths: Lengths, lag: int
+) -> tuple[TokenValues, TokenValues, Lengths]:
+    """Return tokens i, tokens i + lag, and how many such pairs each sequence has."""
+    place = segment_positions(lengths)
+    left = (place < segment_expand(lengths, lengths) - lag).nonzero().flatten()
+    return (
+        values.index_select(0, left),
+        values.index_select(0, left + lag),
+        (lengths - lag).clamp(min=0),
+    )
+
+
+class LaggedCovariance(Pooler):
+    """How tokens go with later tokens: (seqs, lags rank² [+ rank]).
+
+    ``z = (h - μ) B`` with the whitening token PCA ``B`` (dim, rank) of the sample; for each lag
+    ℓ the matrix ``mean(z_i z_{i+ℓ}^T)`` around the sample's mean token, and, with
+    ``differences``, ``mean |z_{i+1} - z_i|``. Sequences too short for a lag give 0 there.
+
+    Parameters
+    ----------
+    rank : int
+        Token directions kept (at most the token dimension).
+    lags : sequence of int
+        Distances, in tokens.
+    differences : bool
+        Add the mean absolute difference of neighbours.
+    """
+
+    order_free = False
+    distributional = False
+    option_names = ("rank", "lags", "differences")
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(self, rank: int = 16, lags: tuple[int, ...] = (1,), differences: bool = True):
+        super().__init__()
+        self.lags = [int(lag) for lag in lags]
+        if rank < 1 or not self.lags or min(self.lags) < 1:
+            raise InputError(
+                f"LaggedCovariance got rank={rank}, lags={lags}: pass a rank and lags of 1 or more"
+            )
+        self.rank, self.differences = int(rank), bool(differences)
+
+    def _build(self, dim: int) -> int:
+        rank = min(self.rank, dim)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("basis", torch.zeros(dim, rank))
+        return len(self.lags) * rank**2 + rank * self.differences
+
+    def _learn(self, sample: Ragged, random_state: int) -> None:
+        tokens = sample_tokens(sample, random_state)
+        mean, basis = principal_axes(tokens, self.basis.shape[1], whiten=True)
+        self.mean.copy_(mean)
+        self.basis.copy_(basis)
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        projected = (tokens.values - self.mean) @ self.basis
+        parts = []
+        for lag in self.lags:
+            left, right, pairs = lagged_pairs(projected, tokens.lengths, lag)
+            moments = segment_outer(left, right, pairs)
+            parts.append((moments / pairs.clamp(min=1).view(-1, 1, 1)).flatten(1))
+        if self.differences:
+            left, right, pairs = lagged_pairs(projected, tokens.lengths, 1)
+            parts.append(segment_mean((right - left).abs(), pairs))
+        return torch.cat(parts, dim=1)
+
+
+class Bigrams(Pooler):
+    """TF-IDF of bigrams of codewords: (seqs, codes²).
+
+    Tokens become codewords (k-means), and entry ``(j, k)`` is the share of neighbours with codes
+    j then k, times ``log((1 + N) / (1 + df)) + 1`` over the N sequences of the sample. A single
+    token has no bigram: 0.
+
+    Parameters
+    ----------
+    codes : int
+        Codewords of the k-means codebook.
+    soft : bool
+        Share tokens between codewords (`fitting.soft_assignment`); then it has a gradient.
+    """
+
+    order_free = False
+    distributional = False
+    option_names = ("codes", "soft")
+    book: Tensor
+    scale: Tensor
+    weight: Tensor
+
+    def __init__(self, codes: int = 16, soft: bool = False):
+        super().__init__()
+        if codes < 2:
+            raise InputError(f"Bigrams got codes={codes}: pass 2 or more")
+        self.codes, self.soft = int(codes), bool(soft)
+
+    def _build(self, dim: int) -> int:
+        self.register_buffer("book", torch.zeros(self.codes, dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("weight", torch.ones(self.codes**2))
+        return self.codes**2
+
+    def _learn(self, sample: Ragged, random_state: int) -> None:
+        tokens = sample_tokens(sample, random_state)
+        self.book.copy_(kmeans_codebook(tokens, self.codes, random_state))
+        self.scale.copy_(quantisation_scale(tokens, self.book.to(tokens)))
+        self.to(tokens.device)
+        found = torch.zeros_like(self.weight)
+        for piece in pieces(sample, CHUNK_TOKENS):
+            counts = self._count(piece.with_values(piece.values.float()), soft=False)
+            found += (counts > 0).sum(0)
+        self.weight.copy_(idf_weights(found, len(sample)))
+
+    def _count(self, tokens: Ragged, soft: bool) -> Float[Tensor, "seqs bigrams"]:
+        if soft:
+            share = soft_assignment(tokens.values, self.book, self.scale)
+            left, right, pairs = lagged_pairs(share, tokens.lengths, 1)
+            return segment_outer(left, right, pairs).flatten(1)
+        code = nearest(tokens.values.detach(), self.book)
+        left, right, pairs = lagged_pairs(code, tokens.lengths, 1)
+        return segment_histogram(left * self.codes + right, pairs, self.codes**2)
+
+    def _pool(self, tokens: Ragged) -> Tensor:
+        pairs = (tokens.lengths - 1).clamp(min=1).unsqueeze(1)
+        return self._count(tokens, self.soft) / pairs * self.weight

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from onevec.poolers.base import Pooler
-from onevec.poolers.codebook import VLAD
+from onevec.poolers.codebook import VLAD, Bag, Fisher
 from onevec.poolers.covariance import Correlation, Covariance
-from onevec.poolers.order import DCT
+from onevec.poolers.order import (
+    DCT,
+    Bigrams,
+    First,
+    LaggedCovariance,
+    Last,
+    SegmentMeans,
+)
+from onevec.poolers.random_features import KernelMean, RandomConvolutions, RandomProjection
 from onevec.poolers.statistics import (
     PNA,
     Max,
@@ -17,9 +25,13 @@ from onevec.poolers.statistics import (
     Statistics,
     Std,
 )
+from onevec.poolers.transport import OptimalTransport, SlicedWasserstein
+from onevec.poolers.weighting import IDF, SIF, CodewordIDF, CodewordSIF, PositionWeighted
 
 POOLERS: dict[str, type[Pooler]] = {
     "mean": Mean,
+    "first": First,
+    "last": Last,
     "max": Max,
     "min": Min,
     "std": Std,
@@ -28,8 +40,23 @@ POOLERS: dict[str, type[Pooler]] = {
     "power_means": PowerMeans,
     "quantiles": Quantiles,
     "pna": PNA,
+    "position_weighted": PositionWeighted,
+    "sif": SIF,
+    "idf": IDF,
+    "codeword_sif": CodewordSIF,
+    "codeword_idf": CodewordIDF,
     "covariance": Covariance,
     "correlation": Correlation,
+    "bag": Bag,
     "vlad": VLAD,
+    "fisher": Fisher,
+    "optimal_transport": OptimalTransport,
+    "sliced_wasserstein": SlicedWasserstein,
+    "kernel_mean": KernelMean,
+    "random_projection": RandomProjection,
     "dct": DCT,
+    "segment_means": SegmentMeans,
+    "lagged_covariance": LaggedCovariance,
+    "bigrams": Bigrams,
+    "random_convolutions": RandomConvolutions,
 }

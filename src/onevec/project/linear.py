@@ -111,7 +111,7 @@ class Whitening(Linear):
         self.shrinkage_ = shrinkage_weight(self, covariance, moments.count)
         variances, axes = principal_axes(covariance, kept)
         shrunk = shrink(variances, covariance, self.shrinkage_)
-        alive = shrunk > null_variance(shrunk, moments, eps)
+        alive = shrunk > eps * shrunk[0]
         scale = np.where(alive, shrunk, 1.0) ** (power / 2)
         self.mean_ = moments.mean
         self.matrix_ = np.where(alive, axes / scale, 0.0)
@@ -245,10 +245,3 @@ def shrinkage_weight(owner: Any, covariance: Matrix, count: int) -> float:
 def shrink(variances: np.ndarray, covariance: Matrix, weight: float) -> np.ndarray:
     """Shrink eigenvalues of ``covariance`` toward their mean."""
     return (1 - weight) * variances + weight * np.trace(covariance) / len(covariance)
-
-
-def null_variance(variances: np.ndarray, moments: Moments, eps: float) -> float:
-    """Return the variance up to which a direction counts as null."""
-    # Rounding of the mean leaves a variance of this size in columns that are all constant.
-    rounding = (16 * np.finfo(np.float64).eps * np.abs(moments.mean).max()) ** 2
-    return max(eps * float(variances[0]), rounding)

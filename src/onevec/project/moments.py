@@ -103,12 +103,15 @@ class Moments:
     def _add(self, chunk: Float[np.ndarray, "rows dim"]) -> None:
         new = len(chunk)
         total = self.count + new
-        mean = chunk.mean(axis=0)
+        # The first row as origin: constant columns get a variance of exactly 0.
+        centred = np.empty((new + 1, self.dim))
+        np.subtract(chunk, chunk[0], out=centred[:-1])
+        offset = centred[:-1].mean(axis=0)
+        mean = chunk[0] + offset
         shift = mean - self.mean
         if self.order == 2:
             # One more row carries the shift between the means: a single symmetric product.
-            centred = np.empty((new + 1, self.dim))
-            np.subtract(chunk, mean, out=centred[:-1])
+            centred[:-1] -= offset
             centred[-1] = shift * np.sqrt(self.count * new / total)
             self.scatter += centred.T @ centred
         self.mean = mean if self.count == 0 else self.mean + shift * (new / total)
@@ -271,6 +274,8 @@ def oas_shrinkage(covariance: Float[np.ndarray, "dim dim"], count: int) -> float
     Chen, Wiesel, Eldar and Hero 2010, "Shrinkage algorithms for MMSE covariance estimation".
     """
     dim = len(covariance)
+    if dim == 1:
+        return 0.0
     mean_variance = float(np.trace(covariance)) / dim
     mean_square = float(np.vdot(covariance, covariance)) / dim**2
     numerator = mean_square + mean_variance**2

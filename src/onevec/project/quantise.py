@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from onevec.errors import InputError
 from onevec.project.base import Projection, check_number
 from onevec.project.moments import Moments, RowSample
 
+BYTE = np.dtype(np.uint8)
 SAMPLE_ROWS = 10_000  # rows kept for order statistics: exact up to here, sampled beyond
 
 
@@ -30,8 +32,9 @@ class SampledProjection(Projection):
                 self.sample_ = RowSample(SAMPLE_ROWS)
             self.sample_.update(X)
 
+    @abstractmethod
     def _needs_sample(self) -> bool:
-        raise NotImplementedError
+        """Check the parameter that decides it, and tell whether the sample is needed."""
 
     def _rows(self, what: str) -> np.ndarray:
         if "sample_" not in vars(self):
@@ -132,10 +135,10 @@ class BinaryQuantize(SampledProjection):
         return np.packbits(bits, axis=1) if self.packed else bits.astype(np.uint8)
 
 
-def hamming(
-    A: UInt8[np.ndarray, "rows bytes"], B: UInt8[np.ndarray, "others bytes"]
-) -> Float[np.ndarray, "rows others"]:
+def hamming(A: Any, B: Any) -> Float[np.ndarray, "rows others"]:
     """Count the bits that differ between every two rows of packed bits, as float32.
+
+    ``A`` has shape (rows, bytes), ``B`` (others, bytes).
 
     ``(bits - a . b) / 2`` with bits as signs: one matrix product, exact.
 
@@ -145,13 +148,10 @@ def hamming(
         If these are not two arrays of bytes (uint8) of the same width.
     """
     A, B = np.asarray(A), np.asarray(B)
-    if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[1] or {A.dtype, B.dtype} != {U8}:
+    if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[1] or {A.dtype, B.dtype} != {BYTE}:
         raise InputError(
             f"hamming got {A.dtype} {A.shape} and {B.dtype} {B.shape}: it needs two uint8 arrays "
             "of the same width; pass what BinaryQuantize(packed=True) gave"
         )
     left, right = (np.unpackbits(m, axis=1).astype(np.float32) * 2 - 1 for m in (A, B))
     return (left.shape[1] - left @ right.T) / 2
-
-
-U8 = np.dtype(np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from onevec.errors import InputError
 from onevec.project.base import Linear, check_components, check_number
-from onevec.project.linear import null_variance, principal_axes, shrinkage_weight
+from onevec.project.linear import principal_axes, shrinkage_weight
 from onevec.project.moments import CHUNK_VALUES, Moments
 
 
@@ -189,7 +189,7 @@ class WithinWhitening(Linear):
             )
         total = moments.total.covariance()
         variances, axes = principal_axes(total, dim)
-        axes = axes[:, variances > null_variance(variances, moments.total, eps)]
+        axes = axes[:, variances > eps * variances[0]]
         rank = axes.shape[1]
         freedom = moments.count - moments.groups
         level = np.trace(total) / dim

@@ -1,0 +1,1 @@
+"""Token vectors: encode, store, read in batches."""

@@ -1,0 +1,217 @@
+"""The closed-form recipe: token hygiene, blocks of statistics, and candidates made of them.
+
+A *block* is what one pooler says about a sequence. A *candidate* reduces some blocks to one short
+vector: each block is whitened to a power and scaled to equal energy, and the blocks side by side
+are rotated to their principal axes. Every candidate has the same number of dimensions, so that a
+comparison between them is fair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from onevec.poolers import POOLERS, Pooler
+from onevec.project import PCA, Moments, Projection, Whitening, load_projection, projection_state
+from onevec.ragged import Ragged
+from onevec.tokens.batches import Tokens, cut_by_budget
+
+Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
+
+_CLIP = 6.0  # standard deviations: outlier tokens must not own the second moments
+_BLOCK_WIDTH = 96  # of each whitened block this many leading directions go on
+_TOKEN_BUDGET = 65_536
+
+MEAN = "mean"
+BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mean": ("mean", {}),
+    "std": ("std", {}),
+    "quantiles": ("quantiles", {"levels": (0.1, 0.5, 0.9)}),
+    "covariance": ("covariance", {"rank": 24}),
+    "vlad": ("vlad", {"codes": 16}),
+    "dct": ("dct", {"count": 4}),
+    "lagged": ("lagged_covariance", {"rank": 16}),
+    "bigrams": ("bigrams", {"codes": 24}),
+}
+_RAW = ("mean",)  # pools the tokens as they are: its mean must be exactly the mean
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Which blocks, how much each is whitened, and how much the result."""
+
+    blocks: tuple[str, ...]
+    block_power: float
+    power: float
+
+    @property
+    def name(self) -> str:
+        """Say it in words."""
+        words = {0.0: "PCA", 0.5: "half-whitened", 1.0: "whitened"}
+        inner = words.get(self.block_power, f"power {self.block_power}")
+        if len(self.blocks) == 1:
+            return f"{self.blocks[0]}, {words.get(self.power, self.power)}"
+        after = "" if self.power == 0 else f", then {words.get(self.power, self.power)}"
+        return f"{' + '.join(self.blocks)}, blocks {inner}{after}"
+
+
+KEEP_MEAN = Candidate((MEAN,), 0.0, 0.0)
+
+
+def candidates(effort: str) -> list[Candidate]:
+    """List the candidates of an effort, the mean first."""
+    sets = [("mean", "std"), ("dct", "std"), tuple(BLOCKS)]
+    if effort != "quick":
+        sets += [("mean", "vlad"), ("mean", "covariance"), ("dct", "vlad", "bigrams")]
+        sets += [tuple(name for name in BLOCKS if name not in ("dct", "lagged", "bigrams"))]
+    single = [Candidate((MEAN,), 0.0, power) for power in (0.0, 0.5, 1.0)]
+    powers = ((0.5, 0.0), (1.0, 0.0), (1.0, 0.5))
+    return single + [Candidate(blocks, *both) for blocks in sets for both in powers]
+
+
+class Blocks:
+    """Fitted poolers behind one token scaler: sequences to a dict of block features."""
+
+    def __init__(self, dim: int, poolers: Mapping[str, Pooler]):
+        self.dim = dim
+        self.poolers = dict(poolers)
+        self.shift = torch.zeros(dim)
+        self.scale = torch.ones(dim)
+
+    @classmethod
+    def fit(
+        cls, sample: Ragged, specs: Mapping[str, tuple[str, dict[str, Any]]], random_state: int
+    ) -> Blocks:
+        """Fit the scaler and each pooler on a sample of sequences."""
+        blocks = cls(sample.dim, {})
+        values = sample.values.float()
+        blocks.shift = values.mean(0)
+        spread = values.std(0, correction=0)
+        blocks.scale = torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
+        if not bool((spread > 0).any()):
+            blocks.scale = torch.ones_like(spread)
+        scaled = sample.with_values(blocks._scaled(values))
+        for name, (kind, options) in specs.items():
+            pooler = POOLERS[kind](**options)
+            source = sample if name in _RAW else scaled
+            blocks.poolers[name] = pooler.fit(source, random_state=random_state)
+        return blocks
+
+    def _scaled(self, values: Tensor) -> Tensor:
+        return ((values.float() - self.shift) / self.scale).clamp(-_CLIP, _CLIP)
+
+    @torch.inference_mode()
+    def __call__(self, batch: Ragged, names: Sequence[str]) -> Features:
+        """Pool one batch with the named blocks."""
+        scaled = batch.with_values(self._scaled(batch.values)) if set(names) - {*_RAW} else batch
+        return {
+            name: self.poolers[name](batch if name in _RAW else scaled).numpy() for name in names
+        }
+
+    def of(
+        self, tokens: Tokens, rows: np.ndarray | None = None, names: Sequence[str] | None = None
+    ) -> Features:
+        """Pool the given rows (default all) of a source, a token budget at a time."""
+        names = list(names or self.poolers)
+        parts = [self(batch, names) for batch in read(tokens, rows)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def read(tokens: Tokens, rows: np.ndarray | None = None) -> Iterator[Ragged]:
+    """Go through rows of a source in order, a token budget at a time."""
+    rows = np.arange(len(tokens)) if rows is None else rows
+    lengths = tokens.lengths.cpu().numpy()[rows]
+    for first, last in cut_by_budget(lengths, _TOKEN_BUDGET):
+        yield tokens[rows[first:last]]
+
+
+class Reduction:
+    """A candidate fitted to features: block features to the final vector.
+
+    Attributes
+    ----------
+    inner : dict of str to Projection
+        One per block.
+    outer : Projection or None
+        None where there is one block.
+    """
+
+    def __init__(self, candidate: Candidate):
+        self.candidate = candidate
+        self.inner: dict[str, Projection] = {}
+        self.energy: dict[str, float] = {}
+        self.outer: Projection | None = None
+
+    def fit(self, features: Features, dim: int) -> Reduction:
+        """Fit to block features of the sequences, from their first two moments."""
+        one = len(self.candidate.blocks) == 1
+        for name in self.candidate.blocks:
+            block = features[name]
+            width = min(dim if one else _BLOCK_WIDTH, block.shape[1])
+            power = self.candidate.power if one else self.candidate.block_power
+            projection = _projection(width, power).fit_moments(Moments.of([block]))
+            self.inner[name] = projection
+            spread = float(np.sqrt((projection.transform(block) ** 2).sum(1).mean()))
+            self.energy[name] = spread or 1.0
+        if not one:
+            side = self._side_by_side(features)
+            width = min(dim, side.shape[1])
+            self.outer = _projection(width, self.candidate.power).fit_moments(Moments.of([side]))
+        return self
+
+    def _side_by_side(self, features: Features) -> np.ndarray:
+        return np.hstack(
+            [self.inner[b].transform(features[b]) / self.energy[b] for b in self.candidate.blocks]
+        )
+
+    def transform(self, features: Features) -> Float[np.ndarray, "seqs dim"]:
+        """Reduce block features to vectors in fp32."""
+        if self.outer is None:
+            name = self.candidate.blocks[0]
+            return self.inner[name].transform(features[name]).astype(np.float32)
+        return self.outer.transform(self._side_by_side(features)).astype(np.float32)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what `from_state` needs: a JSON part and the arrays."""
+        config: dict[str, Any] = {
+            "blocks": list(self.candidate.blocks),
+            "block_power": self.candidate.block_power,
+            "power": self.candidate.power,
+            "energy": self.energy,
+            "projections": {},
+        }
+        arrays: dict[str, np.ndarray] = {}
+        stages = dict(self.inner) | ({"outer": self.outer} if self.outer else {})
+        for stage, projection in stages.items():
+            kind, params, held = projection_state(projection)
+            config["projections"][stage] = [kind, params]
+            arrays |= {f"{stage}.{key}": value for key, value in held.items()}
+        return config, arrays
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Reduction:
+        """Rebuild from `state`."""
+        candidate = Candidate(tuple(config["blocks"]), config["block_power"], config["power"])
+        reduction = cls(candidate)
+        reduction.energy = dict(config["energy"])
+        for stage, (kind, params) in config["projections"].items():
+            prefix = stage + "."
+            held = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+            projection = load_projection(kind, params, held)
+            if stage == "outer":
+                reduction.outer = projection
+            else:
+                reduction.inner[stage] = projection
+        return reduction
+
+
+def _projection(width: int, power: float) -> Projection:
+    if power == 0:
+        return PCA(n_components=width)
+    return Whitening(n_components=width, power=power, shrinkage="auto")

@@ -1,0 +1,351 @@
+"""Run a frozen encoder over sequences, into a store or into memory."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from onevec.errors import InputError, StoreError
+from onevec.ragged import Ragged
+from onevec.tokens import layout
+from onevec.tokens.adapters import kind_of, open_encoder
+from onevec.tokens.frozen import FrozenEncoder, Options, Piece, size_of
+from onevec.tokens.progress import Bar
+from onevec.tokens.readers import Chunk, open_source
+from onevec.tokens.store import TokenStore
+from onevec.tokens.writer import TokenStoreWriter
+
+_ARRAY_VALUES = 8 * 2**20  # of ready token vectors, how many numbers are passed on at a time
+
+
+def encode(
+    sequences: Any,
+    encoder: Any = None,
+    *,
+    out: str | Path | None = None,
+    layer: int | Sequence[int] = -1,
+    dtype: str = "float16",
+    special_tokens: bool = False,
+    max_length: int | None = None,
+    long: str = "truncate",
+    overlap: int = 64,
+    batch_tokens: int = 8_192,
+    device: str | None = None,
+    precision: str = "fp32",
+    column: str | None = None,
+    id_column: str | None = None,
+    ids: Sequence[Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> TokenStore | Ragged:
+    """Turn sequences into token vectors with an encoder that stays as it is.
+
+    Parameters
+    ----------
+    sequences : path, list, Ragged, array, table, ``datasets.Dataset`` or iterator
+        Raw sequences (text, waveforms, images), or ready ``(n, dim)`` arrays, which need no
+        encoder. A path may end in .parquet .arrow .jsonl .csv .tsv .fasta .txt (also .gz)
+        .npy .npz.
+    encoder : path, str, SentenceTransformer or callable, optional
+        A Hugging Face folder or hub name, a sentence-transformers folder, an ONNX file or
+        folder, or a function from a list of sequences to a list of ``(n, dim)`` arrays.
+    out : path, optional
+        Folder of the store to write. Without it the result stays in memory.
+    layer : int or list of int
+        Hidden states to take: -1 the last, 0 the embeddings. Several need ``out``.
+    dtype : {"float16", "int8", "float32"}
+        How values are kept; ``int8`` needs ``out``.
+    special_tokens : bool
+        Keep [CLS], [SEP] and their like, which are left out otherwise.
+    max_length : int, optional
+        Longest input, special tokens included; the encoder's own limit when not given.
+    long : {"truncate", "window"}
+        Cut longer sequences, with one warning that counts them, or read them in windows of
+        ``max_length`` so that each token has its vector.
+    overlap : int
+        How many tokens neighbouring windows share; a token is taken from the window in which it
+        is farther from the border.
+    batch_tokens : int
+        About how many tokens, padding included, the encoder reads at a time.
+    device : str, optional
+        Such as ``"cpu"`` or ``"cuda"``; a GPU when there is one.
+    precision : {"fp32", "bf16"}
+        bf16 runs under autocast.
+    column, id_column : str, optional
+        Columns of a table: the sequences, and their names. All others are carried into the store
+        as metadata, which ``fit`` never reads.
+    ids, metadata : optional
+        Names of the sequences and further columns, where the input is no table.
+    progress : bool
+        Show a progress bar on standard error if that is a terminal.
+    resume : bool
+        Go on with a store that a killed run left.
+    overwrite : bool
+        Replace a store that exists.
+
+    Returns
+    -------
+    TokenStore or Ragged
+        The opened store if ``out`` is given.
+
+    Raises
+    ------
+    InputError
+        For input that breaks a rule; nothing half-written stays.
+    StoreError
+        If ``out`` exists and neither ``resume`` nor ``overwrite`` is given.
+    """
+    layers = (layer,) if isinstance(layer, int | np.integer) else tuple(layer)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = Options(
+        layers, special_tokens, max_length, long, overlap, _known_device(device), precision
+    )
+    options.check()
+    _check_output(out, layers, dtype, batch_tokens)
+    if out is not None and not resume and not overwrite:
+        TokenStoreWriter(out, dtype=dtype)  # refuse a folder that is taken before any work
+    source = open_source(sequences, column=column, id_column=id_column, ids=ids, metadata=metadata)
+    first = next(source.chunks, None)
+    if first is None or not len(first):
+        raise InputError("got no sequences: pass at least one")
+    kind = kind_of(first.sequences)
+    frozen = open_encoder(encoder, kind, options)
+    known = [-1] if frozen is None else frozen.known_layers(layers)
+    if frozen is None and layers != (-1,):
+        raise InputError(f"got layer={layer} for ready token vectors: leave layer out")
+    budget = _ARRAY_VALUES if frozen is None else frozen.chunk_batches * batch_tokens
+    chunks = _sized(itertools.chain([first], source.chunks), budget)
+    bar = Bar(source.total, progress)
+    if out is None:
+        with bar:
+            ragged = _in_memory(_encoded(chunks, frozen, known, batch_tokens, bar), known[0], dtype)
+        _warn_truncated(frozen)
+        return ragged
+    writer = TokenStoreWriter(
+        out,
+        dtype=dtype,
+        layers=known,
+        encoder=_describe(frozen),
+        settings=_settings(frozen, options),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    if not writer.complete:
+        with writer, bar:
+            rest = _resumed(chunks, writer, bar)
+            for chunk, tokens in _encoded(rest, frozen, known, batch_tokens, bar):
+                raw = chunk.sequences
+                is_text = kind_of(raw) == "text"
+                writer.append(
+                    tokens, chunk.ids, sequences=raw if is_text else None, metadata=chunk.metadata
+                )
+        _warn_truncated(frozen)
+    return TokenStore(out)
+
+
+def _known_device(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"got device={device!r}, which this machine or this torch does not have: use "
+            '"cpu", or leave it out'
+        ) from error
+    return device
+
+
+def _check_output(out: Any, layers: tuple[int, ...], dtype: str, batch_tokens: int) -> None:
+    if dtype not in layout.DTYPES:
+        raise InputError(f"got dtype={dtype!r}: choose one of {', '.join(layout.DTYPES)}")
+    if batch_tokens < 1:
+        raise InputError(f"got batch_tokens={batch_tokens}: it must be at least 1")
+    if out is None and (len(layers) > 1 or dtype == "int8"):
+        raise InputError("several layers, and int8, need a store: pass out=... (--out)")
+
+
+def _describe(frozen: FrozenEncoder | None) -> dict[str, Any]:
+    if frozen is None:
+        return {"name": None, "fingerprint": None, "depth": None}
+    return {"name": frozen.name, "fingerprint": frozen.fingerprint, "depth": frozen.depth}
+
+
+def _settings(frozen: FrozenEncoder | None, options: Options) -> dict[str, Any]:
+    if frozen is None:
+        return {}
+    return {
+        "special_tokens": "kept" if options.special_tokens else "left out",
+        "max_length": frozen.limit,
+        "long": options.long,
+        "overlap": options.overlap if options.long == "window" else None,
+        "precision": options.precision,
+    }
+
+
+def _warn_truncated(frozen: FrozenEncoder | None) -> None:
+    if frozen is not None and frozen.truncated:
+        warnings.warn(
+            f"{frozen.truncated} sequences were longer than {frozen.limit} and were cut: use "
+            'long="window" (--long window) to keep all their tokens',
+            stacklevel=3,
+        )
+
+
+def _sized(chunks: Iterator[Chunk], budget: int) -> Iterator[Chunk]:
+    """Cut or join chunks to about ``budget`` tokens (or values, where vectors are ready)."""
+    held: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if isinstance(chunk.sequences, Ragged):
+            sizes = chunk.sequences.lengths.numpy() * chunk.sequences.dim
+        else:
+            sizes = np.array([_weight(sequence) for sequence in chunk.sequences])
+        start = 0
+        for row, weight in enumerate(sizes):
+            if size + weight > budget and (held or row > start):
+                yield _join([*held, chunk[start:row]])
+                held, size, start = [], 0, row
+            size += int(weight)
+        held.append(chunk[start : len(chunk)])
+    if held:
+        yield _join(held)
+
+
+def _weight(sequence: Any) -> int:
+    if getattr(sequence, "ndim", 0) == 2:
+        return int(np.prod(sequence.shape))
+    return size_of(sequence)
+
+
+def _join(parts: list[Chunk]) -> Chunk:
+    parts = [part for part in parts if len(part)]
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0].sequences, Ragged):
+        sequences: Any = Ragged.concat([part.sequences for part in parts])
+    else:
+        sequences = [sequence for part in parts for sequence in part.sequences]
+    ids = [name for part in parts for name in part.ids or []]
+    columns = {
+        name: _concatenated([part.metadata[name] for part in parts]) for name in parts[0].metadata
+    }
+    return Chunk(sequences, ids, columns, parts[0].start)
+
+
+def _concatenated(parts: list[Any]) -> Any:
+    if all(isinstance(part, pa.Array) for part in parts):
+        return pa.concat_arrays(parts)
+    return [entry for part in parts for entry in part]
+
+
+def _in_memory(
+    encoded: Iterator[tuple[Chunk, dict[int, Ragged]]], layer: int, dtype: str
+) -> Ragged:
+    parts = []
+    largest = layout.FLOAT16_LARGEST
+    for _, tokens in encoded:
+        values = tokens[layer].values
+        values = values.clamp(-largest, largest).half() if dtype == "float16" else values.float()
+        parts.append(tokens[layer].with_values(values))
+    return Ragged.concat(parts)
+
+
+def _encoded(
+    chunks: Iterator[Chunk],
+    frozen: FrozenEncoder | None,
+    layers: list[int],
+    batch_tokens: int,
+    bar: Bar,
+) -> Iterator[tuple[Chunk, dict[int, Ragged]]]:
+    """Yield each chunk with its token vectors by layer."""
+    for chunk in chunks:
+        if frozen is None:
+            tokens = {layers[0]: _checked(chunk.sequences, chunk.start)}
+        else:
+            tokens = _run(chunk, frozen, layers, batch_tokens)
+        yield chunk, tokens
+        bar.advance(len(chunk))
+
+
+def _run(
+    chunk: Chunk, frozen: FrozenEncoder, layers: list[int], batch_tokens: int
+) -> dict[int, Ragged]:
+    """Encode one chunk: batches by length, results in the chunk's order."""
+    pieces = frozen.cut(chunk.sequences, chunk.start)
+    results: list[dict[int, Tensor]] = [{}] * len(pieces)
+    for batch in _batches(pieces, batch_tokens):
+        outputs = frozen.run([pieces[place] for place in batch], layers)
+        for place, output in zip(batch, outputs, strict=True):
+            results[place] = output
+    lengths = torch.zeros(len(chunk), dtype=torch.int64)
+    for piece, result in zip(pieces, results, strict=True):
+        lengths[piece.row] += len(result[layers[0]])
+    found = [ids for ids in map(frozen.token_ids, pieces) if ids is not None]
+    fields = {"ids": torch.from_numpy(np.concatenate(found).astype(np.int64))} if found else {}
+    # Pieces stand in the order of their rows, windows of one row in the order of its tokens.
+    return {
+        layer: Ragged(torch.cat([result[layer] for result in results]), lengths, fields)
+        for layer in layers
+    }
+
+
+def _checked(ready: Any, start: int) -> Ragged:
+    """Check ready token vectors; messages count rows of the input, not of the chunk."""
+    try:
+        return ready.check() if isinstance(ready, Ragged) else Ragged.from_list(ready)
+    except InputError as error:
+        message = re.sub(
+            r"\bsequence (\d+)", lambda found: f"sequence {start + int(found[1])}", str(error)
+        )
+        raise InputError(message) from error
+
+
+def _batches(pieces: list[Piece], batch_tokens: int) -> Iterator[list[int]]:
+    """Group pieces of like length so that a padded batch has at most ``batch_tokens``."""
+    order = sorted(
+        range(len(pieces)), key=lambda place: (str(pieces[place].group), -pieces[place].length)
+    )
+    batch: list[int] = []
+    for place in order:
+        piece = pieces[place]
+        if batch:
+            head = pieces[batch[0]]  # the longest of the batch
+            full = (len(batch) + 1) * head.length > batch_tokens
+            if full or piece.group != head.group:
+                yield batch
+                batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _resumed(chunks: Iterator[Chunk], writer: TokenStoreWriter, bar: Bar) -> Iterator[Chunk]:
+    """Leave out the rows that a killed run has written, after checking that they are the same."""
+    written = writer.ids_written()
+    row = 0
+    for chunk in chunks:
+        skip = min(len(chunk), max(len(written) - row, 0))
+        if (chunk.ids or [])[:skip] != written[row : row + skip]:
+            raise StoreError(
+                f"cannot resume {writer.path}: its first {len(written)} ids are not those of this "
+                "input; pass the same input, or overwrite=True (--overwrite)"
+            )
+        row += len(chunk)
+        bar.advance(skip)
+        if skip < len(chunk):
+            yield chunk[skip : len(chunk)]
+    if row < len(written):
+        raise StoreError(
+            f"cannot resume {writer.path}: it holds {len(written)} sequences, this input only "
+            f"{row}; pass the same input, or overwrite=True (--overwrite)"
+        )

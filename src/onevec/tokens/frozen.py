@@ -1,0 +1,222 @@
+"""What a frozen encoder promises, and the simplest one: a function."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onevec.errors import InputError
+from onevec.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `onevec.encode` runs an encoder; see there."""
+
+    layers: tuple[int, ...] = (-1,)
+    special_tokens: bool = False
+    max_length: int | None = None
+    long: str = "truncate"
+    overlap: int = 64
+    device: str = "cpu"
+    precision: str = "fp32"
+
+    def check(self) -> None:
+        """Raise `InputError` for values that cannot work."""
+        rules = (
+            (self.long in ("truncate", "window"), "long", '"truncate" or "window"'),
+            (self.precision in ("fp32", "bf16"), "precision", '"fp32" or "bf16"'),
+            (self.overlap >= 0, "overlap", "at least 0"),
+            (self.max_length is None or self.max_length >= 1, "max_length", "at least 1"),
+            (bool(self.layers), "layers", "one layer or a list of them"),
+            (len(set(self.layers)) == len(self.layers), "layers", "different from each other"),
+        )
+        for holds, name, rule in rules:
+            if not holds:
+                raise InputError(f"got {name}={getattr(self, name)!r}: it must be {rule}")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One input of an encoder: a sequence, or a window of it.
+
+    Attributes
+    ----------
+    row : int
+        The sequence it belongs to.
+    inputs : Any
+        What the encoder reads.
+    length : int
+        How many tokens it takes in a batch.
+    keep : tuple of int
+        Which of its tokens belong to the result: from, to (exclusive).
+    group : Hashable
+        Only pieces of one group may share a batch.
+    """
+
+    row: int
+    inputs: Any
+    length: int
+    keep: tuple[int, int]
+    group: Hashable = None
+
+
+class FrozenEncoder(ABC):
+    """An encoder that is only run.
+
+    Attributes
+    ----------
+    name : str
+        For the index of a store.
+    fingerprint : str or None
+        Hash of its weights and vocabulary; None if it cannot be known.
+    depth : int or None
+        Number of layers; layer ``depth`` is the last, 0 the embeddings.
+    truncated : int
+        How many sequences were cut so far.
+    limit : int or None
+        Longest input.
+    chunk_batches : int
+        How many batches are sorted by length together.
+    """
+
+    name: str
+    fingerprint: str | None = None
+    depth: int | None = None
+    truncated: int = 0
+    limit: int | None = None
+    chunk_batches: int = 16
+
+    @abstractmethod
+    def cut(self, sequences: list[Any], start: int) -> list[Piece]:
+        """Turn sequences into inputs; ``start`` is the first one's number, for messages."""
+
+    @abstractmethod
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
+        """Return for each piece and layer the kept token vectors, in memory of their own."""
+
+    def token_ids(self, piece: Piece) -> np.ndarray | None:
+        """Return vocabulary entries of the kept tokens, if there is a vocabulary."""
+        return None
+
+    def known_layers(self, layers: Sequence[int]) -> list[int]:
+        """Count layers from the front (-1 is the last), so that equal layers look equal.
+
+        Raises
+        ------
+        InputError
+            For a layer that the encoder does not have.
+        """
+        if self.depth is None:
+            if list(layers) != [-1]:
+                raise InputError(
+                    f"got layer={list(layers)} for {self.name}, which gives its last layer only: "
+                    "leave layer out"
+                )
+            return [-1]
+        known = []
+        for layer in layers:
+            if not -self.depth - 1 <= layer <= self.depth:
+                raise InputError(
+                    f"got layer={layer} for {self.name}, which has {self.depth}: pass 0 (the "
+                    f"embeddings) to {self.depth}, or -1 (the last) to {-self.depth - 1}"
+                )
+            known.append(layer % (self.depth + 1))
+        if len(set(known)) < len(known):
+            raise InputError(f"got layer={list(layers)}, which names a layer twice")
+        return known
+
+
+class CallableEncoder(FrozenEncoder):
+    """A function from a list of sequences to a list of ``(n, dim)`` arrays."""
+
+    chunk_batches = 2  # nothing is known of the size of what a function returns
+
+    def __init__(self, function: Callable[[list[Any]], Any]):
+        self.function = function
+        self.name = getattr(function, "__qualname__", type(function).__name__)
+
+    def cut(self, sequences: list[Any], start: int) -> list[Piece]:
+        """One piece per sequence."""
+        return [
+            Piece(row, sequence, max(size_of(sequence), 1), (0, 0))
+            for row, sequence in enumerate(sequences)
+        ]
+
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
+        """Call the function and check what it returns."""
+        output = self.function([piece.inputs for piece in pieces])
+        vectors = list(output) if isinstance(output, Sequence | np.ndarray | Tensor) else output
+        if isinstance(vectors, Ragged):
+            vectors = list(vectors)
+        if not isinstance(vectors, list) or len(vectors) != len(pieces):
+            got = f"{len(vectors)} arrays" if isinstance(vectors, list) else type(vectors).__name__
+            raise InputError(
+                f"the encoder function {self.name} returned {got} for {len(pieces)} sequences: it "
+                "must return a list with one (n, dim) array per sequence"
+            )
+        tokens = Ragged.from_list(vectors)
+        return [{layers[0]: vector.cpu()} for vector in tokens]
+
+
+def size_of(sequence: Any) -> int:
+    """Return about how many tokens a raw sequence makes."""
+    if isinstance(sequence, str):
+        return len(sequence)
+    shape = getattr(sequence, "shape", None)
+    if shape is not None:
+        if len(shape) == 1 and not np.issubdtype(np.asarray(sequence[:1]).dtype, np.integer):
+            return 1 + shape[0] // 320  # samples of a waveform per frame, about
+        return 256 if len(shape) == 3 else int(shape[0]) if shape else 1
+    if hasattr(sequence, "__len__"):
+        return len(sequence)
+    return 256  # an image's patches, about
+
+
+def cut_windows(length: int, size: int, overlap: int) -> list[tuple[int, int, int, int]]:
+    """Cut ``length`` tokens into windows of ``size``; each token is kept from one of them.
+
+    Returns
+    -------
+    list of (start, stop, keep_from, keep_to)
+        Where the window lies, and which tokens (counted in the sequence) are taken from it: in
+        an overlap the half that lies farther from the window's border.
+    """
+    if overlap >= size:
+        raise InputError(
+            f"got overlap={overlap} for windows of {size} tokens: it must be smaller; lower "
+            "overlap or raise max_length"
+        )
+    starts = list(range(0, max(length - size, 0), size - overlap))
+    starts.append(max(length - size, 0))  # the last window is full: it moves back
+    windows = []
+    for number, start in enumerate(starts):
+        stop = min(start + size, length)
+        first = 0 if number == 0 else (starts[number - 1] + size + start) // 2
+        last = length if number == len(starts) - 1 else (stop + starts[number + 1]) // 2
+        windows.append((start, stop, first, last))
+    return windows
+
+
+def hash_weights(model: torch.nn.Module, vocabulary: dict[str, int] | None) -> str:
+    """Return the SHA-256 of weights, by name, and vocabulary.
+
+    The pooler head on top is left out: where a checkpoint lacks it, it is filled at random.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if "pooler" in name:
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy())  # type: ignore[arg-type]
+    for entry, number in sorted((vocabulary or {}).items()):
+        digest.update(f"{entry}\t{number}\n".encode())
+    return "sha256:" + digest.hexdigest()

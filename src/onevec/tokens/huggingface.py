@@ -1,0 +1,289 @@
+"""Encoders that `transformers.AutoModel` loads: text, audio and image."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from onevec.errors import InputError, MissingExtraError
+from onevec.tokens.frozen import FrozenEncoder, Options, Piece, hash_weights
+from onevec.tokens.text import TextEncoder, sensible
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' loading report: heads that are set aside are no news here."""
+    from transformers.utils import logging as reports
+
+    level = reports.get_verbosity()
+    bars = reports.is_progress_bar_enabled()
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
+    try:
+        yield
+    finally:
+        reports.set_verbosity(level)
+        if bars:
+            reports.enable_progress_bar()
+
+
+def load_part(kind: str, name: str) -> Any:
+    """Load ``transformers.<kind>`` from a folder or hub name; one sentence when it fails."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError("transformers", "hf") from error
+    # The hub client logs its retries; the sentence below says what matters.
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.CRITICAL)
+    options: dict[str, Any] = {}
+    if kind == "AutoModel":
+        options = {"dtype": torch.float32, "output_loading_info": True}
+    try:
+        with quiet():
+            return getattr(transformers, kind).from_pretrained(name, **options)
+    except ImportError as error:
+        raise InputError(f"cannot load the encoder {name!r}: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise InputError(
+            f"cannot load {kind} from {name!r} ({_first_line(error)}): pass a folder that "
+            "save_pretrained wrote, or a hub name that is in the cache or can be reached"
+        ) from error
+    finally:
+        hub.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
+class _AutoModel:
+    """A model in evaluation mode, and its hidden states by layer."""
+
+    def __init__(self, name: str, options: Options, part: str | None = None):
+        model, report = load_part("AutoModel", name)
+        missing = [key for key in report.get("missing_keys", ()) if "pooler" not in key]
+        if missing:
+            warnings.warn(
+                f"{len(missing)} weights of {name} are not in its file and are random (such as "
+                f"{sorted(missing)[0]}): this is not the trained encoder; check the folder",
+                stacklevel=2,
+            )
+        if part is not None and hasattr(model, part):  # one side of a two-sided model, as CLIP
+            model = getattr(model, part)
+        if getattr(model.config, "is_encoder_decoder", False):
+            model = model.get_encoder()
+        self.model = model.eval().requires_grad_(False)
+        self.config = self.model.config
+        self.options = options
+        self.accepts = set(inspect.signature(self.model.forward).parameters)
+
+    @property
+    def depth(self) -> int | None:
+        config = self.config.get_text_config() if part_of(self.config) else self.config
+        for name in ("num_hidden_layers", "encoder_layers", "num_layers"):
+            if isinstance(getattr(config, name, None), int):
+                return getattr(config, name)
+        return None
+
+    def to_device(self) -> None:
+        self.model.to(self.options.device)
+
+    def hidden(self, features: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
+        return hidden_states(self.model, features, layers, self.depth, self.options)
+
+
+def part_of(config: Any) -> bool:
+    """Whether a configuration is made of several (text, vision …)."""
+    return bool(getattr(config, "sub_configs", None))
+
+
+def hidden_states(
+    model: torch.nn.Module,
+    features: dict[str, Tensor],
+    layers: Sequence[int],
+    depth: int | None,
+    options: Options,
+) -> dict[int, Float[Tensor, "seqs width dim"]]:
+    """Run a transformers model and return the asked layers.
+
+    The last layer is ``last_hidden_state``, hence after a final normalisation if there is one.
+    """
+    inner = any(layer not in (-1, depth) for layer in layers)
+    device = torch.device(options.device)
+    features = {name: tensor.to(device) for name, tensor in features.items()}
+    wide = {"output_hidden_states": True} if inner else {}
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"),
+    ):
+        output = model(**features, **wide)
+    found = {}
+    for layer in layers:
+        last = layer in (-1, depth)
+        found[layer] = output.last_hidden_state if last else output.hidden_states[layer]
+    return found
+
+
+class HuggingFaceText(TextEncoder):
+    """A model with a tokenizer: language, protein, DNA, chemistry …"""
+
+    def __init__(self, name: str, options: Options):
+        self.name = name
+        self._auto = _AutoModel(name, options, "text_model")
+        tokenizer = load_part("AutoTokenizer", name)
+        self.depth = self._auto.depth
+        limit, hard = text_limit(self._auto.model, tokenizer)
+        super().__init__(tokenizer, limit, self._auto.accepts, options, hard)
+        self.fingerprint = hash_weights(self._auto.model, tokenizer.get_vocab())
+        self._auto.to_device()
+
+    def hidden(self, features: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
+        """Run the model."""
+        return self._auto.hidden(features, layers)
+
+
+def text_limit(model: torch.nn.Module, tokenizer: Any) -> tuple[int | None, bool]:
+    """Return the longest input of a model, and whether positions beyond it do not exist."""
+    limits = [sensible(tokenizer.model_max_length)]
+    hard = False
+    config = getattr(model, "config", None)
+    if config is not None:
+        limits.append(sensible(getattr(config, "max_position_embeddings", None)))
+    for name, module in model.named_modules():
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf in ("position_embeddings", "wpe") and isinstance(module, torch.nn.Embedding):
+            # RoBERTa and its kin count positions from padding_idx + 1.
+            skipped = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - skipped)
+            hard = True
+    known = [limit for limit in limits if limit is not None]
+    return (min(known) if known else None), hard
+
+
+class HuggingFaceAudio(FrozenEncoder):
+    """A model with a feature extractor: waveforms in, frames out.
+
+    Only waveforms of one length share a batch: some models normalise over time, padding included.
+    ``max_length`` counts samples here.
+    """
+
+    def __init__(self, name: str, options: Options):
+        self.name = name
+        self.options = options
+        self._auto = _AutoModel(name, options)
+        self.depth = self._auto.depth
+        self.extractor = load_part("AutoFeatureExtractor", name)
+        self.rate = getattr(self.extractor, "sampling_rate", None)
+        self.limit = options.max_length
+        if options.long == "window":
+            raise InputError(
+                f'got long="window" for {self.name}, which reads audio: windows are for text; '
+                'split the waveforms, or use long="truncate"'
+            )
+        self.fingerprint = hash_weights(self._auto.model, None)
+        self._auto.to_device()
+
+    def cut(self, sequences: list[Any], start: int) -> list[Piece]:
+        """Check waveforms; cut what is too long."""
+        pieces = []
+        for row, sequence in enumerate(sequences):
+            wave = np.asarray(sequence, dtype=np.float32)
+            if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
+                raise InputError(
+                    f"sequence {start + row} (shape {wave.shape}) is no waveform: {self.name} "
+                    "reads 1-D arrays of finite samples with at least one entry"
+                )
+            if self.limit is not None and len(wave) > self.limit:
+                self.truncated += 1
+                wave = wave[: self.limit]
+            pieces.append(Piece(row, wave, 1 + len(wave) // 320, (0, 0), group=len(wave)))
+        return pieces
+
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
+        """Extract features and run the model."""
+        waves = [piece.inputs for piece in pieces]
+        batch = self.extractor(waves, sampling_rate=self.rate, return_tensors="pt")
+        features = {name: value for name, value in batch.items() if name in self._auto.accepts}
+        try:
+            outputs = self._auto.hidden(features, layers)
+        except RuntimeError as error:
+            raise InputError(
+                f"{self.name} cannot read a waveform of {len(waves[0])} samples "
+                f"({_first_line(error)}): drop the ones that are too short"
+            ) from error
+        whole = {layer: output.float().cpu() for layer, output in outputs.items()}
+        return [{k: v[row].clone() for k, v in whole.items()} for row in range(len(pieces))]
+
+
+class HuggingFaceImage(FrozenEncoder):
+    """A model with an image processor: images in, one vector per patch out."""
+
+    def __init__(self, name: str, options: Options):
+        self.name = name
+        self.options = options
+        self._auto = _AutoModel(name, options, "vision_model")
+        self.depth = self._auto.depth
+        self.processor = load_part("AutoImageProcessor", name)
+        self.fingerprint = hash_weights(self._auto.model, None)
+        self._auto.to_device()
+
+    def cut(self, sequences: list[Any], start: int) -> list[Piece]:
+        """Open, resize and normalise images."""
+        pieces = []
+        for row, sequence in enumerate(sequences):
+            pixels = self._pixels(sequence, start + row)
+            patches = self._patches(pixels) or 256
+            pieces.append(Piece(row, pixels, patches, (0, 0), group=tuple(pixels.shape)))
+        return pieces
+
+    def _pixels(self, image: Any, row: int) -> Tensor:
+        try:
+            from PIL import Image, UnidentifiedImageError
+        except ImportError as error:
+            raise MissingExtraError("pillow", "hf") from error
+        try:
+            if isinstance(image, str | Path):
+                with Image.open(image) as opened:
+                    image = opened.convert("RGB")
+            elif isinstance(image, Image.Image):
+                image = image.convert("RGB")
+            return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
+        except (OSError, UnidentifiedImageError, ValueError, TypeError) as error:
+            raise InputError(
+                f"sequence {row} cannot be read as an image ({_first_line(error)}): {self.name} "
+                "reads PIL images, (height, width, 3) arrays or paths of image files"
+            ) from error
+
+    def _patches(self, pixels: Tensor) -> int | None:
+        size = getattr(self._auto.config, "patch_size", None)
+        if not size:
+            return None
+        height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+        return (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
+
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
+        """Run the model; take class and register tokens, which stand in front, off."""
+        features = {"pixel_values": torch.stack([piece.inputs for piece in pieces])}
+        found = {}
+        for layer, output in self._auto.hidden(features, layers).items():
+            tokens = output.float().cpu()
+            if tokens.ndim == 4:  # convolutional: (seqs, dim, height, width)
+                tokens = tokens.flatten(2).transpose(1, 2)
+            patches = self._patches(pieces[0].inputs)
+            if not self.options.special_tokens and patches and 0 < patches < tokens.shape[1]:
+                tokens = tokens[:, -patches:]
+            found[layer] = tokens
+        return [{k: v[row].clone() for k, v in found.items()} for row in range(len(pieces))]

@@ -1,0 +1,123 @@
+"""What a token store's folder looks like: names, `index.json`, checksums, atomic writing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from onevec.errors import StoreError
+
+FORMAT = "onevec token store"
+VERSION = 1
+INDEX = "index.json"
+PART = ".part"  # ending of a file that is not yet whole
+DTYPES = ("float16", "int8", "float32")
+RESERVED = ("id", "token_id", "sequence", "values")
+FLOAT16_LARGEST = 65504.0
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
+    return f"shard-{number:05d}.arrow"
+
+
+def values_column(layers: list[int], layer: int) -> str:
+    """Return the column that holds the token vectors of ``layer``."""
+    return "values" if len(layers) == 1 else f"values_layer_{layer}"
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def arrow_errors(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises about a damaged shard into one sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StoreError(
+            f"cannot read the shard {path} ({reason}): the file is damaged or missing; restore "
+            "it from a copy, or encode again with overwrite=True (--overwrite)"
+        ) from error
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write under a temporary name, flush to disk, rename: the file is whole or not there."""
+    part = path.with_name(path.name + PART)
+    write(part)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must survive a power cut
+    finally:
+        os.close(folder)
+
+
+def write_index(path: Path, index: dict[str, Any]) -> None:
+    """Replace ``index.json`` atomically."""
+
+    def write(part: Path) -> None:
+        part.write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+    write_atomically(path / INDEX, write)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Read and check ``index.json``, also of a store that is not complete.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, the index cannot be read, or it is of another version.
+    """
+    file = path / INDEX
+    if not path.exists():
+        raise StoreError(
+            f"there is no token store at {path}: make one with onevec.encode(..., out=...)"
+        )
+    if not file.is_file():
+        raise StoreError(
+            f"{path} is no token store (it has no {INDEX}): pass the folder that "
+            "onevec.encode(..., out=...) wrote"
+        )
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        known = index["format"] == FORMAT
+        version = index["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"cannot read {file} ({type(error).__name__}): the index is damaged; encode again "
+            "with overwrite=True (--overwrite)"
+        ) from error
+    if not known or version != VERSION:
+        raise StoreError(
+            f"{file} is of format {index['format']!r} version {version}: this onevec reads "
+            f"{FORMAT!r} version {VERSION}; install a newer onevec or encode again"
+        )
+    return index
+
+
+def is_store(path: Path) -> bool:
+    """Whether ``path`` is the folder of a token store, complete or not."""
+    return (path / INDEX).is_file()
+
+
+def remove_store(path: Path) -> None:
+    """Delete a store's own files, and the folder when nothing else is in it."""
+    for file in [path / INDEX, *path.glob("shard-*.arrow"), *path.glob(f"*{PART}")]:
+        file.unlink(missing_ok=True)
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()

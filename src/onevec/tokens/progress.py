@@ -1,0 +1,52 @@
+"""A progress bar with rate and time left, on standard error."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+
+class Bar:
+    """Counts sequences; silent where standard error is no terminal."""
+
+    def __init__(self, total: int | None, show: bool):
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        self._bar: Any = None
+        if show and console.is_terminal:
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[rate]}"),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task("encoding", total=total, rate="")
+
+    def advance(self, count: int) -> None:
+        """Count some more sequences."""
+        if self._bar is None:
+            return
+        self._bar.update(self._task, advance=count)
+        speed = self._bar.tasks[0].speed
+        self._bar.update(self._task, rate=f"{speed:,.0f}/s" if speed else "")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

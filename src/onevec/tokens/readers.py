@@ -1,0 +1,421 @@
+"""Read raw sequences, or ready token vectors, from what users have, in chunks."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from onevec.errors import InputError
+from onevec.ragged import Ragged
+from onevec.tokens.tables import as_sequences, iterate_table, read_arrow, read_csv, read_parquet
+
+_ROWS = 256  # rows read at a time
+_USUAL_COLUMNS = ("sequence", "text", "seq", "tokens", "values", "audio", "image")
+_TEXT = (".txt", ".text")
+_FASTA = (".fasta", ".fa", ".faa", ".fna", ".ffn", ".fas")
+_JSONL = (".jsonl", ".ndjson")
+_CSV = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_ARROW = (".arrow", ".feather", ".ipc")
+KNOWN_FORMATS = ".parquet .arrow .jsonl .csv .tsv .fasta .txt (also .gz) .npy .npz"
+
+
+@dataclass
+class Chunk:
+    """Some neighbouring rows of the input."""
+
+    sequences: Any  # list of raw sequences or (n, dim) arrays, or a Ragged
+    ids: list[str] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    start: int = 0  # number of the first row in the input
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, rows: slice) -> Chunk:
+        columns = {name: column[rows] for name, column in self.metadata.items()}
+        ids = None if self.ids is None else self.ids[rows]
+        first = self.start + (rows.start or 0)
+        return Chunk(self.sequences[rows], ids, columns, first)
+
+
+@dataclass
+class Source:
+    """An input: its chunks, and how many rows it has if that is known beforehand."""
+
+    chunks: Iterator[Chunk]
+    total: int | None = None
+
+
+def open_source(
+    data: Any,
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    ids: Sequence[Any] | None = None,
+    metadata: Any = None,
+) -> Source:
+    """Recognise the input and read it lazily.
+
+    Parameters
+    ----------
+    data : path, list, Ragged, array, pandas or pyarrow table, ``datasets.Dataset``, iterator
+        The sequences.
+    column : str, optional
+        The column of a table that holds them. Without it ``sequence``, ``text`` … or the only
+        text column.
+    id_column : str, optional
+        The column that names the rows; ``id`` when there is one.
+    ids : sequence, optional
+        Names of the rows, in place of a column.
+    metadata : mapping of str to column, or table, optional
+        Further columns.
+
+    Raises
+    ------
+    InputError
+        If the input is of no known kind, cannot be read, or lacks the column.
+    """
+    if isinstance(data, str | Path):
+        source = _open_file(Path(data), column, id_column)
+    else:
+        source = _open_object(data, column, id_column)
+    if ids is not None or metadata is not None:
+        source.chunks = _with_columns(source, ids, metadata)
+    source.chunks = _numbered(source.chunks)
+    return source
+
+
+def _open_object(data: Any, column: str | None, id_column: str | None) -> Source:
+    kind, home = type(data).__name__, type(data).__module__.split(".")[0]
+    if home == "pandas" and kind == "DataFrame":
+        data = _from_pandas(data)
+    if isinstance(data, pa.RecordBatch):
+        data = pa.Table.from_batches([data])
+    if isinstance(data, pa.Table):
+        batches = data.to_batches(max_chunksize=_ROWS)
+        pick = choose_columns(_names(data.schema), column, id_column)
+        return Source(_from_batches(batches, *pick), data.num_rows)
+    if home == "datasets":
+        return _open_dataset(data, column, id_column)
+    if column is not None or id_column is not None:
+        raise InputError(
+            f"got column={column!r}, id_column={id_column!r} for a {kind}, which has no columns: "
+            "leave them out, or pass a table"
+        )
+    if home == "pandas" and kind == "Series":
+        data = data.tolist()
+    if isinstance(data, Ragged):
+        return Source(_slices(data, len(data)), len(data))
+    if isinstance(data, np.ndarray | torch.Tensor):
+        return _open_array(data)
+    if isinstance(data, dict) or data is None or isinstance(data, int | float | bytes):
+        raise InputError(
+            f"got a {kind} as sequences: pass a list of sequences, a table or a path to a file "
+            f"({KNOWN_FORMATS})"
+        )
+    if isinstance(data, Sequence):
+        return Source(_slices(data, len(data)), len(data))
+    if isinstance(data, Iterable):
+        return Source(_from_rows(iter(data)))
+    raise InputError(f"got a {kind} as sequences: pass a list, a table or a path to a file")
+
+
+def _open_array(data: np.ndarray | torch.Tensor) -> Source:
+    if isinstance(data, np.ndarray) and data.dtype.kind not in "fiuOU":
+        raise InputError(f"got an array of dtype {data.dtype}: pass numbers or text")
+    if data.ndim < 2 and not (isinstance(data, np.ndarray) and data.dtype.kind in "OU"):
+        raise InputError(
+            f"got an array of shape {tuple(data.shape)}, which looks like labels: pass one "
+            "(n, dim) array per sequence, or one (seqs, n, dim) array"
+        )
+    if isinstance(data, np.ndarray) and data.dtype.kind in "OU":
+        data = data.tolist()  # type: ignore[assignment]
+    return Source(_slices(data, len(data)), len(data))
+
+
+def _slices(data: Any, total: int) -> Iterator[Chunk]:
+    for first in range(0, total, _ROWS):
+        part = data[first : first + _ROWS]
+        yield Chunk(part if isinstance(part, Ragged) else list(part))
+
+
+def _from_rows(rows: Iterator[Any]) -> Iterator[Chunk]:
+    # One row at a time: a generator is used where not even 256 sequences may be held.
+    for row in rows:
+        yield Chunk([row])
+
+
+def _open_file(path: Path, column: str | None, id_column: str | None) -> Source:
+    if not path.exists():
+        raise InputError(
+            f"there is no file {path}: pass a path that exists ({KNOWN_FORMATS}); a single "
+            "sequence goes into a list"
+        )
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: pass a file ({KNOWN_FORMATS})")
+    endings = [ending.lower() for ending in path.suffixes[-2:]]
+    zipped = bool(endings) and endings[-1] == ".gz"
+    ending = (endings[:-1] if zipped else endings)[-1:] or [""]
+    ending = ending[0]
+    if ending in (*_TEXT, *_FASTA):
+        if column is not None or id_column is not None:
+            raise InputError(f"{path} has no columns: leave column and id_column out")
+        read = _read_text if ending in _TEXT else _read_fasta
+        return Source(_from_lines(path, zipped, read))
+    if ending in _JSONL:
+        return Source(_from_records(_read_jsonl(path, zipped), column, id_column))
+    if ending in _CSV:
+        names, batches = read_csv(path, _CSV[ending])
+        pick = choose_columns(names, column, id_column, path)
+        return Source(_from_batches(batches(list(filter(None, pick))), *pick))
+    if ending in (".npy", ".npz") and not zipped:
+        return _open_numpy(path)
+    if ending in (".parquet", *_ARROW) and not zipped:
+        schema, total, batches = (read_parquet if ending == ".parquet" else read_arrow)(path, _ROWS)
+        pick = choose_columns(_names(schema), column, id_column, path)
+        return Source(_from_batches(batches, *pick), total)
+    raise InputError(f"cannot tell the format of {path} from its ending: use {KNOWN_FORMATS}")
+
+
+def _names(schema: pa.Schema) -> dict[str, bool]:
+    """Return the columns of a table, and for each whether it holds text."""
+    kinds = (pa.string(), pa.large_string(), pa.string_view())
+    return {entry.name: entry.type in kinds for entry in schema}
+
+
+def choose_columns(
+    names: Mapping[str, bool], column: str | None, id_column: str | None, where: Any = "the table"
+) -> tuple[str, str | None]:
+    """Return the column of the sequences and the column of the ids."""
+    for wanted in (column, id_column):
+        if wanted is not None and wanted not in names:
+            raise InputError(f"{where} has no column {wanted!r}: it has {', '.join(names)}")
+    if column is None:
+        column = next((name for name in _USUAL_COLUMNS if name in names), None)
+    if column is None:
+        text = [
+            name for name, is_text in names.items() if is_text and name not in ("id", id_column)
+        ]
+        if len(text) != 1:
+            raise InputError(
+                f"cannot tell which column of {where} holds the sequences: name it with column= "
+                f"(--column); it has {', '.join(names)}"
+            )
+        column = text[0]
+    if id_column is None and "id" in names and column != "id":
+        id_column = "id"
+    return column, id_column
+
+
+def _from_batches(
+    batches: Iterable[pa.RecordBatch], column: str, id_column: str | None
+) -> Iterator[Chunk]:
+    start = 0
+    for batch in batches:
+        sequences = as_sequences(batch.column(column), column, start)
+        named = None if id_column is None else batch.column(id_column).to_pylist()
+        rest = [n for n in batch.schema.names if n not in (column, id_column)]
+        ids = None if named is None else [str(name) for name in named]
+        yield Chunk(sequences, ids, {name: batch.column(name) for name in rest})
+        start += batch.num_rows
+
+
+def _from_pandas(frame: Any) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(
+            f"cannot read the DataFrame ({error}): every column must hold one type; drop or "
+            "convert the others"
+        ) from error
+
+
+def _open_dataset(data: Any, column: str | None, id_column: str | None) -> Source:
+    if isinstance(data, dict):
+        raise InputError(
+            f"got a DatasetDict with the splits {', '.join(map(str, data))}: pass one of them"
+        )
+    if not hasattr(data, "with_format") or not hasattr(data, "__len__"):
+        return Source(_from_records(iter(data), column, id_column))
+    pick = choose_columns(_names(data.features.arrow_schema), column, id_column, "the data set")
+    table = data.with_format("arrow")
+    parts = (table[first : first + _ROWS] for first in range(0, len(data), _ROWS))
+    return Source(_from_batches(iterate_table(parts), *pick), len(data))
+
+
+def _from_records(
+    records: Iterator[dict[str, Any]], column: str | None, id_column: str | None
+) -> Iterator[Chunk]:
+    names: dict[str, bool] = {}
+    pick: tuple[str, str | None] | None = None
+    row = 0
+    while part := list(islice(records, _ROWS)):
+        if pick is None:
+            # The first rows say which columns there are; what they lack is not carried.
+            for key, value in chain.from_iterable(record.items() for record in part):
+                names[key] = names.get(key, False) or isinstance(value, str)
+            pick = choose_columns(names, column, id_column, "the data")
+        sequences = []
+        for record in part:
+            if record.get(pick[0]) is None:
+                raise InputError(f"row {row} has no {pick[0]!r}: every row needs its sequence")
+            value = record[pick[0]]
+            sequences.append(np.asarray(value) if isinstance(value, list) else value)
+            row += 1
+        ids = None if pick[1] is None else [str(record.get(pick[1])) for record in part]
+        rest = [name for name in names if name not in pick]
+        yield Chunk(sequences, ids, {n: [record.get(n) for record in part] for n in rest})
+
+
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"cannot read {path} as {kind} ({reason}): check that the file is whole and what its "
+            "ending says"
+        ) from error
+
+
+def _open_text(path: Path, zipped: bool) -> IO[str]:
+    return gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8")
+
+
+def _from_lines(
+    path: Path, zipped: bool, read: Callable[[Iterator[str]], Iterator[tuple[Any, ...]]]
+) -> Iterator[Chunk]:
+    with _reading(path, "text"), _open_text(path, zipped) as file:
+        rows = read(line.rstrip("\r\n") for line in file)
+        while part := list(islice(rows, _ROWS)):
+            if len(part[0]) == 1:
+                yield Chunk([row[0] for row in part])
+            else:
+                sequences, ids, descriptions = zip(*part, strict=True)
+                yield Chunk(list(sequences), list(ids), {"description": list(descriptions)})
+
+
+def _read_text(lines: Iterator[str]) -> Iterator[tuple[str]]:
+    for line in lines:
+        yield (line,)
+
+
+def _read_fasta(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
+    header: str | None = None
+    body: list[str] = []
+    for raw in chain(lines, [">"]):  # the last ">" closes the last record
+        line = raw.strip()
+        if line.startswith(">"):
+            if header is not None:
+                name, _, description = header.partition(" ")
+                if not body:
+                    raise InputError(f"the FASTA record {name!r} is empty: drop it")
+                yield "".join(body), name, description.strip()
+            header, body = line[1:].strip(), []
+        elif line and not line.startswith(";"):
+            if header is None:
+                raise InputError("the file is no FASTA: its first line does not start with '>'")
+            body.append(line)
+
+
+def _read_jsonl(path: Path, zipped: bool) -> Iterator[dict[str, Any]]:
+    with _reading(path, "JSON lines"), _open_text(path, zipped) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise InputError(
+                    f"line {number} of {path} is no JSON ({error}): each line must be one object"
+                ) from error
+            if not isinstance(record, dict):
+                record = {"sequence": record}
+            yield record
+
+
+def _open_numpy(path: Path) -> Source:
+    with _reading(path, "NumPy"):
+        if path.suffix.lower() == ".npy":
+            # Mapped, so that a file larger than memory is read chunk by chunk.
+            return _open_array(np.load(path, mmap_mode="r", allow_pickle=False))
+        with np.load(path, allow_pickle=False) as archive:
+            names = list(archive.files)
+            if set(names) >= {"values", "lengths"}:
+                values = torch.from_numpy(archive["values"])
+                lengths = torch.from_numpy(archive["lengths"].astype(np.int64))
+                return _open_object(Ragged(values, lengths), None, None)
+    return Source(_from_archive(path, names), len(names))
+
+
+def _from_archive(path: Path, names: list[str]) -> Iterator[Chunk]:
+    with _reading(path, "NumPy"), np.load(path, allow_pickle=False) as archive:
+        for name in names:
+            yield Chunk([archive[name]], [name])
+
+
+def _with_columns(source: Source, ids: Any, metadata: Any) -> Iterator[Chunk]:
+    columns: dict[str, Any] = {}
+    if metadata is not None:
+        if type(metadata).__module__.startswith("pandas"):
+            metadata = _from_pandas(metadata)
+        names = metadata.column_names if isinstance(metadata, pa.Table) else list(metadata)
+        columns = {name: metadata[name] for name in names}
+        columns = {
+            name: column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+            for name, column in columns.items()
+        }
+    if ids is not None:
+        columns["id"] = list(ids)
+    rule = "it needs one entry per sequence"
+    if source.total is not None:
+        for name, column in columns.items():
+            if len(column) != source.total:
+                raise InputError(
+                    f"column {name!r} has {len(column)} entries for {source.total} sequences: "
+                    + rule
+                )
+    inner = source.chunks
+
+    def attach() -> Iterator[Chunk]:
+        start = 0
+        for chunk in inner:
+            stop = start + len(chunk)
+            for name, column in columns.items():
+                if len(column) < stop:
+                    raise InputError(f"column {name!r} has only {len(column)} entries: {rule}")
+            cut = {name: column[start:stop] for name, column in columns.items()}
+            names = cut.pop("id", None)
+            chunk.ids = chunk.ids if names is None else [str(name) for name in names]
+            chunk.metadata = {**chunk.metadata, **cut}
+            yield chunk
+            start = stop
+        for name, column in columns.items():
+            if len(column) != start:
+                raise InputError(f"column {name!r} has {len(column)} entries for {start}: {rule}")
+
+    return attach()
+
+
+def _numbered(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    start = 0
+    for chunk in chunks:
+        if chunk.ids is None:
+            chunk.ids = [str(row) for row in range(start, start + len(chunk))]
+        chunk.start = start
+        start += len(chunk)
+        yield chunk

@@ -1,0 +1,172 @@
+"""Read tables (Parquet, Arrow, CSV) batch by batch, and turn a column into sequences."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet
+
+from onevec.errors import InputError, MissingExtraError
+
+Batches = Iterator[pa.RecordBatch]
+
+
+@contextmanager
+def _arrow_errors(path: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"cannot read {path} as {kind} ({reason}): check that the file is whole and what its "
+            "ending says"
+        ) from error
+
+
+def read_parquet(path: Path, rows: int) -> tuple[pa.Schema, int, Batches]:
+    """Return schema, number of rows and the batches of a Parquet file."""
+    with _arrow_errors(path, "Parquet"):
+        file = parquet.ParquetFile(path, memory_map=True)
+
+    def batches() -> Batches:
+        with _arrow_errors(path, "Parquet"):
+            yield from file.iter_batches(batch_size=rows)
+
+    return file.schema_arrow, file.metadata.num_rows, batches()
+
+
+def read_arrow(path: Path, rows: int) -> tuple[pa.Schema, int | None, Batches]:
+    """Return schema, number of rows if known and the batches of an Arrow file or stream."""
+    with _arrow_errors(path, "Arrow"):
+        source = pa.memory_map(str(path))
+        try:
+            reader: Any = pa.ipc.open_file(source)
+            parts: Iterable[pa.RecordBatch] = (
+                reader.get_batch(i) for i in range(reader.num_record_batches)
+            )
+        except pa.ArrowInvalid:  # what `datasets` writes is a stream
+            source.seek(0)
+            reader = parts = pa.ipc.open_stream(source)
+
+    def batches() -> Batches:
+        with _arrow_errors(path, "Arrow"):
+            for batch in parts:
+                for first in range(0, batch.num_rows, rows):
+                    yield batch.slice(first, rows)
+
+    return reader.schema, None, batches()
+
+
+def read_csv(path: Path, delimiter: str) -> tuple[dict[str, bool], Callable[[list[str]], Batches]]:
+    """Return the columns of a CSV file (and which hold text) and a function that reads it.
+
+    The function takes the columns to read as text whatever they look like, so that an id
+    ``007`` stays one.
+    """
+    parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    read = arrow_csv.ReadOptions(block_size=4 * 2**20)
+
+    def open_it(text: list[str]) -> arrow_csv.CSVStreamingReader:
+        convert = arrow_csv.ConvertOptions(
+            column_types={name: pa.string() for name in text}, strings_can_be_null=False
+        )
+        file = pa.input_stream(str(path), compression="detect")
+        return arrow_csv.open_csv(
+            file, read_options=read, parse_options=parse, convert_options=convert
+        )
+
+    with _arrow_errors(path, "CSV"), open_it([]) as reader:
+        names = {field.name: field.type == pa.string() for field in reader.schema}
+
+    def batches(text: list[str]) -> Batches:
+        with _arrow_errors(path, "CSV"), open_it(text) as reader:
+            yield from reader
+
+    return names, batches
+
+
+def iterate_table(tables: Iterable[pa.Table]) -> Batches:
+    """Return the record batches of several tables."""
+    for table in tables:
+        yield from table.combine_chunks().to_batches()
+
+
+def as_sequences(column: pa.Array, name: str, start: int) -> list[Any]:
+    """Turn a column into strings, (n, dim) arrays, waveforms or images.
+
+    Parameters
+    ----------
+    column : Array
+        Text, lists of numbers, lists of lists of numbers, or encoded images.
+    name : str
+        Its name, for messages.
+    start : int
+        Number of its first row, for messages.
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.dictionary_decode()
+        kind = column.type
+    if column.null_count:
+        row = start + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise InputError(
+            f"row {row} has no value in column {name!r}: every row needs its sequence; drop it"
+        )
+    if kind in (pa.string(), pa.large_string(), pa.string_view()):
+        return column.to_pylist()
+    if _is_list(kind):
+        inner = kind.value_type
+        if _is_list(inner) and _is_number(inner.value_type):
+            return [_matrix(row.values) for row in column]
+        if _is_number(inner):
+            return [row.values.to_numpy(zero_copy_only=False) for row in column]
+    if pa.types.is_struct(kind) and any(field.name == "bytes" for field in kind):
+        column, kind = column.field("bytes"), pa.binary()
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return [_image(entry) for entry in column.to_pylist()]
+    raise InputError(
+        f"column {name!r} holds {kind}, not sequences: name the column that holds text, lists of "
+        "numbers or images with column= (--column)"
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def _matrix(vectors: pa.Array) -> np.ndarray:
+    """Return a list of equally long lists as an (n, dim) array."""
+    flat = vectors.flatten().to_numpy(zero_copy_only=False)
+    if len(vectors) and len(flat) % len(vectors) == 0:
+        lengths = {len(entry) for entry in vectors}
+        if len(lengths) == 1:
+            return flat.reshape(len(vectors), -1)
+    if not len(vectors):
+        return np.zeros((0, 0), dtype=np.float32)
+    raise InputError("token vectors of one sequence differ in dimension: all must be equally long")
+
+
+def _image(content: bytes | None) -> Any:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise MissingExtraError("pillow", "hf") from error
+    try:
+        image = Image.open(io.BytesIO(content or b""))
+        image.load()
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError("a binary column does not hold images that can be opened") from error
+    return image

@@ -1,0 +1,328 @@
+"""What every pooler promises, over the whole table."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from onevec.errors import InputError
+from onevec.poolers import POOLERS, Concat, base, make_pooler
+from onevec.ragged import Ragged
+
+DIM = 6
+SMALL = {
+    "codeword_sif": {"codes": 8},
+    "codeword_idf": {"codes": 8},
+    "bag": {"codes": 8},
+    "vlad": {"codes": 4},
+    "fisher": {"codes": 3},
+    "optimal_transport": {"references": 3},
+    "sliced_wasserstein": {"slices": 5, "points": 4},
+    "kernel_mean": {"features": 16},
+    "random_projection": {"features": 9},
+    "lagged_covariance": {"rank": 3, "lags": [1, 2]},
+    "bigrams": {"codes": 4},
+    "random_convolutions": {"kernels": 8},
+}
+VARIANTS = {
+    "power_means": {"powers": [0.5, 1.0, 5.0]},
+    "moments": {"orders": [3, 4, 5]},
+    "pna": {"length_scalers": True},
+    "covariance": {"rank": 3, "whiten": False, "centre": "sample", "signed_root": True},
+    "bag": {"codes": 8, "soft": False},
+    "vlad": {"codes": 4, "soft": True, "intra_normalise": True},
+    "fisher": {"codes": 3, "power": False, "normalise": False},
+    "random_projection": {"features": 9, "nonlinearity": "tanh", "reduce": "max"},
+    "bigrams": {"codes": 4, "soft": True},
+    "dct": {"count": 7},
+}
+CONCAT = {"parts": [["mean", {}], ["sif", {}], ["vlad", {"codes": 3}], ["dct", {"count": 2}]]}
+
+# What a learned statistic is of no use for: it may be the same for all scales or orders.
+HARD = {"bigrams"}  # piecewise constant: no gradient
+
+
+def cases():
+    for name in POOLERS:
+        yield pytest.param(name, SMALL.get(name, {}), id=name)
+    for name, options in VARIANTS.items():
+        yield pytest.param(name, options, id=f"{name}-variant")
+    yield pytest.param("concat", CONCAT, id="concat")
+
+
+every = pytest.mark.parametrize(("name", "options"), list(cases()))
+
+
+def ragged(lengths, seed=0, scale=1.0):
+    source = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor(lengths)
+    total = int(lengths.sum())
+    mix = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(7))
+    values = torch.randn(total, DIM, generator=source) @ mix + 0.5
+    ids = torch.randint(0, 12, (total,), generator=source)
+    return Ragged(values * scale, lengths, {"ids": ids})
+
+
+def make(name, options):
+    return Concat(**options) if name == "concat" else POOLERS[name](**options)
+
+
+def fitted(name, options, seed=0, scale=1.0):
+    sample = ragged([9, 4, 17, 1, 30, 6, 12, 25], seed=11, scale=scale)
+    return make(name, options).fit(sample, random_state=seed)
+
+
+def twice(tokens: Ragged) -> Ragged:
+    """Repeat every sequence after itself."""
+    order = torch.arange(len(tokens)).repeat_interleave(2)
+    both = tokens[order]
+    return Ragged(both.values, tokens.lengths * 2, both.fields)
+
+
+def gradient(pooler, tokens: Ragged):
+    values = tokens.values.clone().requires_grad_()
+    out = pooler(tokens.with_values(values))
+    if out.requires_grad:
+        (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    return out.detach(), values.grad if values.grad is not None else torch.zeros_like(values)
+
+
+@every
+def test_width_dtype_and_finite(name, options):
+    pooler = fitted(name, options)
+    out = pooler(ragged([1, 2, 5, 40]))
+    assert out.shape == (4, pooler.dim_out)
+    assert out.dtype == torch.float32
+    assert out.isfinite().all()
+    assert pooler.dim_in == DIM
+
+
+@every
+def test_batch_composition_does_not_matter(name, options, monkeypatch):
+    pooler = fitted(name, options)
+    tokens = ragged([3, 1, 0, 8, 8, 2, 50, 7])
+    together = pooler(tokens)
+    for row in range(len(tokens)):
+        assert_close(pooler(tokens[row : row + 1])[0], together[row], atol=1e-5, rtol=1e-5)
+    shuffled = torch.tensor([6, 0, 3, 2, 7, 1, 4, 5])
+    assert_close(pooler(tokens[shuffled]), together[shuffled], atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(base, "CHUNK_TOKENS", 4)
+    assert_close(pooler(tokens), together, atol=1e-5, rtol=1e-5)
+
+
+@every
+def test_order_is_seen_exactly_where_declared(name, options):
+    pooler = fitted(name, options)
+    tokens = ragged([20])
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
+    moved = Ragged(
+        tokens.values[order], tokens.lengths, {"ids": tokens.fields["ids"][order]}
+    )
+    if pooler.order_free:
+        assert_close(pooler(moved), pooler(tokens), atol=1e-5, rtol=1e-4)
+    else:
+        assert (pooler(moved) - pooler(tokens)).abs().max() > 1e-2
+
+
+@every
+def test_repetition_changes_nothing_where_declared(name, options):
+    pooler = fitted(name, options)
+    if not pooler.distributional:
+        pytest.skip("declared to depend on more than the distribution")
+    tokens = ragged([1, 2, 3, 7, 20])
+    assert_close(pooler(twice(tokens)), pooler(tokens), atol=2e-5, rtol=1e-4)
+
+
+@every
+def test_distributional_poolers_are_order_free(name, options):
+    pooler = make(name, options)
+    assert pooler.order_free or not pooler.distributional
+
+
+@every
+def test_empty_sequences_give_zeros_and_finite_gradients(name, options):
+    pooler = fitted(name, options)
+    out, grad = gradient(pooler, ragged([0, 4, 0, 0, 1, 0]))
+    assert_close(out[[0, 2, 3, 5]], torch.zeros(4, pooler.dim_out), atol=0, rtol=0)
+    assert out.isfinite().all()
+    assert grad.isfinite().all()
+    nothing = pooler(ragged([0, 0]))
+    assert_close(nothing, torch.zeros(2, pooler.dim_out), atol=0, rtol=0)
+    assert pooler(ragged([4])[0:0]).shape == (0, pooler.dim_out)
+
+
+@every
+def test_short_and_constant_sequences_are_finite_with_gradients(name, options):
+    pooler = fitted(name, options)
+    equal = Ragged(
+        torch.full((9, DIM), 0.37), torch.tensor([1, 2, 6]), {"ids": torch.zeros(9).long()}
+    )
+    for tokens in (ragged([1]), ragged([2]), equal):
+        out, grad = gradient(pooler, tokens)
+        assert out.isfinite().all()
+        assert grad.isfinite().all()
+
+
+@every
+def test_gradients_reach_the_tokens(name, options):
+    if name in HARD and not options.get("soft"):
+        pytest.skip("counts of codewords have no gradient")
+    if name == "bag" and not options.get("soft", True):
+        pytest.skip("counts of codewords have no gradient")
+    _, grad = gradient(fitted(name, options), ragged([5, 9]))
+    assert grad.abs().max() > 0
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes_are_accumulated_in_fp32(name, options, dtype):
+    pooler = fitted(name, options)
+    tokens = ragged([1, 3, 40])
+    rounded = tokens.with_values(tokens.values.to(dtype))
+    out = pooler(rounded)
+    assert out.dtype == torch.float32
+    assert_close(out, pooler(rounded.with_values(rounded.values.float())))
+
+
+@every
+def test_scale_extremes_stay_finite(name, options):
+    for scale in (1e4, 1e-4):
+        for pooler in (fitted(name, options), fitted(name, options, scale=scale)):
+            out, grad = gradient(pooler, ragged([1, 2, 30], scale=scale))
+            assert out.isfinite().all()
+            assert grad.isfinite().all()
+
+
+@every
+def test_rebuilt_from_options_and_state(name, options):
+    pooler = fitted(name, options)
+    rebuilt = type(pooler)(**json.loads(json.dumps(pooler.options))).build(DIM)
+    assert rebuilt.dim_out == pooler.dim_out
+    rebuilt.load_state_dict(pooler.state_dict())
+    tokens = ragged([1, 5, 12])
+    assert_close(rebuilt(tokens), pooler(tokens), atol=0, rtol=0)
+    assert json.dumps(rebuilt.options) == json.dumps(pooler.options)
+
+
+@every
+def test_same_seed_same_pooler(name, options):
+    tokens = ragged([3, 9])
+    assert_close(fitted(name, options)(tokens), fitted(name, options)(tokens), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["sliced_wasserstein", "kernel_mean", "random_projection", "random_convolutions"]
+)
+def test_another_seed_another_pooler(name):
+    tokens = ragged([3, 9])
+    first, other = (fitted(name, SMALL[name], seed=seed)(tokens) for seed in (0, 1))
+    assert (first - other).abs().max() > 1e-3
+
+
+@every
+def test_samples_too_small_for_a_codebook(name, options):
+    """One token, three tokens, and a sample of one repeated token all give the full width."""
+    tokens = ragged([1, 4, 9])
+    width = fitted(name, options).dim_out
+    constant = Ragged(
+        torch.ones(20, DIM), torch.tensor([5, 15]), {"ids": torch.ones(20).long()}
+    )
+    for sample in (ragged([1]), ragged([1, 2]), constant):
+        pooler = make(name, options).fit(sample)
+        assert pooler.dim_out == width
+        out, grad = gradient(pooler, tokens)
+        assert out.isfinite().all()
+        assert grad.isfinite().all()
+
+
+@every
+def test_half_precision_samples_can_be_fitted(name, options):
+    sample = ragged([9, 4, 17])
+    pooler = make(name, options).fit(sample.with_values(sample.values.half()))
+    assert pooler(ragged([2, 3])).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in POOLERS if POOLERS[name].needs])
+def test_a_missing_field_is_named(name):
+    tokens = ragged([3, 4])
+    bare = Ragged(tokens.values, tokens.lengths)
+    with pytest.raises(InputError, match=r"reads the token field 'ids'"):
+        POOLERS[name]().fit(bare)
+    with pytest.raises(InputError, match=r"reads the token field 'ids'"):
+        POOLERS[name]().fit(tokens)(bare)
+
+
+@every
+def test_misuse_is_one_sentence(name, options):
+    with pytest.raises(InputError, match="is not fitted"):
+        make(name, options)(ragged([3]))
+    other = Ragged(torch.ones(3, DIM + 1), torch.tensor([3]), {"ids": torch.ones(3).long()})
+    with pytest.raises(InputError, match=f"dimension {DIM} and got dimension {DIM + 1}"):
+        fitted(name, options)(other)
+    with pytest.raises(InputError, match="without a single token"):
+        make(name, options).fit(ragged([0]))
+
+
+BAD = {
+    "moments": {"orders": [2]},
+    "power_means": {"powers": [0]},
+    "quantiles": {"levels": [1.5]},
+    "sif": {"smooth": 0},
+    "idf": {"vocabulary": -1},
+    "codeword_sif": {"smooth": -1},
+    "codeword_idf": {"codes": 1},
+    "covariance": {"centre": "batch"},
+    "correlation": {"rank": 1},
+    "bag": {"codes": 1},
+    "vlad": {"codes": 0},
+    "fisher": {"codes": 0},
+    "optimal_transport": {"epsilon": 0},
+    "sliced_wasserstein": {"points": 0},
+    "kernel_mean": {"features": 3},
+    "random_projection": {"reduce": "sum"},
+    "dct": {"count": 0},
+    "segment_means": {"parts": 0},
+    "lagged_covariance": {"lags": [0]},
+    "bigrams": {"codes": 1},
+    "random_convolutions": {"taps": 4},
+}
+
+
+@pytest.mark.parametrize("name", POOLERS)
+def test_bad_options_are_refused(name):
+    if name in BAD:
+        with pytest.raises(InputError, match=r"got .*: "):
+            POOLERS[name](**BAD[name])
+    else:
+        assert not set(POOLERS[name].option_names) - {"length_scalers"}
+    with pytest.raises(InputError, match="it takes"):
+        make_pooler(name, {name: {"no_such_option": 1}})
+
+
+def test_concat_is_its_parts_side_by_side():
+    sample, tokens = ragged([9, 4, 17, 12]), ragged([3, 7])
+    both = make_pooler("mean | vlad+dct", {"vlad": {"codes": 3}}).fit(sample, random_state=5)
+    assert isinstance(both, Concat)
+    parts = [
+        POOLERS[name](**options).fit(sample, random_state=5)(tokens)
+        for name, options in [("mean", {}), ("vlad", {"codes": 3}), ("dct", {})]
+    ]
+    assert_close(both(tokens), torch.cat(parts, dim=1), atol=0, rtol=0)
+    assert both.slices == [slice(0, 6), slice(6, 24), slice(24, 48)]
+    assert not both.order_free
+    assert not both.distributional
+    assert make_pooler("mean|std").distributional
+    assert make_pooler("mean|sif").needs == ("ids",)
+
+
+def test_make_pooler_errors():
+    assert type(make_pooler(" vlad ")) is POOLERS["vlad"]
+    with pytest.raises(InputError, match="did you mean 'vlad'"):
+        make_pooler("mean|vladd")
+    with pytest.raises(InputError, match="choose from mean"):
+        make_pooler("")
+    with pytest.raises(InputError, match="options for std"):
+        make_pooler("mean", {"std": {}})
+    with pytest.raises(InputError, match="no parts"):
+        Concat([])
