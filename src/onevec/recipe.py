@@ -114,6 +114,49 @@ class Blocks:
             name: self.poolers[name](batch if name in _RAW else scaled).numpy() for name in names
         }
 
+    def only(self, names: Sequence[str]) -> Blocks:
+        """Return the same with these poolers alone."""
+        return self._with({name: self.poolers[name] for name in names})
+
+    def _with(self, poolers: Mapping[str, Pooler]) -> Blocks:
+        part = Blocks(self.dim, poolers)
+        part.shift, part.scale = self.shift, self.scale
+        return part
+
+    def merged(self, other: Blocks) -> Blocks:
+        """Return the same with the other's poolers too."""
+        return self._with({**other.poolers, **self.poolers})
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what `from_state` needs: a JSON part and the arrays."""
+        config: dict[str, Any] = {}
+        arrays = {"shift": self.shift.numpy(), "scale": self.scale.numpy()}
+        for name, pooler in self.poolers.items():
+            kind = next(key for key, value in POOLERS.items() if type(pooler) is value)
+            held = {key: value.numpy() for key, value in pooler.state_dict().items()}
+            config[name] = [kind, pooler.options]
+            arrays |= {f"{name}.{key}": value for key, value in held.items()}
+        return config, arrays
+
+    @classmethod
+    def from_state(
+        cls, dim: int, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> Blocks:
+        """Rebuild from `state`."""
+        blocks = cls(dim, {})
+        blocks.shift = torch.from_numpy(arrays["shift"])
+        blocks.scale = torch.from_numpy(arrays["scale"])
+        for name, (kind, options) in config.items():
+            prefix = name + "."
+            held = {
+                key.removeprefix(prefix): torch.from_numpy(value)
+                for key, value in arrays.items()
+                if key.startswith(prefix)
+            }
+            blocks.poolers[name] = POOLERS[kind](**options).build(dim)
+            blocks.poolers[name].load_state_dict(held)
+        return blocks
+
     def of(
         self, tokens: Tokens, rows: np.ndarray | None = None, names: Sequence[str] | None = None
     ) -> Features:
@@ -148,15 +191,23 @@ class Reduction:
         self.energy: dict[str, float] = {}
         self.outer: Projection | None = None
 
-    def fit(self, features: Features, dim: int) -> Reduction:
-        """Fit to block features of the sequences, from their first two moments."""
+    def fit(
+        self, features: Features, dim: int, cache: dict[Any, Projection] | None = None
+    ) -> Reduction:
+        """Fit to block features of the sequences, from their first two moments.
+
+        ``cache`` keeps the blocks' own whitenings between candidates on the same features.
+        """
+        cache = {} if cache is None else cache
         one = len(self.candidate.blocks) == 1
         for name in self.candidate.blocks:
             block = features[name]
             width = min(dim if one else _BLOCK_WIDTH, block.shape[1])
             power = self.candidate.power if one else self.candidate.block_power
-            projection = _projection(width, power).fit_moments(Moments.of([block]))
-            self.inner[name] = projection
+            if (name, width, power) not in cache:
+                fresh = _projection(width, power).fit_moments(Moments.of([block]))
+                cache[name, width, power] = fresh
+            projection = self.inner[name] = cache[name, width, power]
             spread = float(np.sqrt((projection.transform(block) ** 2).sum(1).mean()))
             self.energy[name] = spread or 1.0
         if not one:

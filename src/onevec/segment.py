@@ -9,6 +9,7 @@ are padded together, so that the memory stays bounded and no result depends on i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -218,7 +219,7 @@ def _sorted_blocks(
 def segment_sort(values: Values, lengths: Lengths) -> Values:
     """Sort every dimension within each segment, ascending."""
     values = accumulate_dtype(values)
-    flat = values.reshape(values.shape[0], -1)
+    flat = values.reshape(values.shape[0], math.prod(values.shape[1:]))
     parts, places = [], []
     for block, ordered in _sorted_blocks(flat, lengths):
         parts.append(ordered.transpose(1, 2)[block.mask])
@@ -236,7 +237,7 @@ def segment_quantile(
     Position ``level * (n - 1)``, which is NumPy's default. Empty segments give 0.
     """
     values = accumulate_dtype(values)
-    flat = values.reshape(values.shape[0], -1)
+    flat = values.reshape(values.shape[0], math.prod(values.shape[1:]))
     levels = levels.to(flat)
     parts, rows = [], []
     for block, ordered in _sorted_blocks(flat, lengths):

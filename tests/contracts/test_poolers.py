@@ -39,19 +39,28 @@ VARIANTS = {
 }
 CONCAT = {"parts": [["mean", {}], ["sif", {}], ["vlad", {"codes": 3}], ["dct", {"count": 2}]]}
 
-# What a learned statistic is of no use for: it may be the same for all scales or orders.
-HARD = {"bigrams"}  # piecewise constant: no gradient
+COUNTS = {"bag-variant", "bigrams"}  # counts of nearest codewords: piecewise constant
+
+CASES = {
+    **{name: (name, SMALL.get(name, {})) for name in POOLERS},
+    **{f"{name}-variant": (name, options) for name, options in VARIANTS.items()},
+    "concat": ("concat", CONCAT),
+}
 
 
-def cases():
-    for name in POOLERS:
-        yield pytest.param(name, SMALL.get(name, {}), id=name)
-    for name, options in VARIANTS.items():
-        yield pytest.param(name, options, id=f"{name}-variant")
-    yield pytest.param("concat", CONCAT, id="concat")
+def over(cases):
+    return pytest.mark.parametrize(
+        ("name", "options"), [pytest.param(*CASES[case], id=case) for case in cases]
+    )
 
 
-every = pytest.mark.parametrize(("name", "options"), list(cases()))
+def make(name, options):
+    return Concat(**options) if name == "concat" else POOLERS[name](**options)
+
+
+every = over(CASES)
+distributional = over([case for case in CASES if make(*CASES[case]).distributional])
+smooth = over([case for case in CASES if case not in COUNTS])
 
 
 def ragged(lengths, seed=0, scale=1.0):
@@ -62,10 +71,6 @@ def ragged(lengths, seed=0, scale=1.0):
     values = torch.randn(total, DIM, generator=source) @ mix + 0.5
     ids = torch.randint(0, 12, (total,), generator=source)
     return Ragged(values * scale, lengths, {"ids": ids})
-
-
-def make(name, options):
-    return Concat(**options) if name == "concat" else POOLERS[name](**options)
 
 
 def fitted(name, options, seed=0, scale=1.0):
@@ -116,20 +121,16 @@ def test_order_is_seen_exactly_where_declared(name, options):
     pooler = fitted(name, options)
     tokens = ragged([20])
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
-    moved = Ragged(
-        tokens.values[order], tokens.lengths, {"ids": tokens.fields["ids"][order]}
-    )
+    moved = Ragged(tokens.values[order], tokens.lengths, {"ids": tokens.fields["ids"][order]})
     if pooler.order_free:
         assert_close(pooler(moved), pooler(tokens), atol=1e-5, rtol=1e-4)
     else:
         assert (pooler(moved) - pooler(tokens)).abs().max() > 1e-2
 
 
-@every
+@distributional
 def test_repetition_changes_nothing_where_declared(name, options):
     pooler = fitted(name, options)
-    if not pooler.distributional:
-        pytest.skip("declared to depend on more than the distribution")
     tokens = ragged([1, 2, 3, 7, 20])
     assert_close(pooler(twice(tokens)), pooler(tokens), atol=2e-5, rtol=1e-4)
 
@@ -164,12 +165,8 @@ def test_short_and_constant_sequences_are_finite_with_gradients(name, options):
         assert grad.isfinite().all()
 
 
-@every
+@smooth
 def test_gradients_reach_the_tokens(name, options):
-    if name in HARD and not options.get("soft"):
-        pytest.skip("counts of codewords have no gradient")
-    if name == "bag" and not options.get("soft", True):
-        pytest.skip("counts of codewords have no gradient")
     _, grad = gradient(fitted(name, options), ragged([5, 9]))
     assert grad.abs().max() > 0
 
@@ -225,9 +222,7 @@ def test_samples_too_small_for_a_codebook(name, options):
     """One token, three tokens, and a sample of one repeated token all give the full width."""
     tokens = ragged([1, 4, 9])
     width = fitted(name, options).dim_out
-    constant = Ragged(
-        torch.ones(20, DIM), torch.tensor([5, 15]), {"ids": torch.ones(20).long()}
-    )
+    constant = Ragged(torch.ones(20, DIM), torch.tensor([5, 15]), {"ids": torch.ones(20).long()})
     for sample in (ragged([1]), ragged([1, 2]), constant):
         pooler = make(name, options).fit(sample)
         assert pooler.dim_out == width

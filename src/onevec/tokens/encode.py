@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -18,9 +17,10 @@ from onevec.errors import InputError, StoreError
 from onevec.ragged import Ragged
 from onevec.tokens import layout
 from onevec.tokens.adapters import kind_of, open_encoder
-from onevec.tokens.frozen import FrozenEncoder, Options, Piece, size_of
+from onevec.tokens.chunks import Chunk, sized
+from onevec.tokens.frozen import FrozenEncoder, Options, Piece
 from onevec.tokens.progress import Bar
-from onevec.tokens.readers import Chunk, open_source
+from onevec.tokens.readers import open_source
 from onevec.tokens.store import TokenStore
 from onevec.tokens.writer import TokenStoreWriter
 
@@ -125,7 +125,7 @@ def encode(
     if frozen is None and layers != (-1,):
         raise InputError(f"got layer={layer} for ready token vectors: leave layer out")
     budget = _ARRAY_VALUES if frozen is None else frozen.chunk_batches * batch_tokens
-    chunks = _sized(itertools.chain([first], source.chunks), budget)
+    chunks = sized(itertools.chain([first], source.chunks), budget)
     bar = Bar(source.total, progress)
     if out is None:
         with bar:
@@ -199,53 +199,6 @@ def _warn_truncated(frozen: FrozenEncoder | None) -> None:
             'long="window" (--long window) to keep all their tokens',
             stacklevel=3,
         )
-
-
-def _sized(chunks: Iterator[Chunk], budget: int) -> Iterator[Chunk]:
-    """Cut or join chunks to about ``budget`` tokens (or values, where vectors are ready)."""
-    held: list[Chunk] = []
-    size = 0
-    for chunk in chunks:
-        if isinstance(chunk.sequences, Ragged):
-            sizes = chunk.sequences.lengths.numpy() * chunk.sequences.dim
-        else:
-            sizes = np.array([_weight(sequence) for sequence in chunk.sequences])
-        start = 0
-        for row, weight in enumerate(sizes):
-            if size + weight > budget and (held or row > start):
-                yield _join([*held, chunk[start:row]])
-                held, size, start = [], 0, row
-            size += int(weight)
-        held.append(chunk[start : len(chunk)])
-    if held:
-        yield _join(held)
-
-
-def _weight(sequence: Any) -> int:
-    if getattr(sequence, "ndim", 0) == 2:
-        return int(np.prod(sequence.shape))
-    return size_of(sequence)
-
-
-def _join(parts: list[Chunk]) -> Chunk:
-    parts = [part for part in parts if len(part)]
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0].sequences, Ragged):
-        sequences: Any = Ragged.concat([part.sequences for part in parts])
-    else:
-        sequences = [sequence for part in parts for sequence in part.sequences]
-    ids = [name for part in parts for name in part.ids or []]
-    columns = {
-        name: _concatenated([part.metadata[name] for part in parts]) for name in parts[0].metadata
-    }
-    return Chunk(sequences, ids, columns, parts[0].start)
-
-
-def _concatenated(parts: list[Any]) -> Any:
-    if all(isinstance(part, pa.Array) for part in parts):
-        return pa.concat_arrays(parts)
-    return [entry for part in parts for entry in part]
 
 
 def _in_memory(

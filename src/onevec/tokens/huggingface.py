@@ -47,9 +47,9 @@ def load_part(kind: str, name: str) -> Any:
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.CRITICAL)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"local_files_only": _is_here(name)}
     if kind == "AutoModel":
-        options = {"dtype": torch.float32, "output_loading_info": True}
+        options |= {"dtype": torch.float32, "output_loading_info": True}
     try:
         with quiet():
             return getattr(transformers, kind).from_pretrained(name, **options)
@@ -62,6 +62,28 @@ def load_part(kind: str, name: str) -> Any:
         ) from error
     finally:
         hub.setLevel(level)
+
+
+def _is_here(name: str) -> bool:
+    """Whether a folder, or the hub's cache, has the model; else the hub must, and be reached.
+
+    Asked first because loading from a hub that is out of reach retries for a minute.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if Path(name).is_dir():
+        return True
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return True
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:  # classes of the client's HTTP library, which changes
+        raise InputError(
+            f"there is no encoder {name!r}: it is no folder here and not in the hub's cache, and "
+            f"the hub does not have it or is out of reach ({_first_line(error)}); check the name, "
+            "or pass a folder"
+        ) from error
+    return False
 
 
 def _first_line(error: Exception) -> str:

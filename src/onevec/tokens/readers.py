@@ -7,7 +7,6 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +17,15 @@ import torch
 
 from onevec.errors import InputError
 from onevec.ragged import Ragged
-from onevec.tokens.tables import as_sequences, iterate_table, read_arrow, read_csv, read_parquet
+from onevec.tokens.chunks import Chunk, Source, numbered, with_columns
+from onevec.tokens.tables import (
+    as_sequences,
+    from_pandas,
+    iterate_table,
+    read_arrow,
+    read_csv,
+    read_parquet,
+)
 
 _ROWS = 256  # rows read at a time
 _USUAL_COLUMNS = ("sequence", "text", "seq", "tokens", "values", "audio", "image")
@@ -28,33 +35,6 @@ _JSONL = (".jsonl", ".ndjson")
 _CSV = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _ARROW = (".arrow", ".feather", ".ipc")
 KNOWN_FORMATS = ".parquet .arrow .jsonl .csv .tsv .fasta .txt (also .gz) .npy .npz"
-
-
-@dataclass
-class Chunk:
-    """Some neighbouring rows of the input."""
-
-    sequences: Any  # list of raw sequences or (n, dim) arrays, or a Ragged
-    ids: list[str] | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    start: int = 0  # number of the first row in the input
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def __getitem__(self, rows: slice) -> Chunk:
-        columns = {name: column[rows] for name, column in self.metadata.items()}
-        ids = None if self.ids is None else self.ids[rows]
-        first = self.start + (rows.start or 0)
-        return Chunk(self.sequences[rows], ids, columns, first)
-
-
-@dataclass
-class Source:
-    """An input: its chunks, and how many rows it has if that is known beforehand."""
-
-    chunks: Iterator[Chunk]
-    total: int | None = None
 
 
 def open_source(
@@ -91,15 +71,15 @@ def open_source(
     else:
         source = _open_object(data, column, id_column)
     if ids is not None or metadata is not None:
-        source.chunks = _with_columns(source, ids, metadata)
-    source.chunks = _numbered(source.chunks)
+        source.chunks = with_columns(source, ids, metadata)
+    source.chunks = numbered(source.chunks)
     return source
 
 
 def _open_object(data: Any, column: str | None, id_column: str | None) -> Source:
     kind, home = type(data).__name__, type(data).__module__.split(".")[0]
     if home == "pandas" and kind == "DataFrame":
-        data = _from_pandas(data)
+        data = from_pandas(data)
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     if isinstance(data, pa.Table):
@@ -231,16 +211,6 @@ def _from_batches(
         start += batch.num_rows
 
 
-def _from_pandas(frame: Any) -> pa.Table:
-    try:
-        return pa.Table.from_pandas(frame, preserve_index=False)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise InputError(
-            f"cannot read the DataFrame ({error}): every column must hold one type; drop or "
-            "convert the others"
-        ) from error
-
-
 def _open_dataset(data: Any, column: str | None, id_column: str | None) -> Source:
     if isinstance(data, dict):
         raise InputError(
@@ -366,56 +336,3 @@ def _from_archive(path: Path, names: list[str]) -> Iterator[Chunk]:
     with _reading(path, "NumPy"), np.load(path, allow_pickle=False) as archive:
         for name in names:
             yield Chunk([archive[name]], [name])
-
-
-def _with_columns(source: Source, ids: Any, metadata: Any) -> Iterator[Chunk]:
-    columns: dict[str, Any] = {}
-    if metadata is not None:
-        if type(metadata).__module__.startswith("pandas"):
-            metadata = _from_pandas(metadata)
-        names = metadata.column_names if isinstance(metadata, pa.Table) else list(metadata)
-        columns = {name: metadata[name] for name in names}
-        columns = {
-            name: column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-            for name, column in columns.items()
-        }
-    if ids is not None:
-        columns["id"] = list(ids)
-    rule = "it needs one entry per sequence"
-    if source.total is not None:
-        for name, column in columns.items():
-            if len(column) != source.total:
-                raise InputError(
-                    f"column {name!r} has {len(column)} entries for {source.total} sequences: "
-                    + rule
-                )
-    inner = source.chunks
-
-    def attach() -> Iterator[Chunk]:
-        start = 0
-        for chunk in inner:
-            stop = start + len(chunk)
-            for name, column in columns.items():
-                if len(column) < stop:
-                    raise InputError(f"column {name!r} has only {len(column)} entries: {rule}")
-            cut = {name: column[start:stop] for name, column in columns.items()}
-            names = cut.pop("id", None)
-            chunk.ids = chunk.ids if names is None else [str(name) for name in names]
-            chunk.metadata = {**chunk.metadata, **cut}
-            yield chunk
-            start = stop
-        for name, column in columns.items():
-            if len(column) != start:
-                raise InputError(f"column {name!r} has {len(column)} entries for {start}: {rule}")
-
-    return attach()
-
-
-def _numbered(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    start = 0
-    for chunk in chunks:
-        if chunk.ids is None:
-            chunk.ids = [str(row) for row in range(start, start + len(chunk))]
-        chunk.start = start
-        start += len(chunk)
-        yield chunk

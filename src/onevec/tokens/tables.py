@@ -92,6 +92,17 @@ def read_csv(path: Path, delimiter: str) -> tuple[dict[str, bool], Callable[[lis
     return names, batches
 
 
+def from_pandas(frame: Any) -> pa.Table:
+    """Turn a DataFrame into an Arrow table."""
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(
+            f"cannot read the DataFrame ({error}): every column must hold one type; drop or "
+            "convert the others"
+        ) from error
+
+
 def iterate_table(tables: Iterable[pa.Table]) -> Batches:
     """Return the record batches of several tables."""
     for table in tables:

@@ -16,8 +16,7 @@ from torch import Tensor
 from onevec.errors import InputError, OnevecError, StoreError
 from onevec.ragged import Ragged
 from onevec.tokens import layout
-
-_ARROW = {"float16": pa.float16(), "int8": pa.int8(), "float32": pa.float32()}
+from onevec.tokens.columns import plain_column, token_id_column, token_vectors
 
 
 class TokenStoreWriter:
@@ -297,35 +296,19 @@ class TokenStoreWriter:
                 scale = np.where(scale > 0, scale, 1).astype(np.float32)
                 values = np.rint(values / scale).clip(-127, 127).astype(np.int8)
                 scales[name] = [float(s) for s in scale]
-            arrays[name] = _lists(values, offsets, _ARROW[self._index["dtype"]])
+            arrays[name] = token_vectors(values, offsets)
         for name, parts in self._columns.items():
-            arrays[name] = self._column(name, parts, offsets)
+            known = self._schema.field(name).type if self._schema is not None else None
+            arrays[name] = (
+                token_id_column(parts, offsets)
+                if name == "token_id"
+                else plain_column(name, parts, known)
+            )
         batch = pa.RecordBatch.from_pydict(arrays)
         if self._schema is None:
             self._schema = batch.schema
         self._write(batch, int(offsets[-1]), scales)
         self._clear()
-
-    def _column(self, name: str, parts: list[Any], offsets: np.ndarray) -> pa.Array:
-        if name == "token_id":
-            rows = [np.asarray(row, dtype=np.int32) for part in parts for row in part]
-            if [len(row) for row in rows] != np.diff(offsets).tolist():
-                raise InputError("token_ids must have one entry per token of each sequence")
-            flat = pa.array(np.concatenate(rows))
-            return pa.LargeListArray.from_arrays(pa.array(offsets), flat)
-        known = self._schema.field(name).type if self._schema is not None else None
-        if name in ("id", "sequence"):
-            known = pa.large_string()
-        try:
-            chunks = [part for whole in parts for part in _as_arrow(whole)]
-            if known is None:
-                known = next((c.type for c in chunks if not pa.types.is_null(c.type)), pa.string())
-            return pa.concat_arrays([chunk.cast(known) for chunk in chunks])
-        except (pa.ArrowException, TypeError) as error:
-            raise InputError(
-                f"column {name!r} does not hold one type of value ({error}): convert it to text "
-                "or numbers, or leave it out"
-            ) from error
 
     def _write(self, batch: pa.RecordBatch, tokens: int, scales: dict[str, list[float]]) -> None:
         number = len(self._index["shards"])
@@ -391,18 +374,3 @@ class TokenStoreWriter:
         # A resumed or replaced store is not this run's to delete.
         if not self.resumed and not self._replace and layout.is_store(self.path):
             layout.remove_store(self.path)
-
-
-def _lists(values: np.ndarray, offsets: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """Lay ``(tokens, dim)`` out as ``large_list<fixed_size_list>`` without a copy."""
-    flat = pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(values.reshape(-1))])
-    vectors = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), vectors)
-
-
-def _as_arrow(column: Any) -> list[pa.Array]:
-    if isinstance(column, pa.ChunkedArray):
-        return column.chunks or [pa.array([], type=column.type)]
-    if isinstance(column, pa.Array):
-        return [column]
-    return [pa.array(column)]

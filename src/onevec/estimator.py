@@ -1,0 +1,304 @@
+"""OneVec: the whole way from token vectors to one vector per sequence, as one estimator."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from onevec.errors import InputError, StoreError
+from onevec.judge.verdict import Verdict, judge
+from onevec.poolers import POOLERS, Concat, make_pooler
+from onevec.recipe import BLOCKS, KEEP_MEAN, Blocks, Candidate, Reduction, candidates
+from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
+
+FORMAT = 1
+_CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
+# Per effort: sequences the linear maps are fitted to, tokens the poolers are fitted to, sequences
+# the judge holds out.
+_EFFORTS = {
+    "quick": (5_000, 100_000, 600),
+    "standard": (20_000, 200_000, 1_500),
+    "thorough": (50_000, 500_000, 3_000),
+}
+
+
+class OneVec(TransformerMixin, BaseEstimator):
+    """Learn, without labels, one vector per sequence that beats the mean, or keep the mean.
+
+    Parameters
+    ----------
+    dim : int, default 64
+        Dimensions of the vector. The result has fewer where the mean is kept and the tokens, or
+        the number of sequences, offer fewer.
+    effort : {"quick", "standard", "thorough"}, default "quick"
+        How many candidates are tried and on how much data.
+    pooler : str, default "auto"
+        "auto" tries candidates and lets the verdict choose. A spec such as "mean|std|vlad" takes
+        these poolers, half-whitened and reduced, without asking.
+    random_state : int, default 0
+        Seed of every draw.
+    check_encoder : bool, default True
+        Whether ``transform`` refuses a store that another encoder made.
+
+    Attributes
+    ----------
+    verdict_ : Verdict
+        The choice and its evidence.
+    n_features_in_ : int
+        Dimension of the token vectors.
+    fingerprint_ : str or None
+        The encoder that made the fitted store; None for bare arrays.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from onevec import OneVec
+    >>> rng = np.random.default_rng(0)
+    >>> tokens = [rng.normal(size=(n, 16)) for n in rng.integers(4, 30, size=200)]
+    >>> OneVec(dim=8).fit(tokens).transform(tokens).shape
+    (200, 8)
+    """
+
+    def __init__(
+        self,
+        dim: int = 64,
+        *,
+        effort: str = "quick",
+        pooler: str = "auto",
+        random_state: int = 0,
+        check_encoder: bool = True,
+    ):
+        self.dim = dim
+        self.effort = effort
+        self.pooler = pooler
+        self.random_state = random_state
+        self.check_encoder = check_encoder
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit to sequences; ``y`` is never read.
+
+        Parameters
+        ----------
+        X : list of (n_i, dim) arrays, Ragged, TokenStore, or a store's path
+            Token vectors.
+        y : ignored
+            There so that scikit-learn's pipelines can call it.
+        """
+        self._check_parameters()
+        tokens = as_tokens(X)
+        sequences, most_tokens, held_out = _EFFORTS[self.effort]
+        if len(tokens) < 2:
+            raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
+        _, sample = sample_sequences(tokens, most_tokens, self.random_state)
+        rng = np.random.default_rng(self.random_state)
+        rows = np.sort(rng.permutation(len(tokens))[:sequences])
+        blocks = Blocks.fit(sample, self._specs(sample.dim), self.random_state)
+        features = blocks.of(tokens, rows)
+        if self.pooler == "auto":
+            chosen, verdict = judge(
+                tokens,
+                rows,
+                features,
+                blocks,
+                candidates(self.effort),
+                dim=self.dim,
+                max_held_out=held_out,
+                random_state=self.random_state,
+            )
+        else:
+            chosen = Candidate(tuple(blocks.poolers), 0.5, 0.0 if len(blocks.poolers) > 1 else 0.5)
+            told = "As told: no candidates were compared, so nothing is claimed against the mean."
+            verdict = Verdict(chosen.name, False, 0.5, told, 0)
+        self.n_features_in_ = tokens.dim
+        self.fingerprint_ = getattr(tokens, "fingerprint", None)
+        self.verdict_ = verdict
+        self.baselines_ = _baselines(features, self.dim)
+        self._adopt(blocks, Reduction(chosen).fit(features, self.dim))
+        return self
+
+    def transform(self, X: Any) -> Float[np.ndarray, "seqs dim"]:
+        """Return one fp32 vector per sequence.
+
+        Raises
+        ------
+        InputError
+            If the token dimension differs from the fitted one.
+        StoreError
+            If a store was made by another encoder (``check_encoder=False`` overrides).
+        """
+        check_is_fitted(self, "reduction_")
+        tokens = self._matching(X)
+        parts = [
+            self.reduction_.transform(self.blocks_.of(tokens, rows))
+            for rows in np.array_split(np.arange(len(tokens)), max(1, len(tokens) // 4_096))
+        ]
+        return np.concatenate(parts)
+
+    def transform_baseline(self, X: Any, name: str) -> Float[np.ndarray, "seqs dim"]:
+        """Return the vectors of a baseline fitted to the same data.
+
+        Parameters
+        ----------
+        X : as for `transform`
+        name : {"mean", "mean_pca", "mean_whitened"}
+            "mean" is the plain mean at its native dimension.
+        """
+        check_is_fitted(self, "reduction_")
+        tokens = self._matching(X)
+        features = self.mean_blocks_.of(tokens)
+        if name == "mean":
+            return features["mean"]
+        if name not in self.baselines_:
+            raise InputError(f"got baseline {name!r}: choose mean, {', '.join(self.baselines_)}")
+        return self.baselines_[name].transform(features)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Write ``config.json``, ``model.safetensors`` and a model card; no pickle.
+
+        The folder appears whole or not at all.
+        """
+        from safetensors.numpy import save_file
+
+        check_is_fitted(self, "reduction_")
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists: choose another folder or pass overwrite")
+        config, arrays = self._state()
+        part = path.with_name(path.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        (part / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, part / _WEIGHTS)
+        (part / _CARD).write_text(_card(config))
+        if path.exists():
+            shutil.rmtree(path)
+        part.rename(path)
+        return path
+
+    def _specs(self, dim: int) -> dict[str, tuple[str, dict[str, Any]]]:
+        if self.pooler == "auto":
+            return BLOCKS
+        made = make_pooler(self.pooler)  # explains a name that does not exist
+        names = made.names if isinstance(made, Concat) else [self.pooler]
+        return {"mean": ("mean", {})} | {name: (name, {}) for name in names}
+
+    def _check_parameters(self) -> None:
+        if not isinstance(self.dim, int | np.integer) or self.dim < 1:
+            raise InputError(f"got dim={self.dim!r}: it must be a whole number of at least 1")
+        if self.effort not in _EFFORTS:
+            raise InputError(f"got effort={self.effort!r}: choose one of {', '.join(_EFFORTS)}")
+
+    def _adopt(self, blocks: Blocks, reduction: Reduction) -> None:
+        """Keep of the blocks those that the reduction reads, and the mean for the baselines."""
+        self.reduction_ = reduction
+        self.blocks_ = blocks.only(reduction.candidate.blocks)
+        self.mean_blocks_ = blocks.only(("mean",))
+
+    def _matching(self, X: Any) -> Tokens:
+        tokens = as_tokens(X)
+        if tokens.dim != self.n_features_in_:
+            raise InputError(
+                f"got token vectors of {tokens.dim} dimensions, fitted were {self.n_features_in_}: "
+                "use the encoder and layer that the model was fitted with"
+            )
+        theirs = getattr(tokens, "fingerprint", None)
+        if self.check_encoder and theirs and self.fingerprint_ and theirs != self.fingerprint_:
+            raise StoreError(
+                f"the store was made by encoder {theirs[:12]}, the model was fitted to "
+                f"{self.fingerprint_[:12]}: encode again with that encoder, or pass "
+                "check_encoder=False if you know they are the same"
+            )
+        return tokens
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        arrays: dict[str, np.ndarray] = {}
+        config: dict[str, Any] = {
+            "format": FORMAT,
+            "parameters": self.get_params(),
+            "token_dim": self.n_features_in_,
+            "fingerprint": self.fingerprint_,
+            "verdict": self.verdict_.as_dict(),
+        }
+        both = self.blocks_.merged(self.mean_blocks_)
+        config["poolers"], held = both.state()
+        arrays |= {f"blocks/{key}": value for key, value in held.items()}
+        config["reduction"], held = self.reduction_.state()
+        arrays |= {f"reduction/{key}": value for key, value in held.items()}
+        config["baselines"] = {}
+        for name, baseline in self.baselines_.items():
+            config["baselines"][name], held = baseline.state()
+            arrays |= {f"baselines/{name}/{key}": value for key, value in held.items()}
+        return config, arrays
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def load(path: str | Path) -> OneVec:
+    """Open a model that `OneVec.save` wrote."""
+    from safetensors.numpy import load_file
+
+    path = Path(path)
+    missing = [name for name in (_CONFIG, _WEIGHTS) if not (path / name).is_file()]
+    if missing:
+        raise StoreError(f"{path} holds no {missing[0]}: pass a folder that OneVec.save wrote")
+    try:
+        config = json.loads((path / _CONFIG).read_text())
+        arrays = load_file(path / _WEIGHTS)
+        if config["format"] != FORMAT:
+            raise StoreError(
+                f"{path} has format {config['format']}, this onevec reads {FORMAT}: "
+                "use the version of onevec that wrote it"
+            )
+        model = OneVec(**config["parameters"])
+        model.n_features_in_ = config["token_dim"]
+        model.fingerprint_ = config["fingerprint"]
+        model.verdict_ = Verdict(**config["verdict"])
+        blocks = Blocks.from_state(config["token_dim"], config["poolers"], _under(arrays, "blocks/"))
+        reduction = Reduction.from_state(config["reduction"], _under(arrays, "reduction/"))
+        model.baselines_ = {
+            name: Reduction.from_state(entry, _under(arrays, f"baselines/{name}/"))
+            for name, entry in config["baselines"].items()
+        }
+        model._adopt(blocks, reduction)
+    except StoreError:
+        raise
+    except Exception as error:  # whatever a damaged file does to its reader
+        raise StoreError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged or half "
+            "copied; copy or fit it again"
+        ) from error
+    return model
+
+
+def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def _baselines(features: dict[str, np.ndarray], dim: int) -> dict[str, Reduction]:
+    return {
+        "mean_pca": Reduction(KEEP_MEAN).fit(features, dim),
+        "mean_whitened": Reduction(Candidate(("mean",), 0.0, 1.0)).fit(features, dim),
+    }
+
+
+def _card(config: dict[str, Any]) -> str:
+    verdict, parameters = config["verdict"], config["parameters"]
+    return (
+        "---\nlibrary_name: onevec\n---\n# A onevec model\n\n"
+        f"Turns token vectors of {config['token_dim']} dimensions into one vector of "
+        f"{parameters['dim']}.\n\n**Verdict.** {verdict['sentence']}\n\n"
+        f"Encoder fingerprint: `{config['fingerprint']}`\n\n"
+        "```python\nfrom onevec import load\nvectors = load('.').transform(tokens)\n```\n"
+    )

@@ -1,0 +1,123 @@
+"""Scores that need no labels: how much one half of a sequence says about its other half.
+
+Both scores compare candidates of equal dimension on sequences that nothing was fitted to. The
+targets come from the *other* half and from every block alike, so that no candidate is scored on
+its own representation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from onevec.judge.probes import normalise
+from onevec.ragged import Ragged
+
+_FOLDS = 5
+_NEIGHBOURS = 5
+_CLUSTERS = (8, 24)
+_RIDGE = np.logspace(-2, 3, 6)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Per held-out sequence, higher is better.
+
+    Attributes
+    ----------
+    predictability : ndarray, shape (seqs,)
+        1 minus the squared error of the other half's whitened statistics, ridge from the vector;
+        its mean is R².
+    pseudo_labels : ndarray, shape (seqs,)
+        Share of the pseudo-labels (clusters of the other half) that its neighbours guess.
+    """
+
+    predictability: Float[np.ndarray, " seqs"]
+    pseudo_labels: Float[np.ndarray, " seqs"]
+
+
+def halves(tokens: Ragged) -> tuple[Ragged, Ragged]:
+    """Cut each sequence of at least two tokens into its first and second half.
+
+    The middle token of an odd length is left out, so that both have the same length and length
+    tells nothing.
+    """
+    length = tokens.lengths // 2
+    position = tokens.positions
+    half = torch.repeat_interleave(length, tokens.lengths)
+    whole = torch.repeat_interleave(tokens.lengths, tokens.lengths)
+    first, second = position < half, position >= whole - half
+
+    def take(mask: torch.Tensor) -> Ragged:
+        fields = {name: field[mask] for name, field in tokens.fields.items()}
+        return Ragged(tokens.values[mask], length, fields)
+
+    return take(first), take(second)
+
+
+def cluster_panel(
+    targets: Mapping[str, Float[np.ndarray, "seqs dims"]], random_state: int
+) -> list[np.ndarray]:
+    """Pseudo-labels: k-means clusters of each target representation, coarse and fine."""
+    from sklearn.cluster import KMeans
+
+    panel = []
+    for target in targets.values():
+        for count in _CLUSTERS:
+            if count * 4 <= len(target):
+                means = KMeans(count, n_init=2, random_state=random_state)
+                panel.append(means.fit_predict(normalise(target)))
+    return panel
+
+
+def gather_evidence(
+    vectors: Float[np.ndarray, "seqs dim"],
+    targets: Mapping[str, Float[np.ndarray, "seqs dims"]],
+    panel: Sequence[np.ndarray],
+    random_state: int,
+) -> Evidence:
+    """Score the vectors of first halves against the second halves."""
+    vectors = normalise(vectors.astype(np.float64))
+    stacked = np.hstack([t / np.sqrt(t.shape[1] * len(targets)) for t in targets.values()])
+    return Evidence(
+        predictability=_predictability(vectors, stacked, random_state),
+        pseudo_labels=_neighbour_votes(vectors, panel),
+    )
+
+
+def _predictability(X: np.ndarray, Y: np.ndarray, random_state: int) -> np.ndarray:
+    """Per row 1 - error / mean variance of ridge, cross-validated; the penalty is the best one."""
+    fold = np.random.default_rng(random_state).permutation(len(X)) % _FOLDS
+    errors = np.zeros((len(_RIDGE), len(X)))
+    for part in range(_FOLDS):
+        train, test = fold != part, fold == part
+        x_mean, y_mean = X[train].mean(0), Y[train].mean(0)
+        left, sizes, right = np.linalg.svd(X[train] - x_mean, full_matrices=False)
+        inner, outer = left.T @ (Y[train] - y_mean), (X[test] - x_mean) @ right.T
+        unit = (sizes**2).mean() or 1.0  # penalties relative to the vectors' own scale
+        for place, penalty in enumerate(_RIDGE):
+            guess = (outer * (sizes / (sizes**2 + penalty * unit))) @ inner
+            errors[place, test] = ((Y[test] - y_mean - guess) ** 2).sum(1)
+    best = errors.mean(1).argmin()
+    return 1 - errors[best] / ((Y - Y.mean(0)) ** 2).sum(1).mean()
+
+
+def _neighbour_votes(X: np.ndarray, panel: Sequence[np.ndarray]) -> np.ndarray:
+    """Leave-one-out kNN guesses of every pseudo-label, averaged over the panel."""
+    if not panel:
+        return np.zeros(len(X))
+    likeness = (X @ X.T).astype(np.float32)
+    np.fill_diagonal(likeness, -np.inf)
+    k = min(_NEIGHBOURS, len(X) - 1)
+    near = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
+    rows = np.arange(len(X))[:, None]
+    right = np.zeros(len(X))
+    for labels in panel:
+        votes = np.zeros((len(X), labels.max() + 1))
+        np.add.at(votes, (rows, labels[near]), 1.0)
+        right += votes.argmax(1) == labels
+    return right / len(panel)

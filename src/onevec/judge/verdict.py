@@ -1,0 +1,191 @@
+"""The verdict: which candidate, how surely it beats the mean, and otherwise the mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onevec.judge.unlabelled import Evidence, cluster_panel, gather_evidence, halves
+from onevec.ragged import Ragged
+from onevec.recipe import KEEP_MEAN, Blocks, Candidate, Features, Reduction, read
+from onevec.tokens.batches import Tokens
+
+_LEAST_HELD_OUT = 40
+_STANDARD_ERRORS = 2.0
+_TARGET_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was chosen and on what evidence.
+
+    Attributes
+    ----------
+    choice : str
+        Name of the chosen candidate.
+    beats_mean : bool
+        Whether something was surely better; if not, the choice is the mean.
+    probability : float
+        Probability, from the held-out sequences, that the best candidate beats the mean on
+        both label-free scores. Not a statement about any particular label.
+    sentence : str
+        The verdict in one sentence.
+    held_out : int
+        Sequences it rests on.
+    candidates : list of dict
+        For each: name, predictability, pseudo_labels, and of both the gain over the mean with its
+        standard error.
+    length_r2 : float
+        How well the logarithm of the length can be read from the chosen vector (R² of ridge).
+    """
+
+    choice: str
+    beats_mean: bool
+    probability: float
+    sentence: str
+    held_out: int
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    length_r2: float = float("nan")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything, fit for JSON."""
+        return asdict(self)
+
+
+def judge(
+    tokens: Tokens,
+    rows: np.ndarray,
+    features: Features,
+    blocks: Blocks,
+    options: list[Candidate],
+    *,
+    dim: int,
+    max_held_out: int,
+    random_state: int,
+) -> tuple[Candidate, Verdict]:
+    """Choose among candidates on held-out sequences.
+
+    Parameters
+    ----------
+    tokens : Ragged or TokenStore
+        Where the sequences are.
+    rows : ndarray
+        Rows that ``features`` belong to.
+    features : dict
+        Block features of these rows.
+    blocks : Blocks
+        The fitted poolers.
+    options : list of Candidate
+        The mean first.
+    dim : int
+        Dimension of all candidates.
+    max_held_out : int
+        Most sequences to hold out; at most a third of them all.
+    random_state : int
+        Seed.
+    """
+    lengths = tokens.lengths.cpu().numpy()[rows]
+    order = np.random.default_rng(random_state).permutation(len(rows))
+    held = np.sort(order[: min(max_held_out, len(rows) // 3)])
+    held = held[lengths[held] >= 2]
+    if len(held) < _LEAST_HELD_OUT or len(options) == 1:
+        return KEEP_MEAN, _undecided(len(held), len(options))
+    fitted = np.setdiff1d(np.arange(len(rows)), held)
+    known = {name: block[fitted] for name, block in features.items()}
+    first, second = _half_features(tokens, rows[held], blocks)
+    targets = _targets(known, second)
+    panel = cluster_panel(targets, random_state)
+    evidence: dict[str, Evidence] = {}
+    cache: dict[Any, Any] = {}
+    for option in options:
+        reduction = Reduction(option).fit(known, dim, cache)
+        evidence[option.name] = gather_evidence(
+            reduction.transform(first), targets, panel, random_state
+        )
+    return _choose(options, evidence)
+
+
+def _undecided(held_out: int, options: int) -> Verdict:
+    why = (
+        "there is only one candidate"
+        if options == 1
+        else f"only {held_out} sequences of two or more tokens could be held out, "
+        f"and a verdict needs {_LEAST_HELD_OUT}"
+    )
+    return Verdict(
+        KEEP_MEAN.name, False, 0.5, f"Keep the mean: {why}.", held_out
+    )
+
+
+def _half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Features, Features]:
+    names = list(blocks.poolers)
+    parts: tuple[list[Features], list[Features]] = ([], [])
+    for batch in read(tokens, rows):
+        for half, part in zip(halves(batch), parts, strict=True):
+            part.append(blocks(half, names))
+    first, second = (
+        {name: np.concatenate([piece[name] for piece in part]) for name in names}
+        for part in parts
+    )
+    return first, second
+
+
+def _targets(known: Features, second: Features) -> Features:
+    """Whitened leading directions of every block of the second halves."""
+    out = {}
+    for name in known:
+        whole = Candidate((name,), 0.0, 1.0)
+        out[name] = Reduction(whole).fit(known, _TARGET_WIDTH).transform(second)
+    return out
+
+
+def _choose(
+    options: list[Candidate], evidence: Mapping[str, Evidence]
+) -> tuple[Candidate, Verdict]:
+    mean = evidence[KEEP_MEAN.name]
+    table = []
+    for option in options:
+        ours = evidence[option.name]
+        row: dict[str, Any] = {"name": option.name}
+        for score in ("predictability", "pseudo_labels"):
+            gains = getattr(ours, score) - getattr(mean, score)
+            row[score] = float(getattr(ours, score).mean())
+            row[f"{score}_gain"] = float(gains.mean())
+            row[f"{score}_error"] = float(gains.std(ddof=1) / math.sqrt(len(gains)))
+        table.append(row)
+    ranks = sum(
+        np.argsort(np.argsort([row[score] for row in table]))
+        for score in ("predictability", "pseudo_labels")
+    )
+    for row, rank in zip(table, np.asarray(ranks), strict=True):
+        row["rank_sum"] = int(rank)
+    best = max(range(len(table)), key=lambda i: (table[i]["rank_sum"], table[i]["pseudo_labels"]))
+    row = table[best]
+    z = min(_z(row, "predictability"), _z(row, "pseudo_labels"))
+    probability = 0.5 * (1 + math.erf(z / math.sqrt(2)))
+    held_out = len(mean.predictability)
+    sure = z >= _STANDARD_ERRORS
+    chosen = options[best] if sure else KEEP_MEAN
+    evidence_words = (
+        f"on {held_out} held-out sequences, without labels: pseudo-labels of the other half "
+        f"{100 * row['pseudo_labels']:.1f} % right against {100 * table[0]['pseudo_labels']:.1f} % "
+        f"for the mean, its statistics R² {row['predictability']:.2f} against "
+        f"{table[0]['predictability']:.2f}"
+    )
+    if sure:
+        sentence = f"Use {chosen.name}: it beats the mean with probability {probability:.2f} ({evidence_words})."
+    else:
+        sentence = (
+            f"Keep the mean: nothing is surely better; the nearest is {row['name']} with "
+            f"probability {probability:.2f} ({evidence_words})."
+        )
+    return chosen, Verdict(chosen.name, sure, probability, sentence, held_out, table)
+
+
+def _z(row: Mapping[str, Any], score: str) -> float:
+    error = row[f"{score}_error"]
+    return row[f"{score}_gain"] / error if error > 0 else 0.0
