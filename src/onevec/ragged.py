@@ -207,7 +207,9 @@ def _as_matrix(entry: Any, row: int) -> Tensor:
                 f"sequence {row} holds {what}: pass (n, dim) arrays of floats, "
                 "or encode raw sequences first with onevec.encode(...)"
             )
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        array = np.ascontiguousarray(array)
+        # A tensor on a read-only array (a memory map, an Arrow buffer) could be written to: copy.
+        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     if tensor.ndim != 2:
         hint = "; this looks like labels or ready vectors, not tokens" if tensor.ndim < 2 else ""
         raise InputError(

@@ -1,5 +1,7 @@
 """Codebook poolers against loops over tokens and codewords, and against scikit-learn."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -173,7 +175,7 @@ def test_bigrams():
     def count(x):
         codes = ((x[:, None] - state["book"][None]) ** 2).sum(-1).argmin(1)
         counts = np.zeros((3, 3))
-        for left, right in zip(codes[:-1], codes[1:], strict=True):
+        for left, right in pairwise(codes):
             counts[left, right] += 1
         return counts.ravel()
 

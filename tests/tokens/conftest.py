@@ -108,7 +108,7 @@ def wav2vec(tmp_path_factory):
 @pytest.fixture(scope="session")
 def sentence_folder(bert, tmp_path_factory):
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     folder = tmp_path_factory.mktemp("sentence")
     first = Transformer(str(bert))

@@ -1,5 +1,7 @@
 """Every kind of encoder that `encode` opens."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -105,7 +107,7 @@ def test_audio(wav2vec):
     rng = np.random.default_rng(0)
     waves = [rng.standard_normal(n).astype(np.float32) for n in (400, 900, 400, 650)]
     tokens = encode(waves, wav2vec, dtype="float32")
-    assert tokens.lengths.tolist() == [18, 43, 18, 30]
+    assert tokens.lengths.tolist() == [18, 43, 18, 31]
     for row in range(4):
         alone = encode(waves[row : row + 1], wav2vec, dtype="float32")
         torch.testing.assert_close(alone.values, tokens[row], **CLOSE)
@@ -168,7 +170,7 @@ def test_windows_cover_each_token_once(length, overlap):
     for start, stop, first, last in windows:
         assert stop - start == 10
         assert start <= first <= last <= stop
-    for (_, stop, _, last), (start, _, _, _) in zip(windows, windows[1:], strict=False):
+    for (_, stop, _, last), (start, _, _, _) in pairwise(windows):
         assert abs((last - start) - (stop - last)) <= 1  # the middle of the overlap
 
 

@@ -321,8 +321,7 @@ def _read_jsonl(path: Path, zipped: bool) -> Iterator[dict[str, Any]]:
 def _open_numpy(path: Path) -> Source:
     with _reading(path, "NumPy"):
         if path.suffix.lower() == ".npy":
-            # Mapped, so that a file larger than memory is read chunk by chunk.
-            return _open_array(np.load(path, mmap_mode="r", allow_pickle=False))
+            return _open_array(_mapped(path))
         with np.load(path, allow_pickle=False) as archive:
             names = list(archive.files)
             if set(names) >= {"values", "lengths"}:
@@ -330,6 +329,19 @@ def _open_numpy(path: Path) -> Source:
                 lengths = torch.from_numpy(archive["lengths"].astype(np.int64))
                 return _open_object(Ragged(values, lengths), None, None)
     return Source(_from_archive(path, names), len(names))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Map an array, so that a file larger than memory is read chunk by chunk."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        if "object" not in str(error).lower():
+            raise
+        raise InputError(
+            f"{path} holds Python objects, which are not loaded (pickle can run code): save a "
+            "(seqs, n, dim) array, or one array per sequence with np.savez"
+        ) from error
 
 
 def _from_archive(path: Path, names: list[str]) -> Iterator[Chunk]:

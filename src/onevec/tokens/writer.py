@@ -278,10 +278,6 @@ class TokenStoreWriter:
     def _flush(self) -> None:
         if not self._lengths:
             return
-        if self._replace:
-            layout.remove_store(self.path)
-            self._replace = False
-        self.path.mkdir(parents=True, exist_ok=True)
         lengths = np.concatenate(self._lengths)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         arrays: dict[str, pa.Array] = {}
@@ -311,6 +307,10 @@ class TokenStoreWriter:
         self._clear()
 
     def _write(self, batch: pa.RecordBatch, tokens: int, scales: dict[str, list[float]]) -> None:
+        if self._replace:
+            layout.remove_store(self.path)
+            self._replace = False
+        self.path.mkdir(parents=True, exist_ok=True)
         number = len(self._index["shards"])
         file = self.path / layout.shard_name(number)
 
