@@ -115,13 +115,17 @@ def pretrain(
 
     Example: `onevec pretrain rna.csv --column sequence --out rna-encoder`
     """
-    from onevec.encoders.pretrain import pretrain_file
+    from onevec.encoders.pretrain import pretrain as run
+    from onevec.encoders.pretrain import read_corpus
+    from onevec.tokens.progress import Bar
 
-    made = pretrain_file(
-        corpus, out, column=column, where=where, tokenizer=tokenizer, vocab_size=vocab_size,
-        kmer=kmer, steps=steps, precision=precision, save_dtype=save_dtype, seed=seed,
-        threads=threads, overwrite=overwrite, progress=True,
-    )  # fmt: skip
+    texts = read_corpus(corpus, column=column, where=where)
+    with Bar(None, show=True, label="pretraining") as bar:
+        made = run(
+            texts, out, tokenizer=tokenizer, vocab_size=vocab_size, kmer=kmer, steps=steps,
+            precision=precision, save_dtype=save_dtype, seed=seed, threads=threads,
+            overwrite=overwrite, on_step=bar.step,
+        )  # fmt: skip
     _print(made, as_json, f"{out}: {made['steps']} steps in {made['seconds']:.0f} s; held-out masked accuracy {100 * made['masked_accuracy']:.1f} %, commonest token {100 * made['unigram_accuracy']:.1f} %")
 
 
@@ -163,7 +167,7 @@ def transform(
     Example: `onevec transform model store --out vectors.parquet`
     """
     from onevec.estimator import load
-    from onevec.tokens.vectors import check_target, write_vectors
+    from onevec.use.vectors import check_target, write_vectors
 
     check_target(out, overwrite)
     fitted = load(model).set_params(check_encoder=check_encoder)
@@ -186,7 +190,7 @@ def evaluate(
 
     Example: `onevec evaluate model train-store --test test-store --labels family`
     """
-    from onevec.judge.stores import evaluate_stores
+    from onevec.use.vectors import evaluate_stores
 
     result = evaluate_stores(model, store, labels, test=test, random_state=seed)
     _print(result, as_json, _table(result))
@@ -235,10 +239,11 @@ def demo(
 
     Example: `onevec demo`
     """
-    from onevec.demo.walk import METHODS, run_demo
+    from onevec.demo.walk import run_demo
+    from onevec.use.vectors import BASELINES
 
     result = run_demo(out, _say, seed)
-    table = _table({name: result[name] for name in (*METHODS, "onevec")})
+    table = _table({name: result[name] for name in (*BASELINES, "onevec")})
     _print(result, as_json, f"\n{table}\n\nVerdict  {result['verdict']['sentence']}\nReport   {out}")
 
 

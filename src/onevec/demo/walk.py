@@ -18,7 +18,6 @@ from typing import Any
 from onevec.errors import MissingExtraError
 
 DIM = 64
-METHODS = ("mean", "mean_pca", "mean_whitened")
 
 
 def load_proteins() -> dict[str, dict[str, list[str]]]:
@@ -59,6 +58,7 @@ def run_demo(
     from onevec.judge.probes import evaluate
     from onevec.tokens.encode import encode
     from onevec.tokens.store import TokenStore
+    from onevec.use.vectors import BASELINES
 
     began = time.perf_counter()
     parts = load_proteins()
@@ -92,7 +92,7 @@ def run_demo(
         say(f"Fit      without labels in {fitted:.0f} s")
         vectors = {
             name: tuple(model.transform_baseline(stores[part], name) for part in ("val", "test"))
-            for name in METHODS
+            for name in BASELINES
         }
         vectors["onevec"] = (model.transform(stores["val"]), model.transform(stores["test"]))
         say("Score    kNN and 10-shot; the labels are used here only")

@@ -50,6 +50,7 @@ class Recipe:
     save_dtype: str = "float32"
     held_out: float = 0.05
     seed: int = 0
+    threads: int | None = None
 
     def check(self) -> None:
         """Raise `InputError` for settings that cannot work."""
@@ -109,6 +110,8 @@ def pretrain(
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists: choose another folder or pass overwrite (--overwrite)")
     texts, skipped = _texts(corpus)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
     began = time.perf_counter()
     tokenizer = train_tokenizer(
         texts,
@@ -148,6 +151,38 @@ def pretrain(
     }
     _save(out, model, tokenizer, manifest, recipe)
     return manifest
+
+
+def read_corpus(path: str | Path, *, column: str | None = None, where: str | None = None) -> list[str]:
+    """Read raw sequences from a file; exact duplicates are dropped.
+
+    Parameters
+    ----------
+    path : path
+        Any format that `onevec.encode` reads.
+    column : str, optional
+        Column of a table that holds the sequences.
+    where : str, optional
+        ``COLUMN=VALUE``: take these rows only.
+    """
+    from onevec.tokens.readers import open_source
+
+    name, _, value = (where or "").partition("=")
+    if where is not None and not (name and value):
+        raise InputError(f"got where={where!r}: write COLUMN=VALUE, such as split=train")
+    texts: dict[str, None] = {}
+    for chunk in open_source(path, column=column).chunks:
+        rows = list(chunk.sequences)
+        if where is not None:
+            if name not in chunk.metadata:
+                raise InputError(
+                    f"{path} has no column {name!r}: it has {', '.join(chunk.metadata) or 'none'}"
+                )
+            marks = chunk.metadata[name]
+            marks = marks.to_pylist() if hasattr(marks, "to_pylist") else list(marks)
+            rows = [row for row, mark in zip(rows, marks, strict=True) if str(mark) == value]
+        texts.update(dict.fromkeys(rows))
+    return list(texts)
 
 
 def masked_accuracy(

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 
 class Bar:
-    """Counts sequences; silent where standard error is no terminal."""
+    """Counts sequences or steps; silent where standard error is no terminal."""
 
-    def __init__(self, total: int | None, show: bool):
+    def __init__(self, total: int | None, show: bool, label: str = "encoding"):
         from rich.console import Console
 
         console = Console(stderr=True)
@@ -27,7 +27,7 @@ class Bar:
                 progress.TimeRemainingColumn(),
                 console=console,
             )
-            self._task = self._bar.add_task("encoding", total=total, rate="")
+            self._task = self._bar.add_task(label, total=total, rate="")
 
     def advance(self, count: int) -> None:
         """Count some more sequences."""
@@ -36,6 +36,11 @@ class Bar:
         self._bar.update(self._task, advance=count)
         speed = self._bar.tasks[0].speed
         self._bar.update(self._task, rate=f"{speed:,.0f}/s" if speed else "")
+
+    def step(self, step: int, steps: int, loss: float) -> None:
+        """Count one training step and show its loss."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, total=steps, rate=f"loss {loss:.3f}")
 
     def __enter__(self) -> Self:
         if self._bar is not None:

@@ -336,7 +336,7 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        if "object" not in str(error).lower():
+        if "Python objects" not in str(error):
             raise
         raise InputError(
             f"{path} holds Python objects, which are not loaded (pickle can run code): save a "

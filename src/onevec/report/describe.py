@@ -1,0 +1,60 @@
+"""What a folder holds, as plain facts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from onevec.errors import StoreError
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Describe a token store (checksums verified), a fitted model or a pretrained encoder.
+
+    Raises
+    ------
+    StoreError
+        If the folder is none of them, or damaged.
+    """
+    path = Path(path)
+    if (path / "pretrain.json").is_file():
+        made = json.loads((path / "pretrain.json").read_text())
+        names = ("parameters", "vocabulary", "steps", "masked_accuracy", "unigram_accuracy")
+        return {"kind": "encoder", **{name: made[name] for name in names}}
+    if (path / "index.json").is_file():
+        from onevec.tokens.store import TokenStore
+
+        store = TokenStore(path)
+        store.verify()
+        lengths = store.lengths
+        return {
+            "kind": "token store",
+            "sequences": len(store),
+            "tokens": int(lengths.sum()),
+            "dim": store.dim,
+            "layers": store.layers,
+            "dtype": store.info["dtype"],
+            "longest": int(lengths.max()),
+            "columns": store.columns,
+            "encoder": store.fingerprint,
+            "checksums": "verified",
+        }
+    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        from onevec.estimator import load
+
+        model = load(path)
+        return {
+            "kind": "onevec model",
+            "token_dim": model.n_features_in_,
+            "dim": model.dim,
+            "choice": model.verdict_.choice,
+            "beats_mean": model.verdict_.beats_mean,
+            "probability": model.verdict_.probability,
+            "verdict": model.verdict_.sentence,
+            "encoder": model.fingerprint_,
+        }
+    raise StoreError(
+        f"{path} is no token store, model or encoder of onevec: pass a folder that "
+        "`onevec encode`, `onevec fit` or `onevec pretrain` wrote"
+    )
