@@ -1,6 +1,8 @@
 """What every pooler promises, over the whole table."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -321,3 +323,14 @@ def test_make_pooler_errors():
         make_pooler("mean", {"std": {}})
     with pytest.raises(InputError, match="no parts"):
         Concat([])
+
+
+def test_import_brings_neither_scikit_learn_nor_scipy():
+    code = "import sys, onevec.poolers; print({'sklearn', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@every
+def test_docstrings_state_the_shape(name, options):
+    assert "(seqs, " in (type(make(name, options)).__doc__ or "")

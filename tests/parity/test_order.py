@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.fft import dct
 
+from onevec.poolers.random_features import random_sequences
 from tests.parity.common import agrees, buffers, fit, ragged
 
 SAMPLE = ragged((30, 5, 12, 50, 1, 8), seed=5)
@@ -75,3 +77,10 @@ def test_convolution_kernels_are_centred_and_thresholds_lie_inside():
     weights = SAMPLE.lengths / SAMPLE.lengths.sum()
     over_all = (positive * weights.unsqueeze(1)).sum(0)
     assert ((over_all > 0.05) & (over_all < 0.95)).all()
+
+
+def test_thresholds_come_from_sequences_drawn_at_random():
+    source = torch.Generator().manual_seed(0)
+    picked = random_sequences(SAMPLE, 10, source)
+    assert 10 <= len(picked.values) < 10 + 50
+    assert len(random_sequences(SAMPLE, 1000, source)) == len(SAMPLE)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onevec.errors import InputError
 from onevec.ragged import Ragged
 
-CHUNK_TOKENS = 32_768
+CHUNK_TOKENS = 8_192  # temporaries stay in the cache and in the allocator's reuse
 
 
 class Pooler(nn.Module, ABC):

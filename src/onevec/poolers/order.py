@@ -45,8 +45,8 @@ class DCT(Pooler):
     """First coefficients of the discrete cosine transform over time: (seqs, count dim).
 
     ``c_k = (1/n) sum_i h_i cos(π (i + ½) k / n)`` for ``k < count``, which is DCT-II divided by
-    ``2 n``. Coefficient 0 is the mean; for a constant sequence the others are 0 (up to n = k/2,
-    where the cosine runs over its Nyquist limit: a single token gives ``h cos(π k / 2)``).
+    ``2 n``. Coefficient 0 is the mean. For a constant sequence the others are 0 while
+    ``k < 2 n``; a single token ``h`` gives ``h cos(π k / 2)``.
 
     References
     ----------

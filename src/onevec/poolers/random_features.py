@@ -9,13 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from onevec.errors import InputError
-from onevec.poolers.base import CHUNK_TOKENS, Pooler, pieces
+from onevec.poolers.base import Pooler
 from onevec.poolers.fitting import generator, principal_axes, sample_tokens
 from onevec.ragged import Ragged
 from onevec.segment import segment_expand, segment_max, segment_mean, segment_positions
 
 Values = Float[Tensor, "tokens dim"]
 Lengths = Int[Tensor, " seqs"]
+
+THRESHOLD_TOKENS = 16_384
 
 
 def fourier_features(
@@ -150,6 +152,13 @@ def dilated_windows(
     return torch.cat(views, dim=1)
 
 
+def random_sequences(sample: Ragged, budget: int, source: torch.Generator) -> Ragged:
+    """Return whole sequences in random order until they hold ``budget`` tokens or more."""
+    order = torch.randperm(len(sample), generator=source).to(sample.lengths.device)
+    lengths = sample.lengths[order]
+    return sample[order[lengths.cumsum(0) - lengths < budget]]
+
+
 class RandomConvolutions(Pooler):
     """Random dilated convolutions, ROCKET's way: (seqs, 2 kernels).
 
@@ -215,7 +224,7 @@ class RandomConvolutions(Pooler):
         self.basis.copy_(basis)
         self.weight.copy_(weight.flatten(0, 1) / math.sqrt(basis.shape[1]))
         level = torch.rand(self.kernels, generator=source).to(tokens.device) * 0.8 + 0.1
-        some = pieces(sample, CHUNK_TOKENS)[0]
+        some = random_sequences(sample, THRESHOLD_TOKENS, source)
         output = self._convolve(some.with_values(some.values.float())).sort(0).values
         place = (level * (len(output) - 1)).long().unsqueeze(0)
         self.threshold.copy_(output.gather(0, place)[0])
