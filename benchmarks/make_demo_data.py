@@ -19,13 +19,23 @@ def main(folder: str) -> None:
         rows = [row for row in csv.DictReader(handle) if row["split"] in ("val", "test")]
     # A class of 23 proteins that only `val` has; exact duplicates; test items that occur in val.
     rows = [row for row in rows if row["location"] != "Cytoplasm-Nucleus"]
-    kept = {row["sequence"]: row for row in reversed(sorted(rows, key=lambda r: r["split"] == "test"))}
+    kept = {
+        row["sequence"]: row for row in reversed(sorted(rows, key=lambda r: r["split"] == "test"))
+    }
     rows = [row for row in rows if kept[row["sequence"]] is row]
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["split", "uniprot", "location", "sequence"], extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(
+        text,
+        ["split", "uniprot", "location", "sequence"],
+        extrasaction="ignore",
+        lineterminator="\n",
+    )
     writer.writeheader()
     writer.writerows(rows)
-    with OUT.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed:
+    with (
+        OUT.open("wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed,
+    ):
         packed.write(text.getvalue().encode())
     print(f"{OUT}: {len(rows)} proteins, {OUT.stat().st_size / 1e6:.2f} MB")
 

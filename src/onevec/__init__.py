@@ -17,7 +17,16 @@ _LAZY = {
     "load": "onevec.estimator",
     "pretrain": "onevec.encoders.pretrain",
 }
-__all__ = ["OneVec", "OnevecError", "Ragged", "TokenStore", "encode", "evaluate", "load", "pretrain"]
+__all__ = [
+    "OneVec",
+    "OnevecError",
+    "Ragged",
+    "TokenStore",
+    "encode",
+    "evaluate",
+    "load",
+    "pretrain",
+]
 
 
 def __getattr__(name: str):

@@ -55,7 +55,9 @@ def _table(evaluation: dict[str, dict[str, Any]]) -> str:
 
 @app.command()
 def encode(
-    data: Annotated[str, typer.Argument(help="Parquet, Arrow, JSONL, CSV, FASTA, text, .npy, .npz")],
+    data: Annotated[
+        str, typer.Argument(help="Parquet, Arrow, JSONL, CSV, FASTA, text, .npy, .npz")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the token store to write.")],
     encoder: Annotated[
         str | None,
@@ -86,8 +88,17 @@ def encode(
         special_tokens=special_tokens, max_length=max_length, long=long, overlap=overlap,
         precision=precision, device=device, resume=resume, overwrite=overwrite,
     )  # fmt: skip
-    facts = {"store": str(out), "sequences": len(store), "tokens": int(store.lengths.sum()), "dim": store.dim}
-    _print(facts, as_json, f"{out}: {facts['sequences']:,} sequences, {facts['tokens']:,} token vectors of {store.dim} dimensions")
+    facts = {
+        "store": str(out),
+        "sequences": len(store),
+        "tokens": int(store.lengths.sum()),
+        "dim": store.dim,
+    }
+    _print(
+        facts,
+        as_json,
+        f"{out}: {facts['sequences']:,} sequences, {facts['tokens']:,} token vectors of {store.dim} dimensions",
+    )
 
 
 @app.command()
@@ -126,7 +137,11 @@ def pretrain(
             precision=precision, save_dtype=save_dtype, seed=seed, threads=threads,
             overwrite=overwrite, on_step=bar.step,
         )  # fmt: skip
-    _print(made, as_json, f"{out}: {made['steps']} steps in {made['seconds']:.0f} s; held-out masked accuracy {100 * made['masked_accuracy']:.1f} %, commonest token {100 * made['unigram_accuracy']:.1f} %")
+    _print(
+        made,
+        as_json,
+        f"{out}: {made['steps']} steps in {made['seconds']:.0f} s; held-out masked accuracy {100 * made['masked_accuracy']:.1f} %, commonest token {100 * made['unigram_accuracy']:.1f} %",
+    )
 
 
 @app.command()
@@ -150,7 +165,9 @@ def fit(
         raise InputError(f"{out} exists: choose another folder or pass --overwrite")
     model = OneVec(dim, effort=effort, pooler=pooler, random_state=seed).fit(store)
     model.save(out, overwrite=overwrite)
-    _print({"model": str(out), "verdict": model.verdict_.as_dict()}, as_json, model.verdict_.sentence)
+    _print(
+        {"model": str(out), "verdict": model.verdict_.as_dict()}, as_json, model.verdict_.sentence
+    )
 
 
 @app.command()
@@ -172,7 +189,11 @@ def transform(
     check_target(out, overwrite)
     fitted = load(model).set_params(check_encoder=check_encoder)
     shape = write_vectors(fitted, store, out)
-    _print({"out": str(out), "shape": shape}, as_json, f"{out}: {shape[0]:,} vectors of {shape[1]} dimensions")
+    _print(
+        {"out": str(out), "shape": shape},
+        as_json,
+        f"{out}: {shape[0]:,} vectors of {shape[1]} dimensions",
+    )
 
 
 @app.command()
@@ -244,7 +265,9 @@ def demo(
 
     result = run_demo(out, _say, seed)
     table = _table({name: result[name] for name in (*BASELINES, "onevec")})
-    _print(result, as_json, f"\n{table}\n\nVerdict  {result['verdict']['sentence']}\nReport   {out}")
+    _print(
+        result, as_json, f"\n{table}\n\nVerdict  {result['verdict']['sentence']}\nReport   {out}"
+    )
 
 
 def main() -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from onevec.errors import InputError, StoreError
 from onevec.judge.verdict import Verdict, judge
-from onevec.poolers import POOLERS, Concat, make_pooler
+from onevec.poolers import Concat, make_pooler
 from onevec.recipe import BLOCKS, KEEP_MEAN, Blocks, Candidate, Reduction, candidates
 from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
 
@@ -265,7 +264,9 @@ def load(path: str | Path) -> OneVec:
         model.n_features_in_ = config["token_dim"]
         model.fingerprint_ = config["fingerprint"]
         model.verdict_ = Verdict(**config["verdict"])
-        blocks = Blocks.from_state(config["token_dim"], config["poolers"], _under(arrays, "blocks/"))
+        blocks = Blocks.from_state(
+            config["token_dim"], config["poolers"], _under(arrays, "blocks/")
+        )
         reduction = Reduction.from_state(config["reduction"], _under(arrays, "reduction/"))
         model.baselines_ = {
             name: Reduction.from_state(entry, _under(arrays, f"baselines/{name}/"))

@@ -63,8 +63,12 @@ def run_demo(
     began = time.perf_counter()
     parts = load_proteins()
     val, test = parts["val"], parts["test"]
-    say(f"Data     {len(val['sequence']):,} proteins to fit on (val), {len(test['sequence']):,} to score on (test)")
-    say(f"         for example {val['uniprot'][0]}: {val['sequence'][0][:48]}… ({len(val['sequence'][0])} residues)")
+    say(
+        f"Data     {len(val['sequence']):,} proteins to fit on (val), {len(test['sequence']):,} to score on (test)"
+    )
+    say(
+        f"         for example {val['uniprot'][0]}: {val['sequence'][0][:48]}… ({len(val['sequence'][0])} residues)"
+    )
     with tempfile.TemporaryDirectory() as room, encoder_folder() as encoder:
         made = json.loads((encoder / "pretrain.json").read_text())
         say(
@@ -85,7 +89,9 @@ def run_demo(
             stores[name] = store
         tokens = sum(int(store.lengths.sum()) for store in stores.values())
         encoded = time.perf_counter() - began
-        say(f"Encode   {tokens / 1e6:.2f} M token vectors of {stores['val'].dim} dimensions in {encoded:.0f} s")
+        say(
+            f"Encode   {tokens / 1e6:.2f} M token vectors of {stores['val'].dim} dimensions in {encoded:.0f} s"
+        )
         start = time.perf_counter()
         model = OneVec(dim=DIM, random_state=random_state).fit(stores["val"])
         fitted = time.perf_counter() - start

@@ -153,7 +153,9 @@ def pretrain(
     return manifest
 
 
-def read_corpus(path: str | Path, *, column: str | None = None, where: str | None = None) -> list[str]:
+def read_corpus(
+    path: str | Path, *, column: str | None = None, where: str | None = None
+) -> list[str]:
     """Read raw sequences from a file; exact duplicates are dropped.
 
     Parameters
@@ -214,7 +216,9 @@ def _recipe(settings: dict[str, Any]) -> Recipe:
     unknown = sorted(set(settings) - set(Recipe.__dataclass_fields__))
     if unknown:
         known = ", ".join(Recipe.__dataclass_fields__)
-        raise InputError(f"got setting {unknown[0]!r}, which pretrain does not know: it has {known}")
+        raise InputError(
+            f"got setting {unknown[0]!r}, which pretrain does not know: it has {known}"
+        )
     recipe = Recipe(**settings)
     recipe.check()
     return recipe

@@ -85,7 +85,9 @@ def few_shot_predict(
             for C in _DECADES:
                 model = LogisticRegression(C=C, max_iter=200)
                 X = (train - centre) / scale
-                score = cross_val_score(model, X, labels, cv=folds, scoring="balanced_accuracy").mean()
+                score = cross_val_score(
+                    model, X, labels, cv=folds, scoring="balanced_accuracy"
+                ).mean()
                 if score > best:
                     best, choice = score, (scale, C)
         scale, C = choice
@@ -113,7 +115,9 @@ def probe(
     return Hits(knn, np.array(shots))
 
 
-def balanced(hits: Bool[np.ndarray, "draws items"], labels: np.ndarray, weight: Any = None) -> float:
+def balanced(
+    hits: Bool[np.ndarray, "draws items"], labels: np.ndarray, weight: Any = None
+) -> float:
     """Balanced accuracy x 100, averaged over draws; ``weight`` counts items (bootstrap)."""
     weight = np.ones(len(labels)) if weight is None else weight
     classes, codes = np.unique(labels, return_inverse=True)
@@ -140,7 +144,9 @@ def paired_gain(
     """
 
     def cell(hits: Hits, draws: Any, weight: Any) -> float:
-        return (balanced(hits.knn, labels, weight) + balanced(hits.shot10[draws], labels, weight)) / 2
+        return (
+            balanced(hits.knn, labels, weight) + balanced(hits.shot10[draws], labels, weight)
+        ) / 2
 
     rng = np.random.default_rng(random_state)
     count = len(ours.shot10)
@@ -197,9 +203,7 @@ def evaluate(
                 f"{name!r} has {len(train)} + {len(test)} vectors for {len(y_train)} + "
                 f"{len(y_test)} labels: pass one label per vector"
             )
-        hits[name] = probe(
-            train, y_train, test, y_test, draws=draws, random_state=random_state
-        )
+        hits[name] = probe(train, y_train, test, y_test, draws=draws, random_state=random_state)
     table: dict[str, dict[str, Any]] = {}
     for name, (train, _) in methods.items():
         table[name] = {"dim": int(train.shape[1]), **score(hits[name], y_test)}

@@ -7,6 +7,7 @@ its own representation.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,13 +65,16 @@ def cluster_panel(
 ) -> list[np.ndarray]:
     """Pseudo-labels: k-means clusters of each target representation, coarse and fine."""
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     panel = []
     for target in targets.values():
         for count in _CLUSTERS:
             if count * 4 <= len(target):
                 means = KMeans(count, n_init=2, random_state=random_state)
-                panel.append(means.fit_predict(normalise(target)))
+                with warnings.catch_warnings():  # equal sequences leave clusters empty: no harm
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    panel.append(means.fit_predict(normalise(target)))
     return panel
 
 
@@ -86,6 +90,18 @@ def gather_evidence(
     return Evidence(
         predictability=_predictability(vectors, stacked, random_state),
         pseudo_labels=_neighbour_votes(vectors, panel),
+    )
+
+
+def length_readability(
+    vectors: Float[np.ndarray, "seqs dim"], lengths: np.ndarray, random_state: int
+) -> float:
+    """R² of reading the logarithm of the length from the vector (cross-validated ridge)."""
+    if lengths.min() == lengths.max():
+        return 0.0
+    target = np.log(lengths.astype(np.float64))[:, None]
+    return float(
+        _predictability(normalise(vectors.astype(np.float64)), target, random_state).mean()
     )
 
 

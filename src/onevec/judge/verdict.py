@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from onevec.judge.unlabelled import Evidence, cluster_panel, gather_evidence, halves
-from onevec.ragged import Ragged
+from onevec.judge.unlabelled import (
+    Evidence,
+    cluster_panel,
+    gather_evidence,
+    halves,
+    length_readability,
+)
 from onevec.recipe import KEEP_MEAN, Blocks, Candidate, Features, Reduction, read
 from onevec.tokens.batches import Tokens
 
@@ -39,8 +44,9 @@ class Verdict:
     candidates : list of dict
         For each: name, predictability, pseudo_labels, and of both the gain over the mean with its
         standard error.
-    length_r2 : float
-        How well the logarithm of the length can be read from the chosen vector (R² of ridge).
+    length_r2 : float or None
+        How well the logarithm of the length can be read from the chosen vector (R² of ridge on
+        held-out sequences); None where nothing was compared.
     """
 
     choice: str
@@ -49,7 +55,7 @@ class Verdict:
     sentence: str
     held_out: int
     candidates: list[dict[str, Any]] = field(default_factory=list)
-    length_r2: float = float("nan")
+    length_r2: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything, fit for JSON."""
@@ -106,7 +112,11 @@ def judge(
         evidence[option.name] = gather_evidence(
             reduction.transform(first), targets, panel, random_state
         )
-    return _choose(options, evidence)
+    chosen, verdict = _choose(options, evidence)
+    whole = {name: block[held] for name, block in features.items()}
+    vectors = Reduction(chosen).fit(known, dim, cache).transform(whole)
+    leak = length_readability(vectors, lengths[held], random_state)
+    return chosen, replace(verdict, length_r2=leak)
 
 
 def _undecided(held_out: int, options: int) -> Verdict:
@@ -116,9 +126,7 @@ def _undecided(held_out: int, options: int) -> Verdict:
         else f"only {held_out} sequences of two or more tokens could be held out, "
         f"and a verdict needs {_LEAST_HELD_OUT}"
     )
-    return Verdict(
-        KEEP_MEAN.name, False, 0.5, f"Keep the mean: {why}.", held_out
-    )
+    return Verdict(KEEP_MEAN.name, False, 0.5, f"Keep the mean: {why}.", held_out)
 
 
 def _half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Features, Features]:
@@ -128,8 +136,7 @@ def _half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Fe
         for half, part in zip(halves(batch), parts, strict=True):
             part.append(blocks(half, names))
     first, second = (
-        {name: np.concatenate([piece[name] for piece in part]) for name in names}
-        for part in parts
+        {name: np.concatenate([piece[name] for piece in part]) for name in names} for part in parts
     )
     return first, second
 
@@ -178,9 +185,11 @@ def _choose(
     )
     if sure:
         sentence = f"Use {chosen.name}: it beats the mean with probability {probability:.2f} ({evidence_words})."
+    elif best == 0:
+        sentence = f"Keep the mean: nothing tried scores above it ({evidence_words})."
     else:
         sentence = (
-            f"Keep the mean: nothing is surely better; the nearest is {row['name']} with "
+            f"Keep the mean: nothing is surely better; the nearest is {row['name']}, better with "
             f"probability {probability:.2f} ({evidence_words})."
         )
     return chosen, Verdict(chosen.name, sure, probability, sentence, held_out, table)

@@ -102,7 +102,10 @@ def _candidate_figure(model: OneVec) -> Figure | None:
     figure, axes = _figure(9, 0.8 + 0.3 * len(rows), 2)
     order = sorted(rows, key=lambda row: row["rank_sum"])
     place = np.arange(len(order))
-    titles = {"pseudo_labels": "pseudo-labels of the other half", "predictability": "its statistics (R²)"}
+    titles = {
+        "pseudo_labels": "pseudo-labels of the other half",
+        "predictability": "its statistics (R²)",
+    }
     for axis, (score, title) in zip(axes, titles.items(), strict=True):
         chosen = [row["name"] == model.verdict_.choice for row in order]
         axis.errorbar(
@@ -167,14 +170,19 @@ def _map_figure(maps: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure
         axis.set_yticks([])
     if len(np.unique(kinds)) <= 15:
         figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, markerscale=2
+            *axes[0].get_legend_handles_labels(),
+            loc="outside right center",
+            fontsize=8,
+            markerscale=2,
         )
     return figure
 
 
 def _length_figure(lengths: np.ndarray) -> Figure:
     figure, (axis,) = _figure(6.5, 2.4)
-    axis.hist(lengths, bins=np.geomspace(max(1, lengths.min()), lengths.max() + 1, 40), color="#1c7ed6")
+    axis.hist(
+        lengths, bins=np.geomspace(max(1, lengths.min()), lengths.max() + 1, 40), color="#1c7ed6"
+    )
     axis.set_xscale("log")
     axis.set_xlabel("tokens")
     axis.set_ylabel("sequences")

@@ -148,7 +148,11 @@ def encode(
                 raw = chunk.sequences
                 is_text = kind_of(raw) == "text"
                 writer.append(
-                    tokens, chunk.ids, sequences=raw if is_text else None, metadata=chunk.metadata
+                    tokens,
+                    chunk.ids,
+                    sequences=raw if is_text else None,
+                    metadata=chunk.metadata,
+                    owned=not isinstance(raw, Ragged),  # a Ragged is the user's
                 )
         _warn_truncated(frozen)
     return TokenStore(out)
@@ -247,9 +251,20 @@ def _run(
     fields = {"ids": torch.from_numpy(np.concatenate(found).astype(np.int64))} if found else {}
     # Pieces stand in the order of their rows, windows of one row in the order of its tokens.
     return {
-        layer: Ragged(torch.cat([result[layer] for result in results]), lengths, fields)
-        for layer in layers
+        layer: _checked(_joined(results, layer, lengths, fields), chunk.start) for layer in layers
     }
+
+
+def _joined(
+    results: list[dict[int, Tensor]], layer: int, lengths: Tensor, fields: dict[str, Tensor]
+) -> Ragged:
+    pieces = [result[layer] for result in results]
+    dims = {piece.shape[1] for piece in pieces}
+    if len(dims) > 1:
+        raise InputError(
+            f"the encoder gave vectors of {sorted(dims)} dimensions: all must be equal"
+        )
+    return Ragged(torch.cat(pieces), lengths, fields)
 
 
 def _checked(ready: Any, start: int) -> Ragged:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from onevec.errors import InputError
-from onevec.ragged import Ragged
+from onevec.ragged import Ragged, _as_matrix
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,12 @@ class CallableEncoder(FrozenEncoder):
 
     def __init__(self, function: Callable[[list[Any]], Any]):
         self.function = function
+        self._start = 0
         self.name = getattr(function, "__qualname__", type(function).__name__)
 
     def cut(self, sequences: list[Any], start: int) -> list[Piece]:
         """One piece per sequence."""
+        self._start = start
         return [
             Piece(row, sequence, max(size_of(sequence), 1), (0, 0))
             for row, sequence in enumerate(sequences)
@@ -153,17 +155,19 @@ class CallableEncoder(FrozenEncoder):
     def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
         """Call the function and check what it returns."""
         output = self.function([piece.inputs for piece in pieces])
-        vectors = list(output) if isinstance(output, Sequence | np.ndarray | Tensor) else output
-        if isinstance(vectors, Ragged):
-            vectors = list(vectors)
-        if not isinstance(vectors, list) or len(vectors) != len(pieces):
-            got = f"{len(vectors)} arrays" if isinstance(vectors, list) else type(vectors).__name__
+        if isinstance(output, Sequence | np.ndarray | Tensor | Ragged):
+            output = list(output)
+        if not isinstance(output, list) or len(output) != len(pieces):
+            got = f"{len(output)} arrays" if isinstance(output, list) else type(output).__name__
             raise InputError(
                 f"the encoder function {self.name} returned {got} for {len(pieces)} sequences: it "
                 "must return a list with one (n, dim) array per sequence"
             )
-        tokens = Ragged.from_list(vectors)
-        return [{layers[0]: vector.cpu()} for vector in tokens]
+        rows = [self._start + piece.row for piece in pieces]
+        return [
+            {layers[0]: _as_matrix(entry, row).cpu()}
+            for row, entry in zip(rows, output, strict=True)
+        ]
 
 
 def size_of(sequence: Any) -> int:

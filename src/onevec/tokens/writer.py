@@ -167,6 +167,8 @@ class TokenStoreWriter:
         token_ids: Sequence[Any] | None = None,
         sequences: Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        *,
+        owned: bool = False,
     ) -> None:
         """Add rows.
 
@@ -182,13 +184,16 @@ class TokenStoreWriter:
             The raw sequences.
         metadata : mapping of str to column, optional
             Further columns; never read by ``fit``.
+        owned : bool
+            Whether the values are checked already and nobody else will change them, which saves
+            a pass and a copy.
 
         Raises
         ------
         InputError
             For empty or non-finite sequences, another dimension, or columns of another length.
         """
-        layers = self._as_layers(values)
+        layers = self._as_layers(values, owned)
         first = next(iter(layers.values()))
         start = self.rows_appended
         columns: dict[str, Any] = {
@@ -213,7 +218,7 @@ class TokenStoreWriter:
         self._check_names(list(columns))
         for a, b in self._cuts(first.lengths):
             for layer, ragged in layers.items():
-                self._values[layer].append(self._cast(ragged[a:b].values))
+                self._values[layer].append(self._cast(ragged[a:b].values, owned))
             self._lengths.append(first.lengths[a:b].cpu().numpy())
             for name, column in columns.items():
                 self._columns.setdefault(name, []).append(column[a:b])
@@ -221,7 +226,7 @@ class TokenStoreWriter:
             if self._bytes >= self.shard_bytes:
                 self._flush()
 
-    def _as_layers(self, values: Any) -> dict[int, Ragged]:
+    def _as_layers(self, values: Any, checked: bool) -> dict[int, Ragged]:
         wanted = self._index["layers"]
         if isinstance(values, Mapping):
             layers = {k: values[k] for k in wanted}
@@ -238,7 +243,8 @@ class TokenStoreWriter:
                     f"got token vectors of dimension {ragged.dim} for a store of dimension "
                     f"{self._index['dim']}: all must have the same"
                 )
-            ragged.check()
+            if not checked:
+                ragged.check()
         return layers
 
     def _check_names(self, names: list[str]) -> None:
@@ -263,17 +269,17 @@ class TokenStoreWriter:
             yield a, b
             a, done = b, int(ends[b - 1])
 
-    def _cast(self, values: Tensor) -> np.ndarray:
+    def _cast(self, values: Tensor, owned: bool) -> np.ndarray:
         values = values.detach().cpu()
         if self._index["dtype"] != "float16":
-            return values.to(torch.float32).numpy().copy()
+            return values.to(torch.float32, copy=not owned).numpy()
         if values.dtype != torch.float16:
             low, high = torch.aminmax(values)
             largest = layout.FLOAT16_LARGEST
             if float(high) > largest or float(low) < -largest:
                 self.clipped += int((values.abs() > largest).sum())
                 values = values.clamp(-largest, largest)
-        return values.to(torch.float16, copy=True).numpy()
+        return values.to(torch.float16, copy=not owned).numpy()
 
     def _flush(self) -> None:
         if not self._lengths:

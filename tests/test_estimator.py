@@ -1,0 +1,170 @@
+import json
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+
+from onevec import OneVec, OnevecError, Ragged, encode, load
+from onevec.judge.probes import evaluate
+
+
+@pytest.fixture
+def fitted(easy_tokens):
+    return OneVec(dim=8).fit(easy_tokens[0])
+
+
+def test_beats_the_mean_where_the_spread_tells_more(easy_tokens, fitted):
+    tokens, kinds = easy_tokens
+    assert fitted.verdict_.beats_mean, fitted.verdict_.sentence
+    assert fitted.verdict_.probability > 0.95
+    vectors = fitted.transform(tokens)
+    mean = fitted.transform_baseline(tokens, "mean")
+    pairs = {"mean": (mean[:200], mean[200:]), "onevec": (vectors[:200], vectors[200:])}
+    table = evaluate(pairs, kinds[:200], kinds[200:], draws=2)
+    assert table["onevec"]["interval"][0] > 20
+    assert table["onevec"]["knn"] > 95
+
+
+def test_keeps_the_mean_where_all_is_in_the_mean():
+    rng = np.random.default_rng(1)
+    tokens = [rng.normal(size=(1, 24)) * 3 + 0.1 * rng.normal(size=(12, 24)) for _ in range(400)]
+    model = OneVec(dim=8).fit(tokens)
+    assert not model.verdict_.beats_mean, model.verdict_.sentence
+    assert model.verdict_.choice == "mean, PCA"
+    assert model.verdict_.sentence.startswith("Keep the mean")
+
+
+def test_keeps_the_mean_for_pure_noise():
+    rng = np.random.default_rng(2)
+    tokens = [rng.normal(size=(n, 16)) for n in rng.integers(4, 30, size=300)]
+    assert not OneVec(dim=8).fit(tokens).verdict_.beats_mean
+
+
+def test_few_sequences_say_why_nothing_was_compared(easy_tokens):
+    verdict = OneVec(dim=4).fit(easy_tokens[0][:30]).verdict_
+    assert not verdict.beats_mean
+    assert "could be held out" in verdict.sentence
+
+
+def test_labels_are_never_read(easy_tokens):
+    class Poison:
+        def __getattr__(self, name):
+            raise AssertionError(f"fit read y.{name}")
+
+    OneVec(dim=4).fit(easy_tokens[0][:60], Poison())
+
+
+def test_the_same_seed_gives_the_same_vectors(easy_tokens, fitted):
+    again = OneVec(dim=8).fit(easy_tokens[0])
+    np.testing.assert_array_equal(again.transform(easy_tokens[0]), fitted.transform(easy_tokens[0]))
+
+
+def test_sources_agree(tmp_path, easy_tokens):
+    tokens = easy_tokens[0][:120]
+    store = encode(tokens, out=tmp_path / "store", progress=False)
+    from_list = OneVec(dim=6, pooler="mean|std").fit(tokens)
+    from_ragged = OneVec(dim=6, pooler="mean|std").fit(Ragged.from_list(tokens))
+    expected = from_list.transform(tokens)
+    np.testing.assert_array_equal(from_ragged.transform(Ragged.from_list(tokens)), expected)
+    from_store = OneVec(dim=6, pooler="mean|std").fit(store)
+    np.testing.assert_allclose(from_store.transform(store), expected, atol=0.05)
+    np.testing.assert_array_equal(
+        from_store.transform(str(tmp_path / "store")), from_store.transform(store)
+    )
+
+
+def test_save_and_load(tmp_path, easy_tokens, fitted):
+    fitted.save(tmp_path / "model")
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    loaded = load(tmp_path / "model")
+    np.testing.assert_array_equal(
+        loaded.transform(easy_tokens[0]), fitted.transform(easy_tokens[0])
+    )
+    np.testing.assert_array_equal(
+        loaded.transform_baseline(easy_tokens[0], "mean_whitened"),
+        fitted.transform_baseline(easy_tokens[0], "mean_whitened"),
+    )
+    assert loaded.verdict_ == fitted.verdict_
+    assert json.loads((tmp_path / "model/config.json").read_text())["format"] == 1
+    with pytest.raises(OnevecError, match="exists"):
+        fitted.save(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_model_is_one_sentence(tmp_path, fitted, name):
+    path = fitted.save(tmp_path / "model") / name
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(OnevecError, match="damaged or half copied"):
+        load(tmp_path / "model")
+    path.unlink()
+    with pytest.raises(OnevecError, match=f"holds no {name}"):
+        load(tmp_path / "model")
+
+
+def test_a_store_of_another_encoder_is_refused(tmp_path, easy_tokens):
+    store = encode(easy_tokens[0][:60], out=tmp_path / "store", progress=False)
+    model = OneVec(dim=4, pooler="mean").fit(store)
+    model.fingerprint_ = "a" * 64
+    index = tmp_path / "store/index.json"
+    info = json.loads(index.read_text())
+    info["encoder"] = {"name": "other", "fingerprint": "b" * 64}
+    index.write_text(json.dumps(info))
+    with pytest.raises(OnevecError, match="made by encoder bbbb"):
+        model.transform(tmp_path / "store")
+    model.set_params(check_encoder=False).transform(tmp_path / "store")
+
+
+def test_scikit_learn_takes_it(easy_tokens):
+    tokens, kinds = easy_tokens
+    ragged = Ragged.from_list(tokens[:150])
+    chain = make_pipeline(OneVec(dim=6, pooler="mean|std"), LogisticRegression())
+    assert cross_val_score(chain, ragged, kinds[:150], cv=3).mean() > 0.8
+    assert clone(OneVec(dim=3, effort="standard")).get_params()["dim"] == 3
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [({"dim": 0}, "dim=0"), ({"dim": 2.5}, "dim=2.5"), ({"effort": "huge"}, "effort='huge'"),
+     ({"pooler": "meen"}, "meen")],
+)  # fmt: skip
+def test_wrong_parameters(parameters, words, easy_tokens):
+    with pytest.raises(OnevecError, match=words):
+        OneVec(**parameters).fit(easy_tokens[0][:20])
+
+
+def test_wrong_token_dimension(easy_tokens, fitted):
+    with pytest.raises(OnevecError, match="fitted were 24"):
+        fitted.transform([np.ones((3, 5), np.float32)])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [([], "empty"), ([np.zeros((0, 4))], "empty"), ([np.full((2, 4), np.nan)], "NaN"),
+     ([np.ones((2, 4)), np.ones((2, 5))], "dimension"), ([1, 0, 1], "label"),
+     (["ab", "cd"], "encode")],
+)  # fmt: skip
+def test_bad_data_is_one_sentence(data, words):
+    with pytest.raises(OnevecError, match=words) as caught:
+        OneVec(dim=2).fit(data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dim", [1, 24, 60])
+def test_any_dim(dim, easy_tokens):
+    vectors = OneVec(dim=dim).fit(easy_tokens[0]).transform(easy_tokens[0])
+    assert vectors.shape[0] == 400
+    assert vectors.shape[1] <= dim
+    assert np.isfinite(vectors).all()
+
+
+def test_sequences_of_one_token():
+    rng = np.random.default_rng(3)
+    model = OneVec(dim=4).fit([rng.normal(size=(1, 8)) for _ in range(100)])
+    assert "two or more tokens" in model.verdict_.sentence
