@@ -45,7 +45,8 @@ def _table(evaluation: dict[str, dict[str, Any]]) -> str:
 
     lines = [f"{'':<18}{'dim':>5}{'kNN':>8}{'10-shot':>9}{'gain':>8}   95 % interval"]
     for name, row in evaluation.items():
-        line = f"{METHOD_NAMES.get(name, name):<18}{row['dim']:>5}{row['knn']:>8.1f}{row['shot10']:>9.1f}"
+        line = f"{METHOD_NAMES.get(name, name):<18}{row['dim']:>5}"
+        line += f"{row['knn']:>8.1f}{row['shot10']:>9.1f}"
         if "gain" in row:
             low, high = row["interval"]
             line += f"{row['gain']:>+8.1f}   {low:+.1f} … {high:+.1f}"
@@ -97,7 +98,8 @@ def encode(
     _print(
         facts,
         as_json,
-        f"{out}: {facts['sequences']:,} sequences, {facts['tokens']:,} token vectors of {store.dim} dimensions",
+        f"{out}: {facts['sequences']:,} sequences, {facts['tokens']:,} token vectors "
+        f"of {store.dim} dimensions",
     )
 
 
@@ -140,7 +142,9 @@ def pretrain(
     _print(
         made,
         as_json,
-        f"{out}: {made['steps']} steps in {made['seconds']:.0f} s; held-out masked accuracy {100 * made['masked_accuracy']:.1f} %, commonest token {100 * made['unigram_accuracy']:.1f} %",
+        f"{out}: {made['steps']} steps in {made['seconds']:.0f} s; held-out masked accuracy "
+        f"{100 * made['masked_accuracy']:.1f} %, commonest token "
+        f"{100 * made['unigram_accuracy']:.1f} %",
     )
 
 

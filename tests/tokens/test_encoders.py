@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onevec import encode
-from onevec.errors import InputError
+from onevec.errors import InputError, MissingExtraError
 from onevec.tokens.frozen import cut_windows
 from onevec.tokens.store import TokenStore
 
@@ -241,3 +241,23 @@ def test_empty_sequences_are_named(bert, tmp_path):
         encode(["ACD", 3], bert)
     with pytest.raises(InputError, match="got no sequences"):
         encode([], bert)
+
+
+def test_missing_packages(bert, proteins, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'onevec\[hf\]'"):
+        encode(proteins, bert)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (bert.parent / "empty.onnx").write_bytes(b"")
+    with pytest.raises(MissingExtraError, match=r"pip install 'onevec\[onnx\]'"):
+        encode(proteins, bert.parent / "empty.onnx")
+
+
+def test_a_pretrained_folder(tmp_path, proteins):
+    from onevec import pretrain
+
+    pretrain(proteins * 4, tmp_path / "m", steps=2, dim=16, layers=1, heads=2, context=32)
+    tokens = encode(proteins, tmp_path / "m", long="window", overlap=8)
+    assert tokens.lengths.tolist() == [len(protein) for protein in proteins]

@@ -235,6 +235,10 @@ def test_paths_that_lead_nowhere(tmp_path):
         encode("ACDEFG", letters)
     with pytest.raises(InputError, match="is a folder"):
         encode(tmp_path, letters)
+    store = encode(vectors(), out=tmp_path / "s")
+    for again in (store, store.path):
+        with pytest.raises(InputError, match="encoded already"):
+            encode(again, letters)
     objects = np.array([np.zeros((2, 3)), np.zeros((1, 3))], dtype=object)
     np.save(tmp_path / "o.npy", objects, allow_pickle=True)
     with pytest.raises(InputError, match="holds Python objects, which are not loaded"):

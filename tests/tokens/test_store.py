@@ -297,3 +297,14 @@ def test_resume_refuses_another_run(tmp_path):
     with again:
         again.append(arrays([1], 3))
     assert TokenStore(path).lengths.tolist() == [2, 2, 1]
+    (path / "shard-00000.arrow").unlink()
+    index = json.loads((path / "index.json").read_text())
+    (path / "index.json").write_text(json.dumps({**index, "complete": False}))
+    with pytest.raises(StoreError, match=r"shard-00000\.arrow is missing or truncated"):
+        TokenStoreWriter(path, settings={"long": "truncate"}, resume=True)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot make the folder"):
+        write(tmp_path / "file" / "s", arrays([1], 2))

@@ -1,0 +1,1 @@
+"""The shipped data, encoder and walk behind `onevec demo`."""

@@ -64,16 +64,19 @@ def run_demo(
     parts = load_proteins()
     val, test = parts["val"], parts["test"]
     say(
-        f"Data     {len(val['sequence']):,} proteins to fit on (val), {len(test['sequence']):,} to score on (test)"
+        f"Data     {len(val['sequence']):,} proteins to fit on (val), "
+        f"{len(test['sequence']):,} to score on (test)"
     )
     say(
-        f"         for example {val['uniprot'][0]}: {val['sequence'][0][:48]}… ({len(val['sequence'][0])} residues)"
+        f"         for example {val['uniprot'][0]}: {val['sequence'][0][:48]}… "
+        f"({len(val['sequence'][0])} residues)"
     )
     with tempfile.TemporaryDirectory() as room, encoder_folder() as encoder:
         made = json.loads((encoder / "pretrain.json").read_text())
         say(
             f"Encoder  {made['parameters'] / 1e6:.1f} M parameters, frozen; masked accuracy "
-            f"{100 * made['masked_accuracy']:.1f} % (commonest token {100 * made['unigram_accuracy']:.1f} %); it never saw test"
+            f"{100 * made['masked_accuracy']:.1f} % (commonest token "
+            f"{100 * made['unigram_accuracy']:.1f} %); it never saw test"
         )
         stores: dict[str, TokenStore] = {}
         for name, part in parts.items():
@@ -90,7 +93,8 @@ def run_demo(
         tokens = sum(int(store.lengths.sum()) for store in stores.values())
         encoded = time.perf_counter() - began
         say(
-            f"Encode   {tokens / 1e6:.2f} M token vectors of {stores['val'].dim} dimensions in {encoded:.0f} s"
+            f"Encode   {tokens / 1e6:.2f} M token vectors of {stores['val'].dim} dimensions "
+            f"in {encoded:.0f} s"
         )
         start = time.perf_counter()
         model = OneVec(dim=DIM, random_state=random_state).fit(stores["val"])

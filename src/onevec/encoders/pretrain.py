@@ -8,6 +8,7 @@ positions, so that a token vector does not carry where it stands) that `onevec.e
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from onevec.encoders.tokenizer import train_tokenizer
+from onevec.encoders.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from onevec.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def pretrain(
     held_out, train = [ids[i] for i in order[:count]], [ids[i] for i in order[count:]]
     model = _model(recipe, tokenizer)
     steps = recipe.steps or _default_steps(train, recipe)
-    loss = _train(model, tokenizer, train, recipe, steps, on_step)
+    loss = _train(model, tokenizer, train, recipe=recipe, steps=steps, on_step=on_step)
     accuracy, unigram = masked_accuracy(model, tokenizer, held_out, recipe)
     manifest = {
         "kind": "masked language model",
@@ -248,25 +249,24 @@ def _model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMode
         from transformers import ModernBertConfig, ModernBertForMaskedLM
     except ImportError as error:
         raise MissingExtraError("transformers", "hf") from error
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": recipe.dim,
+        "intermediate_size": 3 * recipe.dim,  # gated: as many weights as 4 x dim without a gate
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "max_position_embeddings": recipe.context,
+        "global_attn_every_n_layers": 1,  # contexts are short: every layer sees all of it
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "attn_implementation": "sdpa",
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return ModernBertForMaskedLM(
-            ModernBertConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=recipe.dim,
-                intermediate_size=3 * recipe.dim,  # gated: as many weights as 4 x dim without gate
-                num_hidden_layers=recipe.layers,
-                num_attention_heads=recipe.heads,
-                max_position_embeddings=recipe.context,
-                global_attn_every_n_layers=1,  # contexts are short: every layer sees all of it
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=tokenizer.cls_token_id,
-                eos_token_id=tokenizer.sep_token_id,
-                cls_token_id=tokenizer.cls_token_id,
-                sep_token_id=tokenizer.sep_token_id,
-                attn_implementation="sdpa",
-            )
-        )
+        return ModernBertForMaskedLM(ModernBertConfig(**settings))
 
 
 def _default_steps(sequences: Sequence[Tensor], recipe: Recipe) -> int:
@@ -278,6 +278,7 @@ def _train(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     sequences: Sequence[Tensor],
+    *,
     recipe: Recipe,
     steps: int,
     on_step: Callable[[int, int, float], None] | None,
@@ -335,7 +336,7 @@ def _batches(
             continue
         first = int(torch.randint(longest, (1,), generator=generator))
         cuts = [0, *range(first, len(sequence), longest), len(sequence)]
-        pieces = (sequence[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+        pieces = (sequence[a:b] for a, b in itertools.pairwise(cuts))
         windows.extend(piece for piece in pieces if len(piece))
     # Sorting within a stretch of the shuffled windows keeps padding low and the order random.
     stretch = 64 * max(1, recipe.batch_tokens // 64)
@@ -360,11 +361,10 @@ def _mask(
     generator: torch.Generator,
 ) -> tuple[Int[Tensor, "seqs width"], Bool[Tensor, "seqs width"], Int[Tensor, "seqs width"]]:
     """Frame, pad and mask: of the picked tokens 80 % [MASK], 10 % random, 10 % as they are."""
-    first, last = torch.tensor([tokenizer.cls_token_id]), torch.tensor([tokenizer.sep_token_id])
+    pad, start, end, mask_token = _special_ids(tokenizer)
+    first, last = torch.tensor([start]), torch.tensor([end])
     framed = [torch.cat([first, sequence, last]) for sequence in batch]
-    inputs = torch.nn.utils.rnn.pad_sequence(
-        framed, batch_first=True, padding_value=tokenizer.pad_token_id
-    )
+    inputs = torch.nn.utils.rnn.pad_sequence(framed, batch_first=True, padding_value=pad)
     attention = torch.zeros(inputs.shape, dtype=torch.bool)
     open_to_mask = torch.zeros(inputs.shape, dtype=torch.bool)
     for row, sequence in enumerate(framed):
@@ -375,10 +375,19 @@ def _mask(
         picked[0, 1] = True
     labels = inputs.where(picked, torch.tensor(_IGNORE))
     fate = torch.rand(inputs.shape, generator=generator)
-    inputs = inputs.masked_fill(picked & (fate < 0.8), int(tokenizer.mask_token_id))
+    inputs = inputs.masked_fill(picked & (fate < 0.8), mask_token)
     noise = torch.randint(5, max(len(tokenizer), 6), inputs.shape, generator=generator)
     noise = noise.clamp(max=len(tokenizer) - 1)  # 0 to 4 are the special tokens
     return inputs.where(~(picked & (fate >= 0.9)), noise), attention, labels
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int, int, int]:
+    """Return the numbers of [PAD], [CLS], [SEP] and [MASK]."""
+    names = ("pad_token", "cls_token", "sep_token", "mask_token")
+    pad, start, end, mask = (
+        tokenizer.backend_tokenizer.token_to_id(SPECIAL_TOKENS[name]) for name in names
+    )
+    return pad, start, end, mask
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -417,7 +426,13 @@ def _save(
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # one file of a few MB
     model.to(getattr(torch, recipe.save_dtype)).save_pretrained(part)
+    if shown:
+        logging.enable_progress_bar()
     tokenizer.save_pretrained(part)
     (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     if out.exists():

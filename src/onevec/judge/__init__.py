@@ -1,0 +1,1 @@
+"""5. Which candidate beats the mean: scores without labels, the verdict, and labelled probes."""

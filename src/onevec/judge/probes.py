@@ -163,8 +163,8 @@ def paired_gain(
 
 def evaluate(
     methods: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    train_labels: Sequence[Any],
-    test_labels: Sequence[Any],
+    train_labels: Sequence[Any] | np.ndarray,
+    test_labels: Sequence[Any] | np.ndarray,
     *,
     baseline: str = "mean",
     draws: int = 10,

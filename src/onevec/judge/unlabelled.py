@@ -71,7 +71,7 @@ def cluster_panel(
     for target in targets.values():
         for count in _CLUSTERS:
             if count * 4 <= len(target):
-                means = KMeans(count, n_init=2, random_state=random_state)
+                means = KMeans(count, random_state=random_state)
                 with warnings.catch_warnings():  # equal sequences leave clusters empty: no harm
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     panel.append(means.fit_predict(normalise(target)))

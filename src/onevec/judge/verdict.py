@@ -184,7 +184,10 @@ def _choose(
         f"{table[0]['predictability']:.2f}"
     )
     if sure:
-        sentence = f"Use {chosen.name}: it beats the mean with probability {probability:.2f} ({evidence_words})."
+        sentence = (
+            f"Use {chosen.name}: it beats the mean with probability {probability:.2f} "
+            f"({evidence_words})."
+        )
     elif best == 0:
         sentence = f"Keep the mean: nothing tried scores above it ({evidence_words})."
     else:

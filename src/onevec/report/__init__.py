@@ -1,0 +1,1 @@
+"""What a person reads: results to a dict, the dict to one HTML file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ class FrozenEncoder(ABC):
     depth: int | None = None
     truncated: int = 0
     limit: int | None = None
-    chunk_batches: int = 16
+    chunk_batches: int = 8
 
     @abstractmethod
     def cut(self, sequences: list[Any], start: int) -> list[Piece]:
@@ -179,7 +179,7 @@ def size_of(sequence: Any) -> int:
         if len(shape) == 1 and not np.issubdtype(np.asarray(sequence[:1]).dtype, np.integer):
             return 1 + shape[0] // 320  # samples of a waveform per frame, about
         return 256 if len(shape) == 3 else int(shape[0]) if shape else 1
-    if hasattr(sequence, "__len__"):
+    if isinstance(sequence, Sized):
         return len(sequence)
     return 256  # an image's patches, about
 

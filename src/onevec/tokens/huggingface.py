@@ -103,8 +103,9 @@ class _AutoModel:
                 f"{sorted(missing)[0]}): this is not the trained encoder; check the folder",
                 stacklevel=2,
             )
-        if part is not None and hasattr(model, part):  # one side of a two-sided model, as CLIP
-            model = getattr(model, part)
+        side = None if part is None else getattr(model, part, None)
+        if side is not None:  # one side of a two-sided model, as CLIP
+            model = side
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         self.model = model.eval().requires_grad_(False)

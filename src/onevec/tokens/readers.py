@@ -18,6 +18,8 @@ import torch
 from onevec.errors import InputError
 from onevec.ragged import Ragged
 from onevec.tokens.chunks import Chunk, Source, numbered, with_columns
+from onevec.tokens.layout import is_store
+from onevec.tokens.store import TokenStore
 from onevec.tokens.tables import (
     as_sequences,
     from_pandas,
@@ -95,6 +97,11 @@ def _open_object(data: Any, column: str | None, id_column: str | None) -> Source
         )
     if home == "pandas" and kind == "Series":
         data = data.tolist()
+    if isinstance(data, TokenStore):
+        raise InputError(
+            f"got the token store {data.path} as sequences: it is encoded already; pass it to "
+            "OneVec().fit(...), or its folder where a path is asked"
+        )
     if isinstance(data, Ragged):
         return Source(_slices(data, len(data)), len(data))
     if isinstance(data, np.ndarray | torch.Tensor):
@@ -141,6 +148,10 @@ def _open_file(path: Path, column: str | None, id_column: str | None) -> Source:
         raise InputError(
             f"there is no file {path}: pass a path that exists ({KNOWN_FORMATS}); a single "
             "sequence goes into a list"
+        )
+    if is_store(path):
+        raise InputError(
+            f"{path} is a token store, which is encoded already: pass it to fit or transform"
         )
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass a file ({KNOWN_FORMATS})")
@@ -216,7 +227,7 @@ def _open_dataset(data: Any, column: str | None, id_column: str | None) -> Sourc
         raise InputError(
             f"got a DatasetDict with the splits {', '.join(map(str, data))}: pass one of them"
         )
-    if not hasattr(data, "with_format") or not hasattr(data, "__len__"):
+    if type(data).__name__.startswith("Iterable"):  # streamed
         return Source(_from_records(iter(data), column, id_column))
     pick = choose_columns(_names(data.features.arrow_schema), column, id_column, "the data set")
     table = data.with_format("arrow")

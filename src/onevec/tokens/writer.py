@@ -121,6 +121,17 @@ class TokenStoreWriter:
             raise StoreError(f"cannot resume {path}: dim {old['dim']} is not {self._index['dim']}")
         self._index = old
         self.resumed = True
+        self._take_up(old)
+
+    def _take_up(self, old: dict[str, Any]) -> None:
+        path = self.path
+        for shard in old["shards"]:
+            file = path / shard["file"]
+            if not file.is_file() or file.stat().st_size != shard["bytes"]:
+                raise StoreError(
+                    f"cannot resume {path}: its shard {file.name} is missing or truncated; "
+                    "start anew with overwrite=True (--overwrite)"
+                )
         kept = {shard["file"] for shard in old["shards"]}
         for file in [*path.glob("shard-*.arrow"), *path.glob(f"*{layout.PART}")]:
             if file.name not in kept:
@@ -316,7 +327,12 @@ class TokenStoreWriter:
         if self._replace:
             layout.remove_store(self.path)
             self._replace = False
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot make the folder {self.path} ({error.strerror}): choose another place"
+            ) from error
         number = len(self._index["shards"])
         file = self.path / layout.shard_name(number)
 
