@@ -384,9 +384,8 @@ def _mask(
 def _special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int, int, int]:
     """Return the numbers of [PAD], [CLS], [SEP] and [MASK]."""
     names = ("pad_token", "cls_token", "sep_token", "mask_token")
-    pad, start, end, mask = (
-        tokenizer.backend_tokenizer.token_to_id(SPECIAL_TOKENS[name]) for name in names
-    )
+    vocabulary = tokenizer.get_vocab()
+    pad, start, end, mask = (vocabulary[SPECIAL_TOKENS[name]] for name in names)
     return pad, start, end, mask
 
 

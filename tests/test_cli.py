@@ -1,0 +1,138 @@
+"""The command line end to end, on small real files, as a person would call it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from onevec.cli import app
+
+COMMANDS = ("encode", "pretrain", "fit", "transform", "evaluate", "report", "inspect", "demo")
+
+
+def run(*words):
+    """Call the command line as `main` does: (exit code, stdout, one-sentence error)."""
+    from onevec.errors import OnevecError
+
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    error = result.exception
+    if error is None or isinstance(error, SystemExit):
+        return result.exit_code, result.stdout, result.stderr
+    assert isinstance(error, OnevecError | OSError), repr(error)
+    return 2, result.stdout, str(error)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """A CSV of two kinds of made-up sequences, and the whole chain run on it."""
+    room = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(0)
+    lines = ["name,family,sequence"]
+    for row in range(160):
+        family = "ab"[row % 2]
+        letters = rng.choice(
+            list("ACGU"), p=[0.4, 0.1, 0.1, 0.4] if row % 2 else [0.25] * 4, size=30
+        )
+        lines.append(f"s{row},{family},{''.join(letters)}")
+    (room / "rna.csv").write_text("\n".join(lines) + "\n")
+    steps = [
+        ("pretrain", room / "rna.csv", "--column", "sequence", "--out", room / "encoder", "--steps", 20,
+         "--tokenizer", "character"),
+        ("encode", room / "rna.csv", "--encoder", room / "encoder", "--column", "sequence",
+         "--id-column", "name", "--out", room / "store"),
+        ("fit", room / "store", "--out", room / "model", "--dim", 8),
+        ("transform", room / "model", room / "store", "--out", room / "vectors.parquet"),
+        ("report", room / "model", "--out", room / "report.html"),
+    ]  # fmt: skip
+    said = []
+    for step in steps:
+        code, out, error = run(*step)
+        assert code == 0, (step, out, error)
+        said.append(out)
+    return room, said
+
+
+def test_the_chain(room):
+    folder, said = room
+    assert "masked accuracy" in said[0]
+    assert "160 sequences" in said[1]
+    assert said[2].startswith(("Keep the mean", "Use "))
+    table = pq.read_table(folder / "vectors.parquet")
+    assert table.column_names == ["id", "vector"]
+    assert table["id"][0].as_py() == "s0"
+    assert "<h2>What was tried</h2>" in (folder / "report.html").read_text()
+
+
+def test_json_everywhere(room):
+    folder, _ = room
+    code, out, _ = run("inspect", folder / "store", "--json")
+    assert code == 0
+    assert json.loads(out)["columns"] == ["id", "family"] or "family" in json.loads(out)["columns"]
+    code, out, _ = run("inspect", folder / "model", "--json")
+    assert json.loads(out)["kind"] == "onevec model"
+    code, out, _ = run("inspect", folder / "encoder", "--json")
+    assert json.loads(out)["kind"] == "encoder"
+    code, out, _ = run(
+        "evaluate", folder / "model", folder / "store", "--labels", "family", "--json"
+    )
+    assert code == 0
+    table = json.loads(out)
+    assert list(table) == ["mean", "mean_pca", "mean_whitened", "onevec"]
+    assert (
+        table["onevec"]["interval"][0] <= table["onevec"]["gain"] <= table["onevec"]["interval"][1]
+    )
+    code, out, _ = run("evaluate", folder / "model", folder / "store", "--labels", "family")
+    assert "95 % interval" in out
+    code, out, _ = run(
+        "transform", folder / "model", folder / "store", "--out", folder / "v.npy", "--json"
+    )
+    assert np.load(folder / "v.npy").shape == tuple(json.loads(out)["shape"])
+
+
+def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
+    folder, _ = room
+    calls = {
+        ("fit", tmp_path / "none", "--out", tmp_path / "m"): "no token store",
+        ("fit", folder / "store", "--out", folder / "model"): "exists",
+        ("fit", folder / "store", "--out", tmp_path / "m", "--dim", 0): "dim=0",
+        ("transform", tmp_path, folder / "store", "--out", tmp_path / "v.npy"): "config.json",
+        ("transform", folder / "model", folder / "store", "--out", tmp_path / "v.txt"): ".npy",
+        ("evaluate", folder / "model", folder / "store", "--labels", "kind"): "no column 'kind'",
+        ("inspect", tmp_path): "no token store",
+        ("encode", tmp_path / "a.csv", "--out", tmp_path / "s"): "a.csv",
+        ("encode", folder / "rna.csv", "--out", tmp_path / "s", "--encoder", "no/such"): "no/such",
+        ("encode", folder / "rna.csv", "--out", tmp_path / "s", "--encoder", folder / "encoder",
+         "--column", "protein"): "protein",
+        ("pretrain", folder / "rna.csv", "--out", tmp_path / "e", "--column", "sequence",
+         "--precision", "fp8"): "fp8",
+    }  # fmt: skip
+    for call, words in calls.items():
+        code, _, error = run(*call)
+        assert code == 2, call
+        assert words in error, (call, error)
+        assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_teaches():
+    for command in COMMANDS:
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert f"onevec {command}" in out
+        assert "Example:" in out
+
+
+def test_main_exits_with_two_and_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "onevec.cli", "inspect", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("onevec: ")
