@@ -90,9 +90,8 @@ def main() -> None:
         print(f"seed {seed}: {model.verdict_.sentence}")
         for name, row in table.items():
             gain = f"{row['gain']:+.1f} {row['interval']}" if "gain" in row else ""
-            print(
-                f"  {name:<14}{row['dim']:>4}  kNN {row['knn']:.1f}  10-shot {row['shot10']:.1f}  {gain}"
-            )
+            scores = f"kNN {row['knn']:.1f}  10-shot {row['shot10']:.1f}"
+            print(f"  {name:<14}{row['dim']:>4}  {scores}  {gain}")
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -105,9 +104,8 @@ def main() -> None:
         "machine": platform.platform(),
         "runs": runs,
     }
-    print(
-        f"masked accuracy {made['masked_accuracy']:.3f}, commonest token {made['unigram_accuracy']:.3f}"
-    )
+    accuracy, unigram = made["masked_accuracy"], made["unigram_accuracy"]
+    print(f"masked accuracy {accuracy:.3f}, commonest token {unigram:.3f}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 

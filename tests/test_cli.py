@@ -40,8 +40,8 @@ def room(tmp_path_factory):
         lines.append(f"s{row},{family},{''.join(letters)}")
     (room / "rna.csv").write_text("\n".join(lines) + "\n")
     steps = [
-        ("pretrain", room / "rna.csv", "--column", "sequence", "--out", room / "encoder", "--steps", 20,
-         "--tokenizer", "character"),
+        ("pretrain", room / "rna.csv", "--column", "sequence", "--out", room / "encoder",
+         "--steps", 20, "--tokenizer", "character"),
         ("encode", room / "rna.csv", "--encoder", room / "encoder", "--column", "sequence",
          "--id-column", "name", "--out", room / "store"),
         ("fit", room / "store", "--out", room / "model", "--dim", 8),

@@ -21,7 +21,7 @@ import numpy as np, torch
 torch.set_num_threads(2)
 from onevec import OneVec, TokenStore, encode
 
-DIM, LENGTH = 512, 512
+DIM, LENGTH = 128, 1024
 base = np.random.default_rng(0).standard_normal((50_000, DIM)).astype(np.float16)
 
 def encoder(rows):
