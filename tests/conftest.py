@@ -2,6 +2,8 @@
 
 import os
 
+# Small arrays on shared cores: a second thread waits more than it works.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
