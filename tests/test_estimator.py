@@ -164,6 +164,18 @@ def test_any_dim(dim, easy_tokens):
     assert np.isfinite(vectors).all()
 
 
+def test_wide_tokens(tmp_path):
+    rng = np.random.default_rng(4)
+    tokens = [rng.normal(size=(n, 200)) for n in rng.integers(2, 9, size=150)]
+    model = OneVec(dim=16, pooler="mean|std|vlad").fit(tokens)
+    assert {p.dim_in for n, p in model.blocks_.poolers.items() if n != "mean"} == {128}
+    vectors = model.transform(tokens)
+    assert vectors.shape == (150, 16)
+    np.testing.assert_array_equal(load(model.save(tmp_path / "m")).transform(tokens), vectors)
+    expected = np.stack([t.astype(np.float32).mean(0) for t in tokens])
+    np.testing.assert_allclose(model.transform_baseline(tokens, "mean"), expected, atol=1e-5)
+
+
 def test_sequences_of_one_token():
     rng = np.random.default_rng(3)
     model = OneVec(dim=4).fit([rng.normal(size=(1, 8)) for _ in range(100)])

@@ -27,6 +27,7 @@ _EFFORTS = {
     "standard": (20_000, 200_000, 1_500),
     "thorough": (50_000, 500_000, 3_000),
 }
+_SAMPLE_VALUES = 2**25  # at most this many token values in the sample: 128 MiB in fp32
 
 
 class OneVec(TransformerMixin, BaseEstimator):
@@ -96,6 +97,7 @@ class OneVec(TransformerMixin, BaseEstimator):
         sequences, most_tokens, held_out = _EFFORTS[self.effort]
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
+        most_tokens = min(most_tokens, max(1, _SAMPLE_VALUES // tokens.dim))
         _, sample = sample_sequences(tokens, most_tokens, self.random_state)
         rng = np.random.default_rng(self.random_state)
         rows = np.sort(rng.permutation(len(tokens))[:sequences])

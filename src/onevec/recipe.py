@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onevec.poolers import POOLERS, Pooler
+from onevec.poolers.fitting import principal_axes
 from onevec.project import PCA, Moments, Projection, Whitening, load_projection, projection_state
 from onevec.ragged import Ragged
 from onevec.tokens.batches import Tokens, cut_by_budget
@@ -25,8 +26,9 @@ from onevec.tokens.batches import Tokens, cut_by_budget
 Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
 
 _CLIP = 6.0  # standard deviations: outlier tokens must not own the second moments
+_TOKEN_WIDTH = 128  # wider tokens are rotated to this many leading axes, or blocks grow too wide
 _BLOCK_WIDTH = 96  # of each whitened block this many leading directions go on
-_TOKEN_BUDGET = 65_536
+_VALUE_BUDGET = 2**23  # token values of one batch: 32 MiB in fp32
 
 MEAN = "mean"
 BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,7 +41,7 @@ BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
     "lagged": ("lagged_covariance", {"rank": 16}),
     "bigrams": ("bigrams", {"codes": 24}),
 }
-_RAW = ("mean",)  # pools the tokens as they are: its mean must be exactly the mean
+_RAW = ("mean",)  # pools the tokens as they are: the mean must be exactly the mean
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,17 @@ def candidates(effort: str) -> list[Candidate]:
 
 
 class Blocks:
-    """Fitted poolers behind one token scaler: sequences to a dict of block features."""
+    """Fitted poolers behind one token scaler: sequences to a dict of block features.
+
+    All but the mean see standardised, clipped tokens; of wide tokens, their leading axes.
+    """
 
     def __init__(self, dim: int, poolers: Mapping[str, Pooler]):
         self.dim = dim
         self.poolers = dict(poolers)
         self.shift = torch.zeros(dim)
         self.scale = torch.ones(dim)
+        self.axes = torch.eye(dim)
 
     @classmethod
     def fit(
@@ -96,6 +102,8 @@ class Blocks:
         blocks.scale = torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
         if not bool((spread > 0).any()):
             blocks.scale = torch.ones_like(spread)
+        if sample.dim > _TOKEN_WIDTH:
+            _, blocks.axes = principal_axes(blocks._scaled(values), _TOKEN_WIDTH, whiten=False)
         scaled = sample.with_values(blocks._scaled(values))
         for name, (kind, options) in specs.items():
             pooler = POOLERS[kind](**options)
@@ -104,7 +112,8 @@ class Blocks:
         return blocks
 
     def _scaled(self, values: Tensor) -> Tensor:
-        return ((values.float() - self.shift) / self.scale).clamp(-_CLIP, _CLIP)
+        scaled = ((values.float() - self.shift) / self.scale).clamp_(-_CLIP, _CLIP)
+        return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
 
     @torch.inference_mode()
     def __call__(self, batch: Ragged, names: Sequence[str]) -> Features:
@@ -120,7 +129,7 @@ class Blocks:
 
     def _with(self, poolers: Mapping[str, Pooler]) -> Blocks:
         part = Blocks(self.dim, poolers)
-        part.shift, part.scale = self.shift, self.scale
+        part.shift, part.scale, part.axes = self.shift, self.scale, self.axes
         return part
 
     def merged(self, other: Blocks) -> Blocks:
@@ -130,7 +139,7 @@ class Blocks:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what `from_state` needs: a JSON part and the arrays."""
         config: dict[str, Any] = {}
-        arrays = {"shift": self.shift.numpy(), "scale": self.scale.numpy()}
+        arrays = {name: getattr(self, name).numpy() for name in ("shift", "scale", "axes")}
         for name, pooler in self.poolers.items():
             kind = next(key for key, value in POOLERS.items() if type(pooler) is value)
             held = {key: value.numpy() for key, value in pooler.state_dict().items()}
@@ -144,8 +153,8 @@ class Blocks:
     ) -> Blocks:
         """Rebuild from `state`."""
         blocks = cls(dim, {})
-        blocks.shift = torch.from_numpy(arrays["shift"])
-        blocks.scale = torch.from_numpy(arrays["scale"])
+        for name in ("shift", "scale", "axes"):
+            setattr(blocks, name, torch.from_numpy(arrays[name]))
         for name, (kind, options) in config.items():
             prefix = name + "."
             held = {
@@ -153,7 +162,8 @@ class Blocks:
                 for key, value in arrays.items()
                 if key.startswith(prefix)
             }
-            blocks.poolers[name] = POOLERS[kind](**options).build(dim)
+            width = dim if name in _RAW else blocks.axes.shape[1]
+            blocks.poolers[name] = POOLERS[kind](**options).build(width)
             blocks.poolers[name].load_state_dict(held)
         return blocks
 
@@ -170,7 +180,7 @@ def read(tokens: Tokens, rows: np.ndarray | None = None) -> Iterator[Ragged]:
     """Go through rows of a source in order, a token budget at a time."""
     rows = np.arange(len(tokens)) if rows is None else rows
     lengths = tokens.lengths.cpu().numpy()[rows]
-    for first, last in cut_by_budget(lengths, _TOKEN_BUDGET):
+    for first, last in cut_by_budget(lengths, max(1, _VALUE_BUDGET // tokens.dim)):
         yield tokens[rows[first:last]]
 
 

@@ -21,8 +21,8 @@ import numpy as np, torch
 torch.set_num_threads(2)
 from onevec import OneVec, TokenStore, encode
 
-DIM, LENGTH = 128, 1024
-base = np.random.default_rng(0).standard_normal((50_000, DIM)).astype(np.float16)
+DIM, LENGTH = 768, 256
+base = np.random.default_rng(0).standard_normal((20_000, DIM), np.float32).astype(np.float16)
 
 def encoder(rows):
     return [base[row * 97 % (len(base) - LENGTH):][:LENGTH] for row in rows]

@@ -100,7 +100,7 @@ def _candidate_figure(model: OneVec) -> Figure | None:
     if not rows:
         return None
     figure, axes = _figure(9, 0.8 + 0.3 * len(rows), 2)
-    order = sorted(rows, key=lambda row: row["rank_sum"])
+    order = sorted(rows, key=lambda row: row["pseudo_labels"])
     place = np.arange(len(order))
     titles = {
         "pseudo_labels": "pseudo-labels of the other half",
