@@ -27,7 +27,7 @@ _EFFORTS = {
     "standard": (20_000, 200_000, 1_500),
     "thorough": (50_000, 500_000, 3_000),
 }
-_SAMPLE_VALUES = 2**25  # at most this many token values in the sample: 128 MiB in fp32
+_SAMPLE_VALUES = 2**24  # at most this many token values in the sample: 64 MiB in fp32
 
 
 class OneVec(TransformerMixin, BaseEstimator):
@@ -98,10 +98,15 @@ class OneVec(TransformerMixin, BaseEstimator):
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
         most_tokens = min(most_tokens, max(1, _SAMPLE_VALUES // tokens.dim))
-        _, sample = sample_sequences(tokens, most_tokens, self.random_state)
-        rng = np.random.default_rng(self.random_state)
-        rows = np.sort(rng.permutation(len(tokens))[:sequences])
-        blocks = Blocks.fit(sample, self._specs(sample.dim), self.random_state)
+        blocks = Blocks.fit(
+            sample_sequences(tokens, most_tokens, self.random_state)[1],
+            self._specs(tokens.dim),
+            self.random_state,
+        )
+        rows = np.random.default_rng(self.random_state).permutation(len(tokens))[:sequences]
+        held_out = min(held_out, len(rows) // 3)
+        # The held-out rows stand last, so that both parts of the features are views.
+        rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
         features = blocks.of(tokens, rows)
         if self.pooler == "auto":
             chosen, verdict = judge(
@@ -111,7 +116,7 @@ class OneVec(TransformerMixin, BaseEstimator):
                 blocks,
                 candidates(self.effort),
                 dim=self.dim,
-                max_held_out=held_out,
+                held_out=held_out,
                 random_state=self.random_state,
             )
         else:

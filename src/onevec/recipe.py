@@ -97,14 +97,14 @@ class Blocks:
         """Fit the scaler and each pooler on a sample of sequences."""
         blocks = cls(sample.dim, {})
         values = sample.values.float()
-        blocks.shift = values.mean(0)
-        spread = values.std(0, correction=0)
+        spread, blocks.shift = torch.std_mean(values, 0, correction=0)
         blocks.scale = torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
         if not bool((spread > 0).any()):
             blocks.scale = torch.ones_like(spread)
-        if sample.dim > _TOKEN_WIDTH:
-            _, blocks.axes = principal_axes(blocks._scaled(values), _TOKEN_WIDTH, whiten=False)
         scaled = sample.with_values(blocks._scaled(values))
+        if sample.dim > _TOKEN_WIDTH:
+            _, blocks.axes = principal_axes(scaled.values, _TOKEN_WIDTH, whiten=False)
+            scaled = scaled.with_values(scaled.values @ blocks.axes)
         for name, (kind, options) in specs.items():
             pooler = POOLERS[kind](**options)
             source = sample if name in _RAW else scaled
@@ -112,7 +112,7 @@ class Blocks:
         return blocks
 
     def _scaled(self, values: Tensor) -> Tensor:
-        scaled = ((values.float() - self.shift) / self.scale).clamp_(-_CLIP, _CLIP)
+        scaled = (values.float() - self.shift).div_(self.scale).clamp_(-_CLIP, _CLIP)
         return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
 
     @torch.inference_mode()
@@ -172,8 +172,14 @@ class Blocks:
     ) -> Features:
         """Pool the given rows (default all) of a source, a token budget at a time."""
         names = list(names or self.poolers)
-        parts = [self(batch, names) for batch in read(tokens, rows)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        count = len(tokens) if rows is None else len(rows)
+        out = {name: np.empty((count, self.poolers[name].dim_out), np.float32) for name in names}
+        done = 0
+        for batch in read(tokens, rows):
+            for name, block in self(batch, names).items():
+                out[name][done : done + len(batch)] = block
+            done += len(batch)
+        return out
 
 
 def read(tokens: Tokens, rows: np.ndarray | None = None) -> Iterator[Ragged]:
@@ -201,42 +207,39 @@ class Reduction:
         self.energy: dict[str, float] = {}
         self.outer: Projection | None = None
 
-    def fit(
-        self, features: Features, dim: int, cache: dict[Any, Projection] | None = None
-    ) -> Reduction:
+    def fit(self, features: Features, dim: int, cache: dict[Any, Any] | None = None) -> Reduction:
         """Fit to block features of the sequences, from their first two moments.
 
-        ``cache`` keeps the blocks' own whitenings between candidates on the same features.
+        ``cache`` keeps moments and reduced blocks between candidates on the same features.
         """
         cache = {} if cache is None else cache
         one = len(self.candidate.blocks) == 1
+        scaled: dict[str, np.ndarray] = {}
         for name in self.candidate.blocks:
             block = features[name]
             width = min(dim if one else _BLOCK_WIDTH, block.shape[1])
             power = self.candidate.power if one else self.candidate.block_power
             if (name, width, power) not in cache:
-                fresh = _projection(width, power).fit_moments(Moments.of([block]))
-                cache[name, width, power] = fresh
-            projection = self.inner[name] = cache[name, width, power]
-            spread = float(np.sqrt((projection.transform(block) ** 2).sum(1).mean()))
-            self.energy[name] = spread or 1.0
+                if name not in cache:
+                    cache[name] = Moments.of([block])
+                projection = _projection(width, power).fit_moments(cache[name])
+                reduced = projection.transform(block)
+                energy = float(np.sqrt((reduced**2).sum(1).mean())) or 1.0
+                cache[name, width, power] = projection, energy, reduced / energy
+            self.inner[name], self.energy[name], scaled[name] = cache[name, width, power]
         if not one:
-            side = self._side_by_side(features)
+            side = np.hstack(list(scaled.values()))
             width = min(dim, side.shape[1])
             self.outer = _projection(width, self.candidate.power).fit_moments(Moments.of([side]))
         return self
-
-    def _side_by_side(self, features: Features) -> np.ndarray:
-        return np.hstack(
-            [self.inner[b].transform(features[b]) / self.energy[b] for b in self.candidate.blocks]
-        )
 
     def transform(self, features: Features) -> Float[np.ndarray, "seqs dim"]:
         """Reduce block features to vectors in fp32."""
         if self.outer is None:
             name = self.candidate.blocks[0]
             return self.inner[name].transform(features[name]).astype(np.float32)
-        return self.outer.transform(self._side_by_side(features)).astype(np.float32)
+        side = [self.inner[b].transform(features[b]) / self.energy[b] for b in self.inner]
+        return self.outer.transform(np.hstack(side)).astype(np.float32)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what `from_state` needs: a JSON part and the arrays."""

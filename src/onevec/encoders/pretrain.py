@@ -140,7 +140,7 @@ def pretrain(
         "skipped_empty": skipped,
         "tokens": int(sum(map(len, train))),
         "vocabulary": len(tokenizer),
-        "corpus_sha256": _fingerprint(texts),
+        "corpus_sha256": corpus_fingerprint(texts),
         "steps": steps,
         "final_loss": round(loss, 4),
         "masked_accuracy": round(accuracy, 4),
@@ -393,7 +393,8 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _fingerprint(texts: Sequence[str]) -> str:
+def corpus_fingerprint(texts: Sequence[str]) -> str:
+    """SHA-256 of the sequences in their order: the manifest's ``corpus_sha256``."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode())

@@ -70,7 +70,7 @@ def judge(
     options: list[Candidate],
     *,
     dim: int,
-    max_held_out: int,
+    held_out: int,
     random_state: int,
 ) -> tuple[Candidate, Verdict]:
     """Choose among candidates on held-out sequences.
@@ -80,7 +80,7 @@ def judge(
     tokens : Ragged or TokenStore
         Where the sequences are.
     rows : ndarray
-        Rows that ``features`` belong to.
+        Rows that ``features`` belong to; the held-out ones stand last.
     features : dict
         Block features of these rows.
     blocks : Blocks
@@ -89,24 +89,22 @@ def judge(
         The mean first.
     dim : int
         Dimension of all candidates.
-    max_held_out : int
-        Most sequences to hold out; at most a third of them all.
+    held_out : int
+        How many of the rows nothing is fitted to; those of one token are passed over.
     random_state : int
         Seed.
     """
     lengths = tokens.lengths.cpu().numpy()[rows]
-    order = np.random.default_rng(random_state).permutation(len(rows))
-    held = np.sort(order[: min(max_held_out, len(rows) // 3)])
-    held = held[lengths[held] >= 2]
+    fitted = len(rows) - held_out
+    held = fitted + np.flatnonzero(lengths[fitted:] >= 2)
     if len(held) < _LEAST_HELD_OUT or len(options) == 1:
         return KEEP_MEAN, _undecided(len(held), len(options))
-    fitted = np.setdiff1d(np.arange(len(rows)), held)
-    known = {name: block[fitted] for name, block in features.items()}
+    known = {name: block[:fitted] for name, block in features.items()}
     first, second = _half_features(tokens, rows[held], blocks)
-    targets = _targets(known, second)
+    cache: dict[Any, Any] = {}
+    targets = _targets(known, second, cache)
     panel = cluster_panel(targets, random_state)
     evidence: dict[str, Evidence] = {}
-    cache: dict[Any, Any] = {}
     for option in options:
         reduction = Reduction(option).fit(known, dim, cache)
         evidence[option.name] = gather_evidence(
@@ -141,12 +139,12 @@ def _half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Fe
     return first, second
 
 
-def _targets(known: Features, second: Features) -> Features:
+def _targets(known: Features, second: Features, cache: dict[Any, Any]) -> Features:
     """Whitened leading directions of every block of the second halves."""
     out = {}
     for name in known:
         whole = Candidate((name,), 0.0, 1.0)
-        out[name] = Reduction(whole).fit(known, _TARGET_WIDTH).transform(second)
+        out[name] = Reduction(whole).fit(known, _TARGET_WIDTH, cache).transform(second)
     return out
 
 

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from onevec.errors import InputError
-from onevec.project.moments import Moments, check_finite
+from onevec.project.moments import CHUNK_VALUES, Moments, check_finite
 
 
 class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
@@ -174,8 +174,13 @@ class Linear(Projection):
     inverse_: np.ndarray
 
     def _apply(self, X: np.ndarray) -> np.ndarray:
-        # float32 loses the small directions that whitening enlarges, hence float64.
-        return ((X.astype(np.float64) - self.mean_) @ self.matrix_).astype(X.dtype)
+        out = np.empty((len(X), self.matrix_.shape[1]), X.dtype)
+        rows = max(1, CHUNK_VALUES // X.shape[1])
+        for start in range(0, len(X), rows):
+            # float32 loses the small directions that whitening enlarges, hence float64.
+            chunk = X[start : start + rows].astype(np.float64)
+            out[start : start + rows] = (chunk - self.mean_) @ self.matrix_
+        return out
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Return to the input space, shape (rows, dim_out) -> (rows, dim)."""
