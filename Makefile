@@ -40,8 +40,11 @@ check: $(STAMP)  ## format, lint, types, import order
 	@$(RUN)/pyright
 	@$(RUN)/python -m pytest -q tests/test_imports.py
 
-bench: $(STAMP)  ## the RNA figure of benchmarks/ncrna13.py (needs ONEVEC_DATA)
+bench: $(STAMP)  ## the README's figures again (needs ONEVEC_DATA)
+	@$(RUN)/onevec demo --json --out report.html >benchmarks/results/demo.json.part
+	@mv benchmarks/results/demo.json.part benchmarks/results/demo.json
 	@$(RUN)/python benchmarks/ncrna13.py
+	@$(RUN)/python benchmarks/readme.py
 
 clean:  ## remove the environment and caches
 	@rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis

@@ -30,15 +30,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         gain = ""
         if "gain" in row:
             low, high = row["interval"]
-            gain = f"{row['gain']:+.1f} [{low:+.1f}, {high:+.1f}]"
+            gain = f"{row['gain']:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
         label = METHOD_NAMES.get(name, name)
         label = f"**{label}**" if name == "onevec" else label
         lines.append(
             f"| {label} | {row['dim']} | {row['knn']:.1f} | {row['shot10']:.1f} | {gain} |"
         )
-    return (
-        "\n".join(lines).replace("-", "−").replace("|−−−|−−:|−−:|−−:|−−:|", "|---|--:|--:|--:|--:|")
-    )
+    return "\n".join(lines)
 
 
 def figures() -> str:
