@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from onevec.errors import InputError, StoreError
 from onevec.judge.verdict import Verdict, judge
 from onevec.poolers import Concat, make_pooler
-from onevec.recipe import BLOCKS, KEEP_MEAN, Blocks, Candidate, Reduction, candidates
+from onevec.recipe import KEEP_MEAN, Blocks, Candidate, Reduction, candidates, specs_of
 from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
 
 FORMAT = 1
@@ -23,7 +23,7 @@ _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 # Per effort: sequences the linear maps are fitted to, tokens the poolers are fitted to, sequences
 # the judge holds out.
 _EFFORTS = {
-    "quick": (5_000, 100_000, 600),
+    "quick": (5_000, 100_000, 1_000),
     "standard": (20_000, 200_000, 1_500),
     "thorough": (50_000, 500_000, 3_000),
 }
@@ -120,7 +120,7 @@ class OneVec(TransformerMixin, BaseEstimator):
                 random_state=self.random_state,
             )
         else:
-            chosen = Candidate(tuple(blocks.poolers), 0.5, 0.0 if len(blocks.poolers) > 1 else 0.5)
+            chosen = Candidate(tuple(blocks.poolers), 0.5, 0.5)
             told = "As told: no candidates were compared, so nothing is claimed against the mean."
             verdict = Verdict(chosen.name, False, 0.5, told, 0)
         self.n_features_in_ = tokens.dim
@@ -191,7 +191,7 @@ class OneVec(TransformerMixin, BaseEstimator):
 
     def _specs(self, dim: int) -> dict[str, tuple[str, dict[str, Any]]]:
         if self.pooler == "auto":
-            return BLOCKS
+            return specs_of(candidates(self.effort))
         made = make_pooler(self.pooler)  # explains a name that does not exist
         names = made.names if isinstance(made, Concat) else [self.pooler]
         return {"mean": ("mean", {})} | {name: (name, {}) for name in names}

@@ -27,7 +27,7 @@ Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
 
 _CLIP = 6.0  # standard deviations: outlier tokens must not own the second moments
 _TOKEN_WIDTH = 128  # wider tokens are rotated to this many leading axes, or blocks grow too wide
-_BLOCK_WIDTH = 96  # of each whitened block this many leading directions go on
+_BLOCK_WIDTH = 192  # of each whitened block this many leading directions go on
 _VALUE_BUDGET = 2**23  # token values of one batch: 32 MiB in fp32
 
 MEAN = "mean"
@@ -37,7 +37,7 @@ BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
     "quantiles": ("quantiles", {"levels": (0.1, 0.5, 0.9)}),
     "covariance": ("covariance", {"rank": 24}),
     "vlad": ("vlad", {"codes": 16}),
-    "dct": ("dct", {"count": 4}),
+    "dct": ("dct", {"count": 8}),
     "lagged": ("lagged_covariance", {"rank": 16}),
     "bigrams": ("bigrams", {"codes": 24}),
 }
@@ -67,14 +67,21 @@ KEEP_MEAN = Candidate((MEAN,), 0.0, 0.0)
 
 
 def candidates(effort: str) -> list[Candidate]:
-    """List the candidates of an effort, the mean first."""
-    sets = [("mean", "std"), ("dct", "std"), tuple(BLOCKS)]
+    """List the candidates of an effort: the mean, then the others, the likeliest best first.
+
+    The order is what other data sets taught (benchmarks/LOG.md); the judge takes the first that
+    surely beats the mean.
+    """
+    sets = [("dct", "std", "covariance", "lagged"), ("mean", "std", "quantiles", "covariance")]
     if effort != "quick":
-        sets += [("mean", "vlad"), ("mean", "covariance"), ("dct", "vlad", "bigrams")]
-        sets += [tuple(name for name in BLOCKS if name not in ("dct", "lagged", "bigrams"))]
-    single = [Candidate((MEAN,), 0.0, power) for power in (0.0, 0.5, 1.0)]
-    powers = ((0.5, 0.0), (1.0, 0.0), (1.0, 0.5))
-    return single + [Candidate(blocks, *both) for blocks in sets for both in powers]
+        sets += [tuple(BLOCKS), ("mean", "vlad")]
+    rich = [Candidate(blocks, 0.5, 0.5) for blocks in sets]
+    return [KEEP_MEAN, *rich, *(Candidate((MEAN,), 0.0, power) for power in (0.5, 1.0))]
+
+
+def specs_of(options: Sequence[Candidate]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the blocks that some candidates are made of, as `Blocks.fit` takes them."""
+    return {name: BLOCKS[name] for name in BLOCKS if any(name in o.blocks for o in options)}
 
 
 class Blocks:

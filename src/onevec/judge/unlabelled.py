@@ -40,6 +40,14 @@ class Evidence:
     predictability: Float[np.ndarray, " seqs"]
     pseudo_labels: Float[np.ndarray, " seqs"]
 
+    @classmethod
+    def mean(cls, parts: Sequence[Evidence]) -> Evidence:
+        """Average several, sequence by sequence."""
+        return cls(
+            np.mean([part.predictability for part in parts], axis=0),
+            np.mean([part.pseudo_labels for part in parts], axis=0),
+        )
+
 
 def halves(tokens: Ragged) -> tuple[Ragged, Ragged]:
     """Cut each sequence of at least two tokens into its first and second half.
@@ -84,7 +92,7 @@ def gather_evidence(
     panel: Sequence[np.ndarray],
     random_state: int,
 ) -> Evidence:
-    """Score the vectors of first halves against the second halves."""
+    """Score the vectors of one half against targets of the other."""
     vectors = normalise(vectors.astype(np.float64))
     stacked = np.hstack([t / np.sqrt(t.shape[1] * len(targets)) for t in targets.values()])
     return Evidence(
