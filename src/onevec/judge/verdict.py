@@ -15,6 +15,7 @@ from onevec.judge.unlabelled import (
     gather_evidence,
     halves,
     length_readability,
+    without_length,
 )
 from onevec.recipe import KEEP_MEAN, Blocks, Candidate, Features, Reduction, read
 from onevec.tokens.batches import Tokens
@@ -43,7 +44,7 @@ class Verdict:
         Sequences it rests on.
     candidates : list of dict
         For each: name, predictability, pseudo_labels, of both the gain over the mean with its
-        standard error, and z, both gains in standard errors.
+        standard error, and z, what both say in standard errors.
     length_r2 : float or None
         How well the logarithm of the length can be read from the chosen vector (R² of ridge on
         held-out sequences); None where nothing was compared.
@@ -105,7 +106,7 @@ def judge(
     reductions = {o.name: Reduction(o).fit(known, dim, cache) for o in options}
     found: dict[str, list[Evidence]] = {o.name: [] for o in options}
     for seen, hidden in ((first, second), (second, first)):
-        targets = _targets(known, hidden, cache)
+        targets = _targets(known, hidden, lengths[held], cache)
         panel = cluster_panel(targets, random_state)
         for name, reduction in reductions.items():
             vectors = reduction.transform(seen)
@@ -140,12 +141,15 @@ def _half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Fe
     return first, second
 
 
-def _targets(known: Features, second: Features, cache: dict[Any, Any]) -> Features:
-    """Whitened leading directions of every block of the second halves."""
+def _targets(
+    known: Features, hidden: Features, lengths: np.ndarray, cache: dict[Any, Any]
+) -> Features:
+    """Whitened leading directions of every block of the hidden halves, less what length says."""
     out = {}
     for name in known:
         whole = Candidate((name,), 0.0, 1.0)
-        out[name] = Reduction(whole).fit(known, _TARGET_WIDTH, cache).transform(second)
+        target = Reduction(whole).fit(known, _TARGET_WIDTH, cache).transform(hidden)
+        out[name] = without_length(target, lengths)
     return out
 
 
@@ -182,7 +186,7 @@ def _choose(
     )
     if sure:
         sentence = (
-            f"Use {chosen.name}: it beats the mean with probability {probability:.2f} "
+            f"Use {chosen.name}: it beats the mean with probability {_words(probability)} "
             f"({evidence_words})."
         )
     elif best == 0:
@@ -190,15 +194,21 @@ def _choose(
     else:
         sentence = (
             f"Keep the mean: nothing is surely better; the nearest is {row['name']}, better with "
-            f"probability {probability:.2f} ({evidence_words})."
+            f"probability {_words(probability)} ({evidence_words})."
         )
     return chosen, Verdict(chosen.name, sure, probability, sentence, held_out, table)
 
 
+def _words(probability: float) -> str:
+    return "above 0.99" if probability > 0.99 else f"{probability:.2f}"
+
+
 def _joint_z(row: Mapping[str, Any]) -> float:
-    """Average the two z-scores, valid however they correlate; a score surely against decides."""
-    both = _z(row, "predictability"), _z(row, "pseudo_labels")
-    return min(both) if min(both) <= -_STANDARD_ERRORS else sum(both) / 2
+    """Average the two z-scores, which is safe however they correlate.
+
+    Pseudo-labels count twice: they tell better what labels will say (benchmarks/LOG.md).
+    """
+    return (2 * _z(row, "pseudo_labels") + _z(row, "predictability")) / 3
 
 
 def _z(row: Mapping[str, Any], score: str) -> float:
