@@ -59,8 +59,9 @@ class Candidate:
         inner = words.get(self.block_power, f"power {self.block_power}")
         if len(self.blocks) == 1:
             return f"{self.blocks[0]}, {words.get(self.power, self.power)}"
-        after = "" if self.power == 0 else f", then {words.get(self.power, self.power)}"
-        return f"{' + '.join(self.blocks)}, blocks {inner}{after}"
+        outer = words.get(self.power, f"power {self.power}")
+        how = inner if inner == outer else f"blocks {inner}, then {outer}"
+        return f"{' + '.join(self.blocks)}, {how}"
 
 
 KEEP_MEAN = Candidate((MEAN,), 0.0, 0.0)

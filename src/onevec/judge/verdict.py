@@ -179,15 +179,15 @@ def _choose(
     sure = z >= _STANDARD_ERRORS
     chosen = options[best] if sure else KEEP_MEAN
     evidence_words = (
-        f"on {held_out} held-out sequences, without labels: pseudo-labels of the other half "
+        f"on {held_out} held-out sequences: pseudo-labels of the other half "
         f"{100 * row['pseudo_labels']:.1f} % right against {100 * table[0]['pseudo_labels']:.1f} % "
         f"for the mean, its statistics R² {row['predictability']:.2f} against "
         f"{table[0]['predictability']:.2f}"
     )
     if sure:
         sentence = (
-            f"Use {chosen.name}: it beats the mean with probability {_words(probability)} "
-            f"({evidence_words})."
+            f"Use {chosen.name}: judged without labels it beats the mean with probability "
+            f"{_words(probability)} ({evidence_words})."
         )
     elif best == 0:
         sentence = f"Keep the mean: nothing tried scores above it ({evidence_words})."

@@ -99,8 +99,8 @@ def _candidate_figure(model: OneVec) -> Figure | None:
     rows = model.verdict_.candidates
     if not rows:
         return None
-    figure, axes = _figure(9, 0.8 + 0.3 * len(rows), 2)
-    order = sorted(rows, key=lambda row: row["pseudo_labels"])
+    figure, axes = _figure(9, 0.8 + 0.42 * len(rows), 2)
+    order = rows[::-1]
     place = np.arange(len(order))
     titles = {
         "pseudo_labels": "pseudo-labels of the other half",
@@ -124,16 +124,9 @@ def _candidate_figure(model: OneVec) -> Figure | None:
         axis.axvline(0, color="#495057", linewidth=0.8)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("gain over the mean, ± 2 standard errors", fontsize=9)
-        axis.set_yticks(place, [_short(row["name"]) for row in order], fontsize=8)
+        axis.set_yticks(place, [row["name"].replace(", ", ",\n") for row in order], fontsize=8)
     axes[1].set_yticklabels([])
     return figure
-
-
-def _short(name: str) -> str:
-    parts = name.split(", ", 1)
-    blocks = parts[0].split(" + ")
-    first = parts[0] if len(blocks) <= 3 else f"all {len(blocks)} blocks"
-    return f"{first}, {parts[1]}" if len(parts) > 1 else first
 
 
 def _gain_figure(evaluation: Mapping[str, Mapping[str, Any]]) -> Figure:

@@ -24,6 +24,7 @@ from onevec.tokens.readers import open_source
 from onevec.tokens.store import TokenStore
 from onevec.tokens.writer import TokenStoreWriter
 
+_BATCH_TOKENS_CPU, _BATCH_TOKENS = 4_096, 32_768
 _ARRAY_VALUES = 8 * 2**20  # of ready token vectors, how many numbers are passed on at a time
 
 
@@ -38,7 +39,7 @@ def encode(
     max_length: int | None = None,
     long: str = "truncate",
     overlap: int = 64,
-    batch_tokens: int = 8_192,
+    batch_tokens: int | None = None,
     device: str | None = None,
     precision: str = "fp32",
     column: str | None = None,
@@ -76,8 +77,9 @@ def encode(
     overlap : int
         How many tokens neighbouring windows share; a token is taken from the window in which it
         is farther from the border.
-    batch_tokens : int
-        About how many tokens, padding included, the encoder reads at a time.
+    batch_tokens : int, optional
+        About how many tokens, padding included, the encoder reads at a time: 4,096 on a CPU,
+        whose caches they should fit, and 32,768 elsewhere.
     device : str, optional
         Such as ``"cpu"`` or ``"cuda"``; a GPU when there is one.
     precision : {"fp32", "bf16"}
@@ -108,6 +110,8 @@ def encode(
     """
     layers = (layer,) if isinstance(layer, int | np.integer) else tuple(layer)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if batch_tokens is None:
+        batch_tokens = _BATCH_TOKENS_CPU if device == "cpu" else _BATCH_TOKENS
     options = Options(
         layers, special_tokens, max_length, long, overlap, _known_device(device), precision
     )

@@ -1,0 +1,35 @@
+"""What the README says is measured, and what it shows runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_figures_are_those_of_the_results():
+    subprocess.run([sys.executable, ROOT / "benchmarks/readme.py", "--check"], check=True)
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code
+    names = {}
+    exec(code[1], names)
+    assert names["vectors"].shape == (500, 64)
+    assert "mean" in capsys.readouterr().out
+
+
+def test_every_command_and_folder_is_named():
+    from onevec.cli import app
+
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert f"onevec {command.callback.__name__}" in README, command.callback.__name__
+    for entry in (ROOT / "src/onevec").iterdir():
+        if entry.name not in ("__init__.py", "__pycache__", "py.typed", "errors.py"):
+            name = entry.name + "/" if entry.is_dir() else entry.name
+            assert f"`{name}`" in README, name
