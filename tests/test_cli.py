@@ -95,6 +95,7 @@ def test_json_everywhere(room):
 
 def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
     folder, _ = room
+    (folder / "mine.html").write_text("my own page")
     calls = {
         ("fit", tmp_path / "none", "--out", tmp_path / "m"): "no token store",
         ("fit", folder / "store", "--out", folder / "model"): "exists",
@@ -109,6 +110,18 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
          "--column", "protein"): "protein",
         ("pretrain", folder / "rna.csv", "--out", tmp_path / "e", "--column", "sequence",
          "--precision", "fp8"): "fp8",
+        ("pretrain", folder / "rna.csv", "--out", tmp_path / "e", "--column", "sequence",
+         "--threads", 0): "threads=0",
+        ("pretrain", folder / "rna.csv", "--out", folder / "store", "--column", "sequence",
+         "--overwrite"): "is no encoder of pretrain",
+        ("fit", folder / "store", "--out", folder / "store", "--overwrite"): "is no onevec model",
+        ("fit", folder / "store", "--out", folder / "rna.csv/m"): "a file, not a folder",
+        ("transform", folder / "model", folder / "store", "--out", folder / "rna.csv/v.npy"):
+            "a file, not a folder",
+        ("report", folder / "model", "--out", folder / "rna.csv"): "must end in .html",
+        ("report", folder / "model", "--out", folder / "mine.html"): "no report of onevec",
+        ("encode", "", "--out", tmp_path / "s"): "empty sequences",
+        ("encode", folder / "rna.csv", "--out", tmp_path / "s", "--encoder", ""): "empty encoder",
     }  # fmt: skip
     for call, words in calls.items():
         code, _, error = run(*call)
@@ -116,6 +129,23 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
         assert words in error, (call, error)
         assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_without_a_label_are_left_out(room, tmp_path):
+    folder, _ = room
+    lines = (folder / "rna.csv").read_text().splitlines()
+    lines[5:15] = [",".join([n, "", s]) for n, _, s in (line.split(",") for line in lines[5:15])]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    columns = ("--column", "sequence", "--id-column", "name")
+    store = tmp_path / "s"
+    run("encode", tmp_path / "a.csv", "--encoder", folder / "encoder", "--out", store, *columns)
+    with pytest.warns(UserWarning, match="10 of 160 rows .* have no label"):
+        code, out, error = run("evaluate", folder / "model", store, "--labels", "family")
+    assert code == 0, error
+    assert "onevec" in out
+    code, _, error = run("evaluate", folder / "model", store, "--labels", "token_id")
+    assert code == 2
+    assert "holds lists" in error
 
 
 def test_help_teaches():

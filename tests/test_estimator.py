@@ -97,6 +97,31 @@ def test_save_and_load(tmp_path, easy_tokens, fitted):
         fitted.save(tmp_path / "model")
 
 
+def test_save_replaces_a_model_and_nothing_else(tmp_path, monkeypatch, fitted):
+    mine = tmp_path / "thesis"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years")
+    (tmp_path / "model.part").mkdir()
+    for target in (mine, mine / "thesis.txt", tmp_path):
+        with pytest.raises(OnevecError, match="is no onevec model"):
+            fitted.save(target, overwrite=True)
+    with pytest.raises(OnevecError, match="is a file, not a folder"):
+        fitted.save(mine / "thesis.txt/model")
+    fitted.save(tmp_path / "model")
+    fitted.save(tmp_path / "model", overwrite=True)
+    monkeypatch.chdir(tmp_path / "model")
+    with pytest.raises(OnevecError, match="current folder lies in it"):
+        fitted.save(".", overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "model.part", "thesis"]
+
+
+def test_numpy_parameters_can_be_saved(tmp_path, easy_tokens):
+    model = OneVec(dim=np.int64(500), random_state=np.int64(3), pooler="mean").fit(easy_tokens[0])
+    card = (model.save(tmp_path / "m") / "README.md").read_text()
+    assert "into one vector of 24." in card
+    assert load(tmp_path / "m").dim == 500
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_damaged_model_is_one_sentence(tmp_path, fitted, name):
     path = fitted.save(tmp_path / "model") / name
@@ -132,7 +157,8 @@ def test_scikit_learn_takes_it(easy_tokens):
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [({"dim": 0}, "dim=0"), ({"dim": 2.5}, "dim=2.5"), ({"effort": "huge"}, "effort='huge'"),
-     ({"pooler": "meen"}, "meen")],
+     ({"pooler": "meen"}, "meen"), ({"pooler": 3}, "pooler=3"), ({"dim": True}, "dim=True"),
+     ({"effort": []}, "effort="), ({"random_state": -1}, "random_state=-1")],
 )  # fmt: skip
 def test_wrong_parameters(parameters, words, easy_tokens):
     with pytest.raises(OnevecError, match=words):
@@ -146,7 +172,9 @@ def test_wrong_token_dimension(easy_tokens, fitted):
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [([], "empty"), ([np.zeros((0, 4))], "empty"), ([np.full((2, 4), np.nan)], "NaN"),
+    [([], "empty"), ([[[1, 2], [3]]], "unequal length"),
+     ([np.full((2, 4), 1e300)], "beyond fp32"),
+     ([np.zeros((0, 4))], "empty"), ([np.full((2, 4), np.nan)], "NaN"),
      ([np.ones((2, 4)), np.ones((2, 5))], "dimension"), ([1, 0, 1], "label"),
      (["ab", "cd"], "encode")],
 )  # fmt: skip
@@ -154,6 +182,14 @@ def test_bad_data_is_one_sentence(data, words):
     with pytest.raises(OnevecError, match=words) as caught:
         OneVec(dim=2).fit(data)
     assert "\n" not in str(caught.value)
+
+
+def test_foreign_floats(easy_tokens):
+    tokens = easy_tokens[0][:60]
+    model = OneVec(dim=4, pooler="mean").fit(tokens)
+    expected = model.transform(tokens)
+    for dtype in (">f4", np.longdouble):
+        np.testing.assert_allclose(model.transform([t.astype(dtype) for t in tokens]), expected)
 
 
 @pytest.mark.parametrize("dim", [1, 24, 60])

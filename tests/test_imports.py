@@ -13,6 +13,7 @@ SOURCE = Path(onevec.__file__).parent
 # Lower layers first: a module may import its own layer and those before it.
 ARROW = [
     {"errors"},
+    {"files"},
     {"ragged"},
     {"segment"},
     {"tokens", "poolers", "project"},

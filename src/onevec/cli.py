@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from onevec.errors import InputError, OnevecError
+from onevec.errors import OnevecError
 
 app = typer.Typer(
     name="onevec",
@@ -26,7 +27,7 @@ with **pretrain**. Only **evaluate** reads labels.""",
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace what stands at --out.")]
-Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every draw.")]
 Column = Annotated[
     str | None, typer.Option(help="Column of the sequences; guessed when there is one candidate.")
 ]
@@ -163,10 +164,10 @@ def fit(
 
     Example: `onevec fit store --out model --dim 64`
     """
-    from onevec.estimator import OneVec
+    from onevec.estimator import OneVec, is_model
+    from onevec.files import check_target
 
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists: choose another folder or pass --overwrite")
+    check_target(out, overwrite, what="onevec model", ours=is_model)
     model = OneVec(dim, effort=effort, pooler=pooler, random_state=seed).fit(store)
     model.save(out, overwrite=overwrite)
     _print(
@@ -188,9 +189,9 @@ def transform(
     Example: `onevec transform model store --out vectors.parquet`
     """
     from onevec.estimator import load
-    from onevec.use.vectors import check_target, write_vectors
+    from onevec.use.vectors import check_file, write_vectors
 
-    check_target(out, overwrite)
+    check_file(out, overwrite)
     fitted = load(model).set_params(check_encoder=check_encoder)
     shape = write_vectors(fitted, store, out)
     _print(
@@ -232,9 +233,10 @@ def report(
     Example: `onevec report model --out report.html`
     """
     from onevec.estimator import load
-    from onevec.report.html import write
+    from onevec.report.html import check_report, write
     from onevec.report.summarize import summarize
 
+    check_report(out)
     write(summarize(load(model), title=f"onevec: {model.name}"), out)
     _print({"report": str(out)}, as_json, f"{out} written")
 
@@ -276,6 +278,7 @@ def demo(
 
 def main() -> None:
     """Run the command line; a rule that is broken ends with one sentence and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: _say(f"onevec: warning: {message}")
     try:
         app()
     except (OnevecError, OSError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from onevec.errors import InputError, StoreError
+from onevec.files import appears_whole, check_target
 from onevec.judge.verdict import Verdict, judge
 from onevec.poolers import Concat, make_pooler
 from onevec.recipe import KEEP_MEAN, Blocks, Candidate, Reduction, candidates, specs_of
@@ -169,24 +169,19 @@ class OneVec(TransformerMixin, BaseEstimator):
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write ``config.json``, ``model.safetensors`` and a model card; no pickle.
 
-        The folder appears whole or not at all.
+        The folder appears whole or not at all. ``overwrite`` replaces a model, and nothing else.
         """
         from safetensors.numpy import save_file
 
         check_is_fitted(self, "reduction_")
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists: choose another folder or pass overwrite")
+        path = check_target(path, overwrite, what="onevec model", ours=is_model)
         config, arrays = self._state()
-        part = path.with_name(path.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        (part / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, part / _WEIGHTS)
-        (part / _CARD).write_text(_card(config))
-        if path.exists():
-            shutil.rmtree(path)
-        part.rename(path)
+        text = json.dumps(config, indent=2, default=lambda number: number.item())
+        with appears_whole(path) as part:
+            part.mkdir()
+            (part / _CONFIG).write_text(text + "\n")
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, part / _WEIGHTS)
+            (part / _CARD).write_text(_card(config))
         return path
 
     def _specs(self, dim: int) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -197,9 +192,15 @@ class OneVec(TransformerMixin, BaseEstimator):
         return {"mean": ("mean", {})} | {name: (name, {}) for name in names}
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.dim, int | np.integer) or self.dim < 1:
-            raise InputError(f"got dim={self.dim!r}: it must be a whole number of at least 1")
-        if self.effort not in _EFFORTS:
+        for name, least in (("dim", 1), ("random_state", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise InputError(
+                    f"got {name}={value!r}: it must be a whole number of at least {least}"
+                )
+        if not isinstance(self.pooler, str):
+            raise InputError(f'got pooler={self.pooler!r}: it must be text, such as "mean|std"')
+        if not isinstance(self.effort, str) or self.effort not in _EFFORTS:
             raise InputError(f"got effort={self.effort!r}: choose one of {', '.join(_EFFORTS)}")
 
     def _adopt(self, blocks: Blocks, reduction: Reduction) -> None:
@@ -230,6 +231,7 @@ class OneVec(TransformerMixin, BaseEstimator):
             "format": FORMAT,
             "parameters": self.get_params(),
             "token_dim": self.n_features_in_,
+            "vector_dim": self.reduction_.dim_out,
             "fingerprint": self.fingerprint_,
             "verdict": self.verdict_.as_dict(),
         }
@@ -249,6 +251,14 @@ class OneVec(TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder holds a model that `OneVec.save` wrote."""
+    try:
+        return "token_dim" in json.loads((path / _CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
 
 
 def load(path: str | Path) -> OneVec:
@@ -302,11 +312,11 @@ def _baselines(features: dict[str, np.ndarray], dim: int) -> dict[str, Reduction
 
 
 def _card(config: dict[str, Any]) -> str:
-    verdict, parameters = config["verdict"], config["parameters"]
+    verdict = config["verdict"]
     return (
         "---\nlibrary_name: onevec\n---\n# A onevec model\n\n"
         f"Turns token vectors of {config['token_dim']} dimensions into one vector of "
-        f"{parameters['dim']}.\n\n**Verdict.** {verdict['sentence']}\n\n"
+        f"{config['vector_dim']}.\n\n**Verdict.** {verdict['sentence']}\n\n"
         f"Encoder fingerprint: `{config['fingerprint']}`\n\n"
         "```python\nfrom onevec import load\nvectors = load('.').transform(tokens)\n```\n"
     )

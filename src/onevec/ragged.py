@@ -105,13 +105,13 @@ class Ragged:
         # Lowest and highest carry NaN and infinity with them; ten times faster than isfinite.
         values = self.values.detach() if self.dim else torch.zeros(1)
         extremes = torch.stack(torch.aminmax(values))
-        if not bool(torch.isfinite(extremes).all()):
-            finite = torch.isfinite(self.values).all(dim=1)
+        if not bool(torch.isfinite(extremes.float()).all()):
+            finite = torch.isfinite(self.values.float()).all(dim=1)
             token = int((~finite).nonzero()[0])
             row = int(torch.searchsorted(self.lengths.cumsum(0), token, right=True))
             raise InputError(
-                f"sequence {row} holds NaN or infinity: every token vector must be finite; "
-                "drop or repair the sequence"
+                f"sequence {row} holds NaN or infinity (or numbers beyond fp32): all must be "
+                "finite; drop or repair the sequence"
             )
         return self
 
@@ -200,16 +200,25 @@ class Ragged:
 
 def _as_matrix(entry: Any, row: int) -> Tensor:
     if isinstance(entry, Tensor):
+        if entry.layout != torch.strided:
+            raise InputError(f"sequence {row} is a sparse tensor: pass dense ones, x.to_dense()")
         tensor = entry.detach()
     else:
-        array = np.asarray(entry)
+        try:
+            array = np.asarray(entry)
+        except ValueError as error:
+            raise InputError(
+                f"sequence {row} has rows of unequal length: each must be one (n, dim) array"
+            ) from error
         if array.dtype.kind not in "fiu":
             what = "text" if array.dtype.kind in "US" else f"dtype {array.dtype}"
             raise InputError(
                 f"sequence {row} holds {what}: pass (n, dim) arrays of floats, "
                 "or encode raw sequences first with onevec.encode(...)"
             )
-        array = np.ascontiguousarray(array)
+        # torch knows no foreign byte order and no longer floats.
+        wide = array.dtype.itemsize > 8
+        array = np.ascontiguousarray(array, np.float64 if wide else array.dtype.newbyteorder("="))
         # A tensor on a read-only array (a memory map, an Arrow buffer) could be written to: copy.
         tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     if tensor.ndim != 2:

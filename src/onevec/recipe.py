@@ -241,6 +241,12 @@ class Reduction:
             self.outer = _projection(width, self.candidate.power).fit_moments(Moments.of([side]))
         return self
 
+    @property
+    def dim_out(self) -> int:
+        """Dimensions of the vector."""
+        last = self.outer or next(iter(self.inner.values()))
+        return len(last.get_feature_names_out())
+
     def transform(self, features: Features) -> Float[np.ndarray, "seqs dim"]:
         """Reduce block features to vectors in fp32."""
         if self.outer is None:

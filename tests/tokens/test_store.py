@@ -159,6 +159,52 @@ def test_nothing_is_written_over(tmp_path):
     assert len(store) == 2
 
 
+def test_an_overwrite_that_fails_late_leaves_the_old_store(tmp_path):
+    write(tmp_path / "s", arrays([3, 2], 4))
+    (tmp_path / "s/notes.txt").write_text("mine")
+    writer = TokenStoreWriter(tmp_path / "s", shard_bytes=1, overwrite=True)
+    with pytest.raises(InputError), writer:
+        writer.append(arrays([5], 4))
+        assert len(TokenStore(tmp_path / "s")) == 2
+        writer.append([np.full((1, 4), np.inf)])
+    assert TokenStore(tmp_path / "s").lengths.tolist() == [3, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+    write(tmp_path / "s", arrays([5], 4), overwrite=True)
+    assert TokenStore(tmp_path / "s").lengths.tolist() == [5]
+    assert (tmp_path / "s/notes.txt").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_killed_before_the_first_index(tmp_path, monkeypatch):
+    from onevec.tokens import layout
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "checksum", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "s", arrays([3, 2], 4))
+    assert write(tmp_path / "s", arrays([3, 2], 4), resume=True).lengths.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("key", ["complete", "dim", "dtype", "layers", "encoder", "shards"])
+def test_an_index_with_a_wrong_entry(tmp_path, key):
+    write(tmp_path / "s", arrays([3, 2], 4))
+    index = json.loads((tmp_path / "s/index.json").read_text())
+    for bad in (dict(index, **{key: "x"}), {k: v for k, v in index.items() if k != key}):
+        (tmp_path / "s/index.json").write_text(json.dumps(bad))
+        with pytest.raises(StoreError, match="index is damaged"):
+            TokenStore(tmp_path / "s")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_numbers_beyond_fp32(tmp_path, dtype):
+    with pytest.raises(InputError, match="beyond fp32"):
+        encode([np.full((3, 4), 1e39)], dtype=dtype, out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_failed_overwrite_leaves_the_old_store(tmp_path):
     write(tmp_path / "s", arrays([3], 4))
     with pytest.raises(InputError):

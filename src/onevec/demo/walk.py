@@ -60,6 +60,10 @@ def run_demo(
     from onevec.tokens.store import TokenStore
     from onevec.use.vectors import BASELINES
 
+    if report:
+        from onevec.report.html import check_report
+
+        check_report(report)
     began = time.perf_counter()
     parts = load_proteins()
     val, test = parts["val"], parts["test"]

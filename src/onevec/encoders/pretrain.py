@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from onevec.encoders.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from onevec.errors import InputError, MissingExtraError
+from onevec.files import appears_whole, check_target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -64,6 +64,9 @@ class Recipe:
             (self.layers > 0, "layers", "at least 1"),
             (self.context >= 8, "context", "at least 8"),
             (self.kmer > 0, "kmer", "at least 1"),
+            (self.vocab_size >= 8, "vocab_size", "at least 8"),
+            (self.threads is None or self.threads > 0, "threads", "at least 1"),
+            (self.seed >= 0, "seed", "at least 0"),
             (self.heads > 0 and self.dim % (2 * self.heads) == 0, "dim", "a multiple of 2 x heads"),
             (self.batch_tokens >= self.context, "batch_tokens", "at least the context"),
         )
@@ -107,9 +110,9 @@ def pretrain(
     The same seed, machine and thread count give the same weights.
     """
     recipe = _recipe(settings)
-    out = Path(out)
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists: choose another folder or pass overwrite (--overwrite)")
+    out = check_target(
+        out, overwrite, what="encoder of pretrain", ours=lambda at: (at / MANIFEST).is_file()
+    )
     texts, skipped = _texts(corpus)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
@@ -184,6 +187,10 @@ def read_corpus(
             marks = chunk.metadata[name]
             marks = marks.to_pylist() if hasattr(marks, "to_pylist") else list(marks)
             rows = [row for row, mark in zip(rows, marks, strict=True) if str(mark) == value]
+        if any(not isinstance(row, str) for row in rows):
+            raise InputError(
+                f"{path} holds {type(rows[0]).__name__}, not text: pretrain takes raw sequences"
+            )
         texts.update(dict.fromkeys(rows))
     return list(texts)
 
@@ -423,18 +430,13 @@ def _save(
     manifest: dict[str, Any],
     recipe: Recipe,
 ) -> None:
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # one file of a few MB
-    model.to(getattr(torch, recipe.save_dtype)).save_pretrained(part)
+    with appears_whole(out) as part:
+        model.to(getattr(torch, recipe.save_dtype)).save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     if shown:
         logging.enable_progress_bar()
-    tokenizer.save_pretrained(part)
-    (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    if out.exists():
-        shutil.rmtree(out)
-    part.rename(out)

@@ -19,9 +19,15 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if (path / "pretrain.json").is_file():
-        made = json.loads((path / "pretrain.json").read_text())
         names = ("parameters", "vocabulary", "steps", "masked_accuracy", "unigram_accuracy")
-        return {"kind": "encoder", **{name: made[name] for name in names}}
+        try:
+            made = json.loads((path / "pretrain.json").read_text())
+            return {"kind": "encoder", **{name: made[name] for name in names}}
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{path / 'pretrain.json'} cannot be read ({type(error).__name__}): it is damaged; "
+                "restore the encoder or pretrain it again"
+            ) from error
     if (path / "index.json").is_file():
         from onevec.tokens.store import TokenStore
 
@@ -47,7 +53,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         return {
             "kind": "onevec model",
             "token_dim": model.n_features_in_,
-            "dim": model.dim,
+            "dim": model.reduction_.dim_out,
             "choice": model.verdict_.choice,
             "beats_mean": model.verdict_.beats_mean,
             "probability": model.verdict_.probability,

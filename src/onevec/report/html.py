@@ -7,7 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from onevec.errors import MissingExtraError
+from onevec.errors import InputError, MissingExtraError
+from onevec.files import appears_whole, check_target
+
+_MARK = b'name="generator" content="onevec"'  # in the template
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -20,11 +23,20 @@ def render(summary: Mapping[str, Any]) -> str:
     return Environment(autoescape=True).from_string(source).render(**summary)
 
 
+def check_report(path: str | Path) -> Path:
+    """Refuse a place that no report can go to; a report that stands there may be replaced."""
+    if Path(path).suffix not in (".html", ".htm"):
+        raise InputError(f"got --out {path}: a report must end in .html")
+    return check_target(path, True, what="report of onevec", ours=_is_report)
+
+
 def write(summary: Mapping[str, Any], path: str | Path) -> Path:
     """Write the report; the file appears whole or not at all."""
-    path = Path(path)
-    text = render(summary)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    return part.replace(path)
+    path = check_report(path)
+    with appears_whole(path) as part:
+        part.write_text(render(summary), "utf-8")
+    return path
+
+
+def _is_report(path: Path) -> bool:
+    return path.is_file() and _MARK in path.read_bytes()[:500]

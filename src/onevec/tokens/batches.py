@@ -48,7 +48,10 @@ def as_tokens(X: Any) -> Tokens:
                 "got a list of strings where token vectors are needed: encode raw sequences "
                 "first, onevec.encode(sequences, encoder)"
             )
-        if X and all(np.ndim(entry) == 0 for entry in X[:10] if not isinstance(entry, dict)):
+        if X and all(
+            isinstance(k, float | int | np.generic | torch.Tensor) and np.ndim(k) == 0
+            for k in X[:10]
+        ):
             raise InputError(
                 f"got a list of {type(X[0]).__name__}, which looks like labels: pass token "
                 "vectors, one (n, dim) array per sequence"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from onevec.errors import InputError, StoreError
+from onevec.files import check_target
 from onevec.ragged import Ragged
 from onevec.tokens import layout
 from onevec.tokens.adapters import kind_of, open_encoder
@@ -117,6 +118,11 @@ def encode(
     )
     options.check()
     _check_output(out, layers, dtype, batch_tokens)
+    for name, given in (("sequences", sequences), ("encoder", encoder)):
+        if isinstance(given, str) and not given.strip():
+            raise InputError(f"got an empty {name}: name a file, or an encoder, that exists")
+    if out is not None and not Path(out).exists():
+        check_target(out, False, what="token store")
     if out is not None and not resume and not overwrite:
         TokenStoreWriter(out, dtype=dtype)  # refuse a folder that is taken before any work
     source = open_source(sequences, column=column, id_column=id_column, ids=ids, metadata=metadata)
@@ -145,20 +151,19 @@ def encode(
         resume=resume,
         overwrite=overwrite,
     )
-    if not writer.complete:
-        with writer, bar:
-            rest = _resumed(chunks, writer, bar)
-            for chunk, tokens in _encoded(rest, frozen, known, batch_tokens, bar):
-                raw = chunk.sequences
-                is_text = kind_of(raw) == "text"
-                writer.append(
-                    tokens,
-                    chunk.ids,
-                    sequences=raw if is_text else None,
-                    metadata=chunk.metadata,
-                    owned=not isinstance(raw, Ragged),  # a Ragged is the user's
-                )
-        _warn_truncated(frozen)
+    with writer, bar:
+        rest = _resumed(chunks, writer, bar)
+        for chunk, tokens in _encoded(rest, frozen, known, batch_tokens, bar):
+            raw = chunk.sequences
+            is_text = kind_of(raw) == "text"
+            writer.append(
+                tokens,
+                chunk.ids,
+                sequences=raw if is_text else None,
+                metadata=chunk.metadata,
+                owned=not isinstance(raw, Ragged),  # a Ragged is the user's
+            )
+    _warn_truncated(frozen)
     return TokenStore(out)
 
 
@@ -303,16 +308,24 @@ def _batches(pieces: list[Piece], batch_tokens: int) -> Iterator[list[int]]:
 
 def _resumed(chunks: Iterator[Chunk], writer: TokenStoreWriter, bar: Bar) -> Iterator[Chunk]:
     """Leave out the rows that a killed run has written, after checking that they are the same."""
-    written = writer.ids_written()
+    written = writer.written("id") or []
+    texts = writer.written("sequence")
     row = 0
     for chunk in chunks:
         skip = min(len(chunk), max(len(written) - row, 0))
-        if (chunk.ids or [])[:skip] != written[row : row + skip]:
+        mine = slice(row, row + skip)
+        other_text = texts is not None and list(chunk.sequences[:skip]) != texts[mine]
+        if (chunk.ids or [])[:skip] != written[mine] or other_text:
             raise StoreError(
-                f"cannot resume {writer.path}: its first {len(written)} ids are not those of this "
-                "input; pass the same input, or overwrite=True (--overwrite)"
+                f"cannot resume {writer.path}: its first {len(written)} sequences are not those of "
+                "this input; pass the same input, or overwrite=True (--overwrite)"
             )
         row += len(chunk)
+        if writer.complete and skip < len(chunk):
+            raise StoreError(
+                f"{writer.path} is complete with {len(written)} sequences, this input has more: "
+                "pass the same input, or overwrite=True (--overwrite)"
+            )
         bar.advance(skip)
         if skip < len(chunk):
             yield chunk[skip : len(chunk)]

@@ -34,7 +34,13 @@ class Options:
             (self.long in ("truncate", "window"), "long", '"truncate" or "window"'),
             (self.precision in ("fp32", "bf16"), "precision", '"fp32" or "bf16"'),
             (self.overlap >= 0, "overlap", "at least 0"),
-            (self.max_length is None or self.max_length >= 1, "max_length", "at least 1"),
+            (
+                self.max_length is None
+                or (isinstance(self.max_length, int) and self.max_length >= 1),
+                "max_length",
+                "a whole number of at least 1",
+            ),
+            (all(isinstance(k, int | np.integer) for k in self.layers), "layers", "whole numbers"),
             (bool(self.layers), "layers", "one layer or a list of them"),
             (len(set(self.layers)) == len(self.layers), "layers", "different from each other"),
         )

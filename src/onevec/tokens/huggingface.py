@@ -55,7 +55,7 @@ def load_part(kind: str, name: str) -> Any:
             return getattr(transformers, kind).from_pretrained(name, **options)
     except ImportError as error:
         raise InputError(f"cannot load the encoder {name!r}: {_first_line(error)}") from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # also what the reader of a damaged weights file raises
         raise InputError(
             f"cannot load {kind} from {name!r} ({_first_line(error)}): pass a folder that "
             "save_pretrained wrote, or a hub name that is in the cache or can be reached"

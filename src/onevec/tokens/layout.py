@@ -44,7 +44,7 @@ def arrow_errors(path: Path) -> Iterator[None]:
     """Turn what Arrow raises about a damaged shard into one sentence."""
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError, ValueError, IndexError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, IndexError, SystemError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StoreError(
             f"cannot read the shard {path} ({reason}): the file is damaged or missing; restore "
@@ -97,6 +97,8 @@ def read_index(path: Path) -> dict[str, Any]:
         index = json.loads(file.read_text(encoding="utf-8"))
         known = index["format"] == FORMAT
         version = index["version"]
+        if known and version == VERSION:
+            _check_index(index)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"cannot read {file} ({type(error).__name__}): the index is damaged; encode again "
@@ -108,6 +110,24 @@ def read_index(path: Path) -> dict[str, Any]:
             f"{FORMAT!r} version {VERSION}; install a newer onevec or encode again"
         )
     return index
+
+
+def _check_index(index: dict[str, Any]) -> None:
+    """Raise KeyError or TypeError for an index that `write_index` did not write."""
+    kinds: dict[str, Any] = {
+        "complete": bool, "dim": int, "layers": list, "encoder": dict, "settings": dict,
+        "columns": list, "rows": int, "tokens": int, "shards": list,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        if type(index[name]) is not kind:
+            raise TypeError(name)
+    if index["dtype"] not in DTYPES or not all(
+        isinstance(entry, dict) for entry in index["shards"]
+    ):
+        raise TypeError("dtype or shards")
+    for entry in index["shards"]:
+        if not isinstance(entry["file"], str) or not isinstance(entry["rows"], int):
+            raise TypeError("shards")
 
 
 def is_store(path: Path) -> bool:

@@ -158,7 +158,8 @@ class TokenStore:
     @cached_property
     def ids(self) -> list[str]:
         """Names of the sequences."""
-        return self.column("id").to_pylist()
+        with layout.arrow_errors(self.path):
+            return self.column("id").to_pylist()
 
     def column(self, name: str) -> pa.Array:
         """Return a column (``id``, ``sequence``, ``token_id`` or metadata) of all rows.

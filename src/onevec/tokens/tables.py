@@ -67,8 +67,8 @@ def read_arrow(path: Path, rows: int) -> tuple[pa.Schema, int | None, Batches]:
 def read_csv(path: Path, delimiter: str) -> tuple[dict[str, bool], Callable[[list[str]], Batches]]:
     """Return the columns of a CSV file (and which hold text) and a function that reads it.
 
-    The function takes the columns to read as text whatever they look like, so that an id
-    ``007`` stays one.
+    All columns are read as text whatever they look like: an id ``007`` stays one, and a type
+    guessed from the first block cannot fail in a later one.
     """
     parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     read = arrow_csv.ReadOptions(block_size=4 * 2**20)
@@ -85,8 +85,8 @@ def read_csv(path: Path, delimiter: str) -> tuple[dict[str, bool], Callable[[lis
     with _arrow_errors(path, "CSV"), open_it([]) as reader:
         names = {field.name: field.type == pa.string() for field in reader.schema}
 
-    def batches(text: list[str]) -> Batches:
-        with _arrow_errors(path, "CSV"), open_it(text) as reader:
+    def batches(_: list[str]) -> Batches:
+        with _arrow_errors(path, "CSV"), open_it(list(names)) as reader:
             yield from reader
 
     return names, batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -66,12 +67,11 @@ class TokenStoreWriter:
     ):
         if dtype not in layout.DTYPES:
             raise InputError(f"got dtype {dtype!r}: choose one of {', '.join(layout.DTYPES)}")
-        self.path = Path(path)
+        self.path = self._final = Path(path)
         self.shard_bytes = shard_bytes
         self.resumed = False
         self.clipped = 0
         self._schema: pa.Schema | None = None
-        self._replace = False
         self._index: dict[str, Any] = {
             "format": layout.FORMAT,
             "version": layout.VERSION,
@@ -101,7 +101,9 @@ class TokenStoreWriter:
                 )
             return
         if overwrite:
-            self._replace = True  # the old store goes when the first new shard is ready
+            # The new store grows beside the old one, which goes when the new one is whole.
+            self.path = path.absolute().with_name(f".{path.absolute().name}.new")
+            shutil.rmtree(self.path, ignore_errors=True)
             return
         old = layout.read_index(path)
         if not resume:
@@ -157,14 +159,16 @@ class TokenStoreWriter:
         """Rows in finished shards and in memory."""
         return self.rows_written + sum(map(len, self._lengths))
 
-    def ids_written(self) -> list[str]:
-        """Return the names of the rows in finished shards."""
-        names: list[str] = []
+    def written(self, column: str) -> list[str] | None:
+        """Return a column of the rows in finished shards; None if the store has no such."""
+        if column not in self._index["columns"]:
+            return None
+        found: list[str] = []
         for entry in self._index["shards"]:
             file = self.path / entry["file"]
             with layout.arrow_errors(file), pa.memory_map(str(file)) as source:
-                names.extend(pa.ipc.open_file(source).get_batch(0).column("id").to_pylist())
-        return names
+                found.extend(pa.ipc.open_file(source).get_batch(0).column(column).to_pylist())
+        return found
 
     @property
     def complete(self) -> bool:
@@ -324,11 +328,10 @@ class TokenStoreWriter:
         self._clear()
 
     def _write(self, batch: pa.RecordBatch, tokens: int, scales: dict[str, list[float]]) -> None:
-        if self._replace:
-            layout.remove_store(self.path)
-            self._replace = False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not layout.is_store(self.path):  # before the shard: a killed run leaves a store
+                layout.write_index(self.path, self._index)
         except OSError as error:
             raise StoreError(
                 f"cannot make the folder {self.path} ({error.strerror}): choose another place"
@@ -367,12 +370,26 @@ class TokenStoreWriter:
             raise InputError("got no sequences: pass at least one; no store was written")
         self._index["complete"] = True
         layout.write_index(self.path, self._index)
+        if self.path != self._final:
+            self._take_the_place()
         if self.clipped:
             warnings.warn(
                 f"{self.clipped} values beyond ±65504 were clipped to fit float16 in {self.path}: "
                 'use dtype="int8" or "float32" to keep them',
                 stacklevel=2,
             )
+
+    def _take_the_place(self) -> None:
+        """Put the new store where the old one stands; other files in that folder stay."""
+        old = self.path.with_suffix(".old")
+        self._final.rename(old)
+        self.path.rename(self._final)
+        self.path = self._final
+        layout.remove_store(old)
+        if old.is_dir():
+            for file in old.iterdir():
+                file.rename(self.path / file.name)
+            old.rmdir()
 
     def __enter__(self) -> Self:
         return self
@@ -393,6 +410,6 @@ class TokenStoreWriter:
             self._discard()
 
     def _discard(self) -> None:
-        # A resumed or replaced store is not this run's to delete.
-        if not self.resumed and not self._replace and layout.is_store(self.path):
+        # A resumed store is not this run's to delete.
+        if not self.resumed and layout.is_store(self.path):
             layout.remove_store(self.path)

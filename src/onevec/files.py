@@ -1,0 +1,73 @@
+"""Results on disk: they appear whole or not at all, and nothing of the user's is ever replaced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from onevec.errors import InputError
+
+
+def check_target(
+    path: str | Path, overwrite: bool, *, what: str, ours: Callable[[Path], bool] | None = None
+) -> Path:
+    """Refuse, before any work, a place that cannot be written or must not be replaced.
+
+    Parameters
+    ----------
+    path : path
+        Where a result shall stand.
+    overwrite : bool
+        Whether the user asked to replace what stands there.
+    what : str
+        What is written, for the message: "onevec model".
+    ours : callable, optional
+        Tells whether what stands there is of that kind. Only such is replaced; without it, any
+        file, never a folder.
+
+    Returns
+    -------
+    Path
+        The absolute path.
+    """
+    given, path = path, Path(path).absolute()
+    if not str(given):
+        raise InputError(f"got an empty path for the {what}: name the place to write it to")
+    if path.exists():
+        if not overwrite:
+            raise InputError(
+                f"{given} exists: choose another place or pass overwrite=True (--overwrite)"
+            )
+        here = Path.cwd()
+        if not (ours(path) if ours else path.is_file()) or path.resolve() in (here, *here.parents):
+            raise InputError(
+                f"{given} is no {what}, or the current folder lies in it, so it is not replaced: "
+                "choose another place"
+            )
+    nearest = next(parent for parent in path.parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        why = "not writable" if nearest.is_dir() else "a file, not a folder"
+        raise InputError(f"{given} cannot be written: {nearest} is {why}; choose another place")
+    return path
+
+
+@contextmanager
+def appears_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` to write a file or folder to; rename it at the end.
+
+    What stood at ``path`` goes then. After an error nothing is left behind and nothing is gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    room = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        fresh = room / path.name
+        yield fresh
+        if path.is_dir():
+            path.rename(room / "old")
+        fresh.replace(path)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
