@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from threadpoolctl import threadpool_limits
 
 from onevec.errors import InputError
 
@@ -71,23 +72,23 @@ def few_shot_predict(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.model_selection import StratifiedKFold
 
     centre = train.mean(0)
     spread = train.std(0)
     whole = float(np.sqrt((spread**2).mean())) or 1.0
     scales = (np.where(spread > 0, spread, 1.0), whole)
-    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    folds = list(StratifiedKFold(3, shuffle=True, random_state=0).split(train, labels))
     best, choice = -np.inf, (scales[0], 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for scale in scales:
+            X = (train - centre) / scale
             for C in _DECADES:
-                model = LogisticRegression(C=C, max_iter=200)
-                X = (train - centre) / scale
-                score = cross_val_score(
-                    model, X, labels, cv=folds, scoring="balanced_accuracy"
-                ).mean()
+                score = 0.0
+                for known, held in folds:
+                    model = LogisticRegression(C=C, max_iter=200).fit(X[known], labels[known])
+                    score += balanced(model.predict(X[held]) == labels[held], labels[held])
                 if score > best:
                     best, choice = score, (scale, C)
         scale, C = choice
@@ -109,9 +110,10 @@ def probe(
     knn = knn_predict(train, train_labels, test) == test_labels
     rng = np.random.default_rng(random_state)
     shots = []
-    for _ in range(draws):
-        rows = draw_shots(train_labels, SHOTS, rng)
-        shots.append(few_shot_predict(train[rows], train_labels[rows], test) == test_labels)
+    with threadpool_limits(1):  # on a hundred rows a second thread waits more than it works
+        for _ in range(draws):
+            rows = draw_shots(train_labels, SHOTS, rng)
+            shots.append(few_shot_predict(train[rows], train_labels[rows], test) == test_labels)
     return Hits(knn, np.array(shots))
 
 
@@ -120,10 +122,13 @@ def balanced(
 ) -> float:
     """Balanced accuracy x 100, averaged over draws; ``weight`` counts items (bootstrap)."""
     weight = np.ones(len(labels)) if weight is None else weight
-    classes, codes = np.unique(labels, return_inverse=True)
-    total = np.bincount(codes, weight, len(classes))
-    right = np.bincount(codes, weight * np.atleast_2d(hits).mean(0), len(classes))
+    return _balanced(np.atleast_2d(hits).mean(0), np.unique(labels, return_inverse=True)[1], weight)
+
+
+def _balanced(rate: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> float:
+    total = np.bincount(codes, weight)
     present = total > 0
+    right = np.bincount(codes, weight * rate)
     return 100 * float((right[present] / total[present]).mean())
 
 
@@ -143,15 +148,16 @@ def paired_gain(
         ``gain`` in points and ``interval``, the 2.5 % and 97.5 % quantiles.
     """
 
-    def cell(hits: Hits, draws: Any, weight: Any) -> float:
-        return (
-            balanced(hits.knn, labels, weight) + balanced(hits.shot10[draws], labels, weight)
-        ) / 2
+    codes = np.unique(labels, return_inverse=True)[1]
+
+    def cell(hits: Hits, draws: np.ndarray, weight: np.ndarray) -> float:
+        knn, shot10 = hits.knn.astype(float), hits.shot10[draws].mean(0)
+        return (_balanced(knn, codes, weight) + _balanced(shot10, codes, weight)) / 2
 
     rng = np.random.default_rng(random_state)
     count = len(ours.shot10)
-    everything = np.arange(count)
-    gain = cell(ours, everything, None) - cell(mean, everything, None)
+    everything, once = np.arange(count), np.ones(len(labels))
+    gain = cell(ours, everything, once) - cell(mean, everything, once)
     gains = []
     for _ in range(resamples):
         weight = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels))).astype(float)
