@@ -103,7 +103,7 @@ def test_save_replaces_a_model_and_nothing_else(tmp_path, monkeypatch, fitted):
     (mine / "thesis.txt").write_text("years")
     (tmp_path / "model.part").mkdir()
     for target in (mine, mine / "thesis.txt", tmp_path):
-        with pytest.raises(OnevecError, match="is no onevec model"):
+        with pytest.raises(OnevecError, match="because it is no onevec model"):
             fitted.save(target, overwrite=True)
     with pytest.raises(OnevecError, match="is a file, not a folder"):
         fitted.save(mine / "thesis.txt/model")

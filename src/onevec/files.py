@@ -43,11 +43,13 @@ def check_target(
                 f"{given} exists: choose another place or pass overwrite=True (--overwrite)"
             )
         here = Path.cwd()
-        if not (ours(path) if ours else path.is_file()) or path.resolve() in (here, *here.parents):
-            raise InputError(
-                f"{given} is no {what}, or the current folder lies in it, so it is not replaced: "
-                "choose another place"
-            )
+        why = f"it is no {what}"
+        if path.resolve() in (here, *here.parents):
+            why = "the current folder lies in it"
+        elif ours(path) if ours else path.is_file():
+            why = ""
+        if why:
+            raise InputError(f"{given} is not replaced, because {why}: choose another place")
     nearest = next(parent for parent in path.parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         why = "not writable" if nearest.is_dir() else "a file, not a folder"

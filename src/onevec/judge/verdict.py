@@ -174,7 +174,8 @@ def _choose(
     best = winners[0] if winners else max(range(len(table)), key=lambda place: table[place]["z"])
     row = table[best]
     z = row["z"]
-    probability = 0.5 * (1 + math.erf(z / math.sqrt(2)))
+    # Never certain: the normal approximation knows nothing that far out.
+    probability = min(0.5 * (1 + math.erf(z / math.sqrt(2))), 0.999)
     held_out = len(mean.predictability)
     sure = z >= _STANDARD_ERRORS
     chosen = options[best] if sure else KEEP_MEAN
