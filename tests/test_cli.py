@@ -114,7 +114,7 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
          "--threads", 0): "threads=0",
         ("pretrain", folder / "rna.csv", "--out", folder / "store", "--column", "sequence",
          "--overwrite"): "it is no encoder of pretrain",
-        ("fit", folder / "store", "--out", folder / "store", "--overwrite"): "it is no onevec model",
+        ("fit", folder / "store", "--out", folder / "store", "--overwrite"): "it is no onevec",
         ("fit", folder / "store", "--out", folder / "rna.csv/m"): "a file, not a folder",
         ("transform", folder / "model", folder / "store", "--out", folder / "rna.csv/v.npy"):
             "a file, not a folder",
