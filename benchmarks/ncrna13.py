@@ -24,6 +24,7 @@ import numpy as np
 
 from onevec import OneVec, TokenStore, encode, evaluate, pretrain
 from onevec.encoders.pretrain import corpus_fingerprint
+from onevec.use.vectors import every_method
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks/results/ncrna13.json"
@@ -90,12 +91,9 @@ def main() -> None:
         start = time.perf_counter()
         model = OneVec(dim=64, effort=args.effort, random_state=seed).fit(stores["train"])
         seconds = time.perf_counter() - start
-        names = ("mean", "mean_pca", "mean_whitened")
-        pairs = {
-            name: tuple(model.transform_baseline(stores[part], name) for part in stores)
-            for name in names
-        }
-        pairs["onevec"] = tuple(model.transform(store) for store in stores.values())
+        scored = every_method(model, stores["test"])
+        memory = every_method(model, stores["train"])
+        pairs = {name: (memory[name], scored[name]) for name in memory}
         table = evaluate(pairs, y_train, y_test, draws=10, random_state=seed)
         runs.append({"seed": seed, "fit_seconds": round(seconds, 1), **table})
         runs[-1]["verdict"] = model.verdict_.as_dict()

@@ -21,7 +21,7 @@ def test_beats_the_mean_where_the_spread_tells_more(easy_tokens, fitted):
     assert fitted.verdict_.beats_mean, fitted.verdict_.sentence
     assert fitted.verdict_.probability > 0.95
     vectors = fitted.transform(tokens)
-    mean = fitted.transform_baseline(tokens, "mean")
+    mean = fitted.transform_baselines(tokens)["mean"]
     pairs = {"mean": (mean[:200], mean[200:]), "onevec": (vectors[:200], vectors[200:])}
     table = evaluate(pairs, kinds[:200], kinds[200:], draws=2)
     assert table["onevec"]["interval"][0] > 20
@@ -88,8 +88,8 @@ def test_save_and_load(tmp_path, easy_tokens, fitted):
         loaded.transform(easy_tokens[0]), fitted.transform(easy_tokens[0])
     )
     np.testing.assert_array_equal(
-        loaded.transform_baseline(easy_tokens[0], "mean_whitened"),
-        fitted.transform_baseline(easy_tokens[0], "mean_whitened"),
+        loaded.transform_baselines(easy_tokens[0])["mean_whitened"],
+        fitted.transform_baselines(easy_tokens[0])["mean_whitened"],
     )
     assert loaded.verdict_ == fitted.verdict_
     assert json.loads((tmp_path / "model/config.json").read_text())["format"] == 1
@@ -209,7 +209,7 @@ def test_wide_tokens(tmp_path):
     assert vectors.shape == (150, 16)
     np.testing.assert_array_equal(load(model.save(tmp_path / "m")).transform(tokens), vectors)
     expected = np.stack([t.astype(np.float32).mean(0) for t in tokens])
-    np.testing.assert_allclose(model.transform_baseline(tokens, "mean"), expected, atol=1e-5)
+    np.testing.assert_allclose(model.transform_baselines(tokens)["mean"], expected, atol=1e-5)
 
 
 def test_sequences_of_one_token():

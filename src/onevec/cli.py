@@ -267,10 +267,10 @@ def demo(
     Example: `onevec demo`
     """
     from onevec.demo.walk import run_demo
-    from onevec.use.vectors import BASELINES
+    from onevec.use.vectors import METHODS
 
     result = run_demo(out, _say, seed)
-    table = _table({name: result[name] for name in (*BASELINES, "onevec")})
+    table = _table({name: result[name] for name in METHODS})
     _print(
         result, as_json, f"\n{table}\n\nVerdict  {result['verdict']['sentence']}\nReport   {out}"
     )

@@ -126,8 +126,9 @@ class OneVec(TransformerMixin, BaseEstimator):
         self.n_features_in_ = tokens.dim
         self.fingerprint_ = getattr(tokens, "fingerprint", None)
         self.verdict_ = verdict
-        self.baselines_ = _baselines(features, self.dim)
-        self._adopt(blocks, Reduction(chosen).fit(features, self.dim))
+        cache: dict[Any, Any] = {}
+        self.baselines_ = _baselines(features, self.dim, cache)
+        self._adopt(blocks, Reduction(chosen).fit(features, self.dim, cache))
         return self
 
     def transform(self, X: Any) -> Float[np.ndarray, "seqs dim"]:
@@ -148,23 +149,16 @@ class OneVec(TransformerMixin, BaseEstimator):
         ]
         return np.concatenate(parts)
 
-    def transform_baseline(self, X: Any, name: str) -> Float[np.ndarray, "seqs dim"]:
-        """Return the vectors of a baseline fitted to the same data.
+    def transform_baselines(self, X: Any) -> dict[str, Float[np.ndarray, "seqs dim"]]:
+        """Return the vectors of the baselines fitted to the same data; tokens are read once.
 
-        Parameters
-        ----------
-        X : as for `transform`
-        name : {"mean", "mean_pca", "mean_whitened"}
-            "mean" is the plain mean at its native dimension.
+        ``mean`` is the plain mean at its native dimension, ``mean_pca`` and ``mean_whitened``
+        have ``dim`` dimensions.
         """
         check_is_fitted(self, "reduction_")
-        tokens = self._matching(X)
-        features = self.mean_blocks_.of(tokens)
-        if name == "mean":
-            return features["mean"]
-        if name not in self.baselines_:
-            raise InputError(f"got baseline {name!r}: choose mean, {', '.join(self.baselines_)}")
-        return self.baselines_[name].transform(features)
+        features = self.mean_blocks_.of(self._matching(X))
+        reduced = {name: each.transform(features) for name, each in self.baselines_.items()}
+        return {"mean": features["mean"], **reduced}
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write ``config.json``, ``model.safetensors`` and a model card; no pickle.
@@ -304,10 +298,12 @@ def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-def _baselines(features: dict[str, np.ndarray], dim: int) -> dict[str, Reduction]:
+def _baselines(
+    features: dict[str, np.ndarray], dim: int, cache: dict[Any, Any]
+) -> dict[str, Reduction]:
     return {
-        "mean_pca": Reduction(KEEP_MEAN).fit(features, dim),
-        "mean_whitened": Reduction(Candidate(("mean",), 0.0, 1.0)).fit(features, dim),
+        "mean_pca": Reduction(KEEP_MEAN).fit(features, dim, cache),
+        "mean_whitened": Reduction(Candidate(("mean",), 0.0, 1.0)).fit(features, dim, cache),
     }
 
 

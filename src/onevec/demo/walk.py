@@ -58,7 +58,7 @@ def run_demo(
     from onevec.judge.probes import evaluate
     from onevec.tokens.encode import encode
     from onevec.tokens.store import TokenStore
-    from onevec.use.vectors import BASELINES
+    from onevec.use.vectors import every_method
 
     if report:
         from onevec.report.html import check_report
@@ -104,13 +104,13 @@ def run_demo(
         model = OneVec(dim=DIM, random_state=random_state).fit(stores["val"])
         fitted = time.perf_counter() - start
         say(f"Fit      without labels in {fitted:.0f} s")
+        scored = every_method(model, stores["test"])
         vectors = {
-            name: tuple(model.transform_baseline(stores[part], name) for part in ("val", "test"))
-            for name in BASELINES
+            name: (memory, scored[name])
+            for name, memory in every_method(model, stores["val"]).items()
         }
-        vectors["onevec"] = (model.transform(stores["val"]), model.transform(stores["test"]))
         say("Score    kNN and 10-shot; the labels are used here only")
-        table = evaluate(vectors, val["location"], test["location"])  # type: ignore[arg-type]
+        table = evaluate(vectors, val["location"], test["location"])
         if report:
             from onevec.report.html import write
             from onevec.report.summarize import summarize

@@ -24,6 +24,7 @@ from torch import Tensor
 from onevec.encoders.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from onevec.errors import InputError, MissingExtraError
 from onevec.files import appears_whole, check_target
+from onevec.tokens.huggingface import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -430,13 +431,7 @@ def _save(
     manifest: dict[str, Any],
     recipe: Recipe,
 ) -> None:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # one file of a few MB
-    with appears_whole(out) as part:
+    with quiet(), appears_whole(out) as part:
         model.to(getattr(torch, recipe.save_dtype)).save_pretrained(part)
         tokenizer.save_pretrained(part)
         (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    if shown:
-        logging.enable_progress_bar()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +25,7 @@ from onevec.tokens.tables import (
     read_arrow,
     read_csv,
     read_parquet,
+    reading,
 )
 
 _ROWS = 256  # rows read at a time
@@ -169,7 +168,7 @@ def _open_file(path: Path, column: str | None, id_column: str | None) -> Source:
     if ending in _CSV:
         names, batches = read_csv(path, _CSV[ending])
         pick = choose_columns(names, column, id_column, path)
-        return Source(_from_batches(batches(list(filter(None, pick))), *pick))
+        return Source(_from_batches(batches, *pick))
     if ending in (".npy", ".npz") and not zipped:
         return _open_numpy(path)
     if ending in (".parquet", *_ARROW) and not zipped:
@@ -259,20 +258,6 @@ def _from_records(
         yield Chunk(sequences, ids, {n: [record.get(n) for record in part] for n in rest})
 
 
-@contextmanager
-def _reading(path: Path, kind: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"cannot read {path} as {kind} ({reason}): check that the file is whole and what its "
-            "ending says"
-        ) from error
-
-
 def _open_text(path: Path, zipped: bool) -> IO[str]:
     return gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8")
 
@@ -280,7 +265,7 @@ def _open_text(path: Path, zipped: bool) -> IO[str]:
 def _from_lines(
     path: Path, zipped: bool, read: Callable[[Iterator[str]], Iterator[tuple[Any, ...]]]
 ) -> Iterator[Chunk]:
-    with _reading(path, "text"), _open_text(path, zipped) as file:
+    with reading(path, "text"), _open_text(path, zipped) as file:
         rows = read(line.rstrip("\r\n") for line in file)
         while part := list(islice(rows, _ROWS)):
             if len(part[0]) == 1:
@@ -314,7 +299,7 @@ def _read_fasta(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _read_jsonl(path: Path, zipped: bool) -> Iterator[dict[str, Any]]:
-    with _reading(path, "JSON lines"), _open_text(path, zipped) as file:
+    with reading(path, "JSON lines"), _open_text(path, zipped) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -330,7 +315,7 @@ def _read_jsonl(path: Path, zipped: bool) -> Iterator[dict[str, Any]]:
 
 
 def _open_numpy(path: Path) -> Source:
-    with _reading(path, "NumPy"):
+    with reading(path, "NumPy"):
         if path.suffix.lower() == ".npy":
             return _open_array(_mapped(path))
         with np.load(path, allow_pickle=False) as archive:
@@ -356,6 +341,6 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _from_archive(path: Path, names: list[str]) -> Iterator[Chunk]:
-    with _reading(path, "NumPy"), np.load(path, allow_pickle=False) as archive:
+    with reading(path, "NumPy"), np.load(path, allow_pickle=False) as archive:
         for name in names:
             yield Chunk([archive[name]], [name])

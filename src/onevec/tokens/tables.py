@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,15 @@ Batches = Iterator[pa.RecordBatch]
 
 
 @contextmanager
-def _arrow_errors(path: Path, kind: str) -> Iterator[None]:
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Turn what readers raise about a damaged file into one sentence."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except (
+        pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, KeyError
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"cannot read {path} as {kind} ({reason}): check that the file is whole and what its "
@@ -32,11 +38,11 @@ def _arrow_errors(path: Path, kind: str) -> Iterator[None]:
 
 def read_parquet(path: Path, rows: int) -> tuple[pa.Schema, int, Batches]:
     """Return schema, number of rows and the batches of a Parquet file."""
-    with _arrow_errors(path, "Parquet"):
+    with reading(path, "Parquet"):
         file = parquet.ParquetFile(path, memory_map=True)
 
     def batches() -> Batches:
-        with _arrow_errors(path, "Parquet"):
+        with reading(path, "Parquet"):
             yield from file.iter_batches(batch_size=rows)
 
     return file.schema_arrow, file.metadata.num_rows, batches()
@@ -44,7 +50,7 @@ def read_parquet(path: Path, rows: int) -> tuple[pa.Schema, int, Batches]:
 
 def read_arrow(path: Path, rows: int) -> tuple[pa.Schema, int | None, Batches]:
     """Return schema, number of rows if known and the batches of an Arrow file or stream."""
-    with _arrow_errors(path, "Arrow"):
+    with reading(path, "Arrow"):
         source = pa.memory_map(str(path))
         try:
             reader: Any = pa.ipc.open_file(source)
@@ -56,7 +62,7 @@ def read_arrow(path: Path, rows: int) -> tuple[pa.Schema, int | None, Batches]:
             reader = parts = pa.ipc.open_stream(source)
 
     def batches() -> Batches:
-        with _arrow_errors(path, "Arrow"):
+        with reading(path, "Arrow"):
             for batch in parts:
                 for first in range(0, batch.num_rows, rows):
                     yield batch.slice(first, rows)
@@ -64,8 +70,8 @@ def read_arrow(path: Path, rows: int) -> tuple[pa.Schema, int | None, Batches]:
     return reader.schema, None, batches()
 
 
-def read_csv(path: Path, delimiter: str) -> tuple[dict[str, bool], Callable[[list[str]], Batches]]:
-    """Return the columns of a CSV file (and which hold text) and a function that reads it.
+def read_csv(path: Path, delimiter: str) -> tuple[dict[str, bool], Batches]:
+    """Return the columns of a CSV file (and which hold text) and its batches.
 
     All columns are read as text whatever they look like: an id ``007`` stays one, and a type
     guessed from the first block cannot fail in a later one.
@@ -82,14 +88,14 @@ def read_csv(path: Path, delimiter: str) -> tuple[dict[str, bool], Callable[[lis
             file, read_options=read, parse_options=parse, convert_options=convert
         )
 
-    with _arrow_errors(path, "CSV"), open_it([]) as reader:
+    with reading(path, "CSV"), open_it([]) as reader:
         names = {field.name: field.type == pa.string() for field in reader.schema}
 
-    def batches(_: list[str]) -> Batches:
-        with _arrow_errors(path, "CSV"), open_it(list(names)) as reader:
+    def batches() -> Batches:
+        with reading(path, "CSV"), open_it(list(names)) as reader:
             yield from reader
 
-    return names, batches
+    return names, batches()
 
 
 def from_pandas(frame: Any) -> pa.Table:

@@ -14,7 +14,7 @@ from onevec.files import appears_whole, check_target
 from onevec.judge.probes import evaluate
 from onevec.tokens.store import TokenStore
 
-BASELINES = ("mean", "mean_pca", "mean_whitened")
+METHODS = ("mean", "mean_pca", "mean_whitened", "onevec")
 _FORMATS = (".npy", ".parquet")
 
 
@@ -39,6 +39,11 @@ def write_vectors(model: OneVec, store: Path, out: Path) -> tuple[int, int]:
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
             parquet.write_table(pa.table({"id": tokens.ids, "vector": column}), part)
     return vectors.shape
+
+
+def every_method(model: OneVec, store: TokenStore) -> dict[str, np.ndarray]:
+    """Return the vectors of the mean's variants and of the model, by method."""
+    return model.transform_baselines(store) | {"onevec": model.transform(store)}
 
 
 def evaluate_stores(
@@ -77,5 +82,4 @@ def _labelled(
             stacklevel=2,
         )
     labels = np.array([str(value) for value, there in zip(values, has, strict=True) if there])
-    vectors = {name: fitted.transform_baseline(store, name)[has] for name in BASELINES}
-    return labels, vectors | {"onevec": fitted.transform(store)[has]}
+    return labels, {name: rows[has] for name, rows in every_method(fitted, store).items()}
