@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from onevec import OneVec, TokenStore, encode, evaluate, pretrain
-from onevec.encoders.pretrain import corpus_fingerprint
+from onevec.encoders.text import corpus_fingerprint
 from onevec.use.vectors import every_method
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from onevec import OnevecError, encode, pretrain
-from onevec.encoders.pretrain import Recipe, _batches, _generator, _mask, read_corpus
+from onevec.encoders.frames import draw_spans
+from onevec.encoders.pretrain import _batches, _generator, read_corpus
+from onevec.encoders.settings import Recipe
+from onevec.encoders.text import mask_tokens
 from onevec.encoders.tokenizer import choose_tokenizer, train_tokenizer
 
 TINY = {"layers": 1, "dim": 16, "heads": 2, "context": 32, "batch_tokens": 256, "seed": 3}
@@ -57,6 +60,52 @@ def test_bf16_and_half_size_on_disk(tmp_path, corpus):
     assert AutoModel.from_pretrained(tmp_path / "e", dtype="auto").dtype == torch.float16
 
 
+@pytest.fixture
+def waves():
+    """One sine wave in frames of 4 samples and 8 phases: neighbours tell what is hidden."""
+    rng = np.random.default_rng(0)
+    phases = np.sin(np.pi / 4 * np.arange(8)[:, None] + np.arange(4) / 8).astype(np.float32)
+    return [
+        phases[(start + np.arange(n)) % 8] for start, n in rng.integers((0, 3), (8, 60), (80, 2))
+    ]
+
+
+def test_frames_learn_and_encode(tmp_path, waves):
+    made = pretrain(waves, tmp_path / "e", steps=300, learning_rate=5e-3, held_out=0.3, **TINY)
+    assert made["kind"] == "masked frame model"
+    assert made["frame_dim"] == 4
+    assert made["masked_accuracy"] > 2 * made["unigram_accuracy"]
+    tokens = encode(waves[:5], tmp_path / "e", long="window", overlap=4, progress=False)
+    with pytest.warns(UserWarning, match="longer than 2 and were cut"):
+        encode(waves[:5], tmp_path / "e", max_length=2, progress=False)
+    assert tokens.lengths.tolist() == [len(wave) for wave in waves[:5]]
+    assert tokens.dim == 16
+    short = min(waves, key=len)
+    alone = encode([short], tmp_path / "e", dtype="float32", progress=False)
+    both = [short, min(waves, key=lambda wave: abs(len(wave) - 20))]
+    padded = encode(both, tmp_path / "e", dtype="float32", progress=False)
+    torch.testing.assert_close(alone[0], padded[0], atol=1e-5, rtol=1e-4)
+    layers = encode(both, tmp_path / "e", out=tmp_path / "s", layer=[0, 1], progress=False)
+    assert list(layers.layers) == [0, 1]
+    with pytest.raises(OnevecError, match=r"takes finite \(n, 4\) frames"):
+        encode([np.ones((3, 5))], tmp_path / "e", progress=False)
+    with pytest.raises(OnevecError, match="reads frames"):
+        encode(["text"], tmp_path / "e", progress=False)
+
+
+def test_frames_from_a_file(tmp_path, waves):
+    np.savez(tmp_path / "w.npz", **{str(i): wave for i, wave in enumerate([*waves[:5], waves[0]])})
+    assert len(read_corpus(tmp_path / "w.npz")) == 5
+
+
+def test_spans_keep_their_share():
+    attention = torch.arange(60) < torch.randint(1, 61, (500, 1), generator=_generator(0))
+    picked, fate = draw_spans(attention, 0.15, _generator(1))
+    assert not picked[~attention].any()
+    assert picked[attention].float().mean() == pytest.approx(0.15, abs=0.01)
+    assert (fate[picked] < 0.8).float().mean() == pytest.approx(0.8, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("kind", "text", "pieces"),
     [
@@ -92,7 +141,7 @@ def test_the_kind_of_vocabulary_is_guessed():
 def test_batches_cover_every_token_once_within_the_budget():
     recipe = Recipe(context=16, batch_tokens=64)
     sequences = [torch.arange(n) + 1_000 * i for i, n in enumerate((3, 40, 1, 14, 90))]
-    batches = list(_batches(sequences, recipe, _generator(0)))
+    batches = list(_batches(sequences, recipe, _generator(0), 2))
     seen = torch.cat([window for batch in batches for window in batch]).sort().values
     assert torch.equal(seen, torch.cat(sequences).sort().values)
     for batch in batches:
@@ -102,7 +151,7 @@ def test_batches_cover_every_token_once_within_the_budget():
 def test_masking_keeps_its_shares():
     tokenizer = train_tokenizer(["abcdefgh"] * 3, "character")
     batch = [torch.randint(5, len(tokenizer), (400,), generator=_generator(0)) for _ in range(40)]
-    inputs, attention, labels = _mask(batch, tokenizer, 0.15, _generator(1))
+    inputs, attention, labels = mask_tokens(batch, tokenizer, 0.15, _generator(1))
     picked = labels != -100
     assert picked[attention].float().mean() == pytest.approx(0.15, abs=0.01)
     assert not picked[:, 0].any()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onevec.errors import InputError, MissingExtraError
 from onevec.ragged import Ragged
+from onevec.tokens.frames import FRAMES, FrameEncoder
 from onevec.tokens.frozen import CallableEncoder, FrozenEncoder, Options, hash_weights
 from onevec.tokens.huggingface import (
     HuggingFaceAudio,
@@ -86,12 +87,19 @@ def open_encoder(encoder: Any, kind: str, options: Options) -> FrozenEncoder | N
     )
 
 
-def _open_path(name: str, kind: str, options: Options) -> FrozenEncoder:
+def _open_path(name: str, kind: str, options: Options) -> FrozenEncoder:  # noqa: PLR0911
+    path = Path(name)
+    if (path / FRAMES).is_file():
+        if kind != "tokens":
+            raise InputError(
+                f"got {kind} for {name}, which reads frames: pass one (n, dim) array per sequence"
+            )
+        return FrameEncoder(name, options)
     if kind == "tokens":
         raise InputError(
-            "got token vectors and an encoder: leave the encoder out for ready (n, dim) arrays"
+            "got token vectors and an encoder of other input: leave the encoder out for ready "
+            "(n, dim) arrays"
         )
-    path = Path(name)
     if path.is_file() and path.suffix == ".onnx":
         return OnnxEncoder(path, options)
     if path.is_dir():

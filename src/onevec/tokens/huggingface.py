@@ -91,7 +91,7 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
-class _AutoModel:
+class AutoEncoder:
     """A model in evaluation mode, and its hidden states by layer."""
 
     def __init__(self, name: str, options: Options, part: str | None = None):
@@ -115,6 +115,7 @@ class _AutoModel:
 
     @property
     def depth(self) -> int | None:
+        """Number of layers, if the configuration says."""
         config = self.config.get_text_config() if part_of(self.config) else self.config
         for name in ("num_hidden_layers", "encoder_layers", "num_layers"):
             if isinstance(getattr(config, name, None), int):
@@ -122,9 +123,11 @@ class _AutoModel:
         return None
 
     def to_device(self) -> None:
+        """Move the model to the device of the options."""
         self.model.to(self.options.device)
 
     def hidden(self, features: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
+        """Run the model; see `hidden_states`."""
         return hidden_states(self.model, features, layers, self.depth, self.options)
 
 
@@ -165,7 +168,7 @@ class HuggingFaceText(TextEncoder):
 
     def __init__(self, name: str, options: Options):
         self.name = name
-        self._auto = _AutoModel(name, options, "text_model")
+        self._auto = AutoEncoder(name, options, "text_model")
         tokenizer = load_part("AutoTokenizer", name)
         self.depth = self._auto.depth
         limit, hard = text_limit(self._auto.model, tokenizer)
@@ -206,7 +209,7 @@ class HuggingFaceAudio(FrozenEncoder):
     def __init__(self, name: str, options: Options):
         self.name = name
         self.options = options
-        self._auto = _AutoModel(name, options)
+        self._auto = AutoEncoder(name, options)
         self.depth = self._auto.depth
         self.extractor = load_part("AutoFeatureExtractor", name)
         self.rate = getattr(self.extractor, "sampling_rate", None)
@@ -257,7 +260,7 @@ class HuggingFaceImage(FrozenEncoder):
     def __init__(self, name: str, options: Options):
         self.name = name
         self.options = options
-        self._auto = _AutoModel(name, options, "vision_model")
+        self._auto = AutoEncoder(name, options, "vision_model")
         self.depth = self._auto.depth
         self.processor = load_part("AutoImageProcessor", name)
         self.fingerprint = hash_weights(self._auto.model, None)

@@ -1,0 +1,1 @@
+"""The quality benchmark's parts: tasks, encoders, methods, probes' bookkeeping, goals, tables."""
