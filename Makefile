@@ -5,7 +5,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
-.PHONY: help demo test test-slow check bench env clean
+.PHONY: help demo test test-slow check bench bench-quality env clean
 .DEFAULT_GOAL := help
 
 help:  ## show these targets
@@ -45,6 +45,14 @@ bench: $(STAMP)  ## the README's figures again (needs ONEVEC_DATA)
 	@mv benchmarks/results/demo.json.part benchmarks/results/demo.json
 	@$(RUN)/python benchmarks/ncrna13.py
 	@$(RUN)/python benchmarks/readme.py
+
+$(VENV)/.peers: $(STAMP) benchmarks/overrides.txt
+	@echo "adding the packages of the peers"
+	@if command -v uv >/dev/null 2>&1; then uv=uv; else uv=$(RUN)/uv; fi && \
+	$$uv pip install -q --python $(RUN)/python -c constraints.txt --override benchmarks/overrides.txt -e '.[hf,report,onnx,bench]' --group dev && touch $@
+
+bench-quality: $(VENV)/.peers  ## the quality benchmark (QUICK=1: some minutes, from the clone alone; else needs ONEVEC_DATA and hours)
+	@$(RUN)/python benchmarks/quality.py $(if $(QUICK),--quick) $(if $(TASKS),--tasks $(TASKS)) $(if $(METHODS),--methods $(METHODS))
 
 clean:  ## remove the environment and caches
 	@rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
