@@ -5,6 +5,8 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 RUN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
+# Without its byte code every start of Python would compile torch again: half a minute each.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test test-slow check bench bench-quality env clean
 .DEFAULT_GOAL := help
 
