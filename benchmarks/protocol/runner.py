@@ -24,7 +24,7 @@ import numpy as np
 
 from protocol import encoders, methods, tasks
 
-RESULTS = encoders.CACHE / "quality"
+RESULTS = encoders.CACHE / "quality"  # one file per job
 RESAMPLES = 1_000
 _PROBES = ("src/onevec/judge/probes.py", "src/onevec/judge/logistic.py")
 _BOUND = ("benchmarks/protocol/bounds.py",)
@@ -198,7 +198,12 @@ def chunks(jobs: list[Job], most: int = 8) -> list[list[Job]]:
 def run(
     jobs: list[Job], settings: Settings, workers: int
 ) -> Iterator[tuple[Job, float, str | None]]:
-    """Run jobs in processes of one thread each; yield them as they end."""
+    """Run jobs in processes of one thread each, or here for one worker; yield them as they end."""
+    if workers == 1:
+        for chunk in chunks(jobs):
+            for job in chunk:
+                yield from _chunk([job], settings)
+        return
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start) as pool:
         waiting = [pool.submit(_chunk, chunk, settings) for chunk in chunks(jobs)]
         for done in as_completed(waiting):

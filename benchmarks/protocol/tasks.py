@@ -25,6 +25,7 @@ import numpy as np
 from protocol import frames
 
 CAP = 5_000
+QUICK_SIZES = (1_500, 1_000)
 csv.field_size_limit(sys.maxsize)
 
 
@@ -183,8 +184,9 @@ def unit_of(
     )
 
 
-def shrink(unit: Unit, most_train: int = 1_500, most_test: int = 1_000) -> Unit:
+def shrink(unit: Unit, most_train: int = 0, most_test: int = 0) -> Unit:
     """A seeded part of a unit, for the quick benchmark."""
+    most_train, most_test = most_train or QUICK_SIZES[0], most_test or QUICK_SIZES[1]
     rng = np.random.default_rng(0)
     kept_train, kept_test = (
         np.sort(rng.permutation(len(side))[:most])

@@ -106,7 +106,7 @@ def encode(
 
 @app.command()
 def pretrain(
-    corpus: Annotated[str, typer.Argument(help="Raw sequences: a table, FASTA or text lines.")],
+    corpus: Annotated[str, typer.Argument(help="A table, FASTA, text lines; or .npz of (n, dim) frames.")],
     out: Annotated[Path, typer.Option(help="Hugging Face folder to make.")],
     column: Column = None,
     where: Annotated[str | None, typer.Option(help="Rows to take, as COLUMN=VALUE.")] = None,
@@ -125,7 +125,7 @@ def pretrain(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Train a small masked language model when there is no encoder.
+    """Train a small masked model, of text or of dense frames, when there is no encoder.
 
     Example: `onevec pretrain rna.csv --column sequence --out rna-encoder`
     """

@@ -1,0 +1,114 @@
+"""The benchmark end to end on shipped data, small: run, resume, check, tables."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import quality
+from protocol import encoders, methods, report, runner, tasks
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """A quick run of one row, and where its results are."""
+    room = tmp_path_factory.mktemp("quality")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(runner, "RESULTS", room / "kept")
+    patch.setattr(tasks, "QUICK_SIZES", (300, 200))
+    run(patch, room, "--methods", "plain,trivial,onevec_quick,candidates")
+    yield room
+    patch.undo()
+
+
+def run(patch, room, *more):
+    words = ["quality.py", "--quick", "--tasks", "gesture", "--jobs", "1"]
+    patch.setattr(sys, "argv", [*words, "--out", str(room / "q.json"), *more])
+    quality.main()
+
+
+def test_writes_cells_goals_tables_and_figures(room):
+    result = json.loads((room / "q.json").read_text())
+    (task,) = result["tasks"]
+    assert (task["unit"], task["encoder"], task["group"]) == ("gesture", "frames", "raw frames")
+    ours, mean = task["methods"]["onevec_quick"], task["methods"]["mean"]
+    assert set(ours["probes"]) == {"shot10", "knn", "full", "retrieval"}
+    assert ours["score"] == pytest.approx(np.mean(list(ours["probes"].values())), abs=0.02)
+    assert ours["gain"] == pytest.approx(ours["score"] - mean["score"], abs=0.02)
+    assert ours["interval"][0] <= ours["gain"] <= ours["interval"][1]
+    assert ours["dim"] == 64
+    assert mean["dim"] == 16
+    assert result["goals"]["Q1"]["value"][0] is None  # no raw encoder ran
+    assert result["goals"]["Q1"]["value"][1] == pytest.approx(ours["gain"], abs=0.02)
+    assert not result["errors"]
+    page = (room / "q.md").read_text()
+    assert "| Q1 |" in page
+    assert "gesture, frames, gesture" in page
+    assert (room / "q-gain.svg").read_text().count("gesture") >= 1
+
+
+def test_what_was_computed_is_kept(room, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (room / "kept").iterdir()}
+    run(monkeypatch, room, "--methods", "plain,onevec_quick")
+    assert "2 fits, 2 of them kept" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (room / "kept").iterdir()} == before
+    methods_kept = json.loads((room / "q.json").read_text())["tasks"][0]["methods"]
+    assert "mean_whitened" in methods_kept  # parts merge
+
+
+def test_check_recomputes_and_refuses_another_state(room, monkeypatch, capsys):
+    run(monkeypatch, room, "--check")
+    assert capsys.readouterr().out.count("same: ") == 3
+    path = room / "q.json"
+    text = path.read_text()
+    result = json.loads(text)
+    for cell in result["tasks"][0]["methods"].values():
+        cell["score"] += 5
+    path.write_text(json.dumps(result))
+    with pytest.raises(SystemExit, match="3 of 3 cells differ"):
+        run(monkeypatch, room, "--check")
+    result["state"]["src_sha256"] = "0"
+    path.write_text(json.dumps(result))
+    with pytest.raises(SystemExit, match="another state of src"):
+        run(monkeypatch, room, "--check")
+    path.write_text(text)
+
+
+def test_a_method_that_cannot_run_is_reported(room, monkeypatch, capsys):
+    def broken(context, seed):
+        raise RuntimeError("no such thing")
+        yield
+
+    made = methods.producers()
+    made["borep"] = methods.Producer("borep", "trivial", broken, ("benchmarks/quality.py",))
+    monkeypatch.setattr(methods, "producers", lambda: made)
+    monkeypatch.setattr(runner, "RESULTS", room / "broken")
+    monkeypatch.setattr(report, "figures", lambda *_: None)
+    run(monkeypatch, room, "--methods", "borep", "--out", str(room / "b.json"))
+    assert json.loads((room / "b.json").read_text())["errors"] == [
+        {"where": "gesture frames", "method": "borep", "error": "RuntimeError: no such thing"}
+    ]
+    assert "borep on gesture frames: RuntimeError" in (room / "b.md").read_text()
+
+
+def test_wrong_names_are_refused(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["quality.py", "--tasks", "no-such"])
+    with pytest.raises(SystemExit, match="no task 'no-such': choose from ncrna13"):
+        quality.main()
+
+
+def test_the_chemical_language_model_is_loaded_rightly():
+    import os
+
+    data = Path(os.environ.get("ONEVEC_DATA", "")) / "encoders/lstm_chem"
+    if not data.is_dir():
+        pytest.skip("encoders/lstm_chem is not here: set ONEVEC_DATA")
+    model = encoders.LSTMChem(data)
+    smiles = ["CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "CC(C)Cc1ccc(cc1)C(C)C(=O)O"]
+    assert model.next_symbol_accuracy(smiles) > 0.5
+    assert model.symbols("ClC[se]1") == [model.table[s] for s in ("Cl", "C", "[", "se", "]", "1")]
+    alone, together = model(smiles[:1])[0], model(smiles)[0]
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+    assert len(alone) == len(model.symbols(smiles[0]))
