@@ -69,16 +69,12 @@ def main() -> None:
     if args.check:
         check.check(out, settings)
         return
-    everything = list(methods.producers())
-    if args.quick and not args.methods:
-        wanted = [name for name in everything if name in QUICK_METHODS + QUICK_PEERS]
-    else:
-        wanted = known(args.methods, everything, "method")
-    rows = (
-        list(QUICK_ROWS)
-        if args.quick and not args.tasks
-        else known(args.tasks, list(tasks.ROWS), "task")
-    )
+    everything, all_rows = list(methods.producers()), list(tasks.ROWS)
+    if args.quick:
+        everything = [name for name in everything if name in QUICK_METHODS + QUICK_PEERS]
+        all_rows = list(QUICK_ROWS)
+    wanted = known(args.methods, everything, "method")
+    rows = known(args.tasks, all_rows, "task")
     jobs, impossible = runner.plan(rows, wanted, settings)
     for what, why in impossible:
         print(f"left out: {what}: {why}", file=sys.stderr)
@@ -88,9 +84,7 @@ def main() -> None:
         return
     work(missing, settings, args.jobs)
     # Everything that is there goes into the file, whatever part this run was told to do.
-    whole, left_out = (
-        (jobs, impossible) if args.quick else runner.plan(list(tasks.ROWS), everything, settings)
-    )
+    whole, left_out = runner.plan(all_rows, everything, settings)
     result = report.collect(whole, left_out, settings)
     report.write(result, out)
     print(report.at_a_glance(result))

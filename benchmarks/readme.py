@@ -2,8 +2,9 @@
 
     python benchmarks/readme.py [--check]
 
-Reads benchmarks/results/demo.json (`onevec demo --json`) and ncrna13.json (`ncrna13.py`). With
-`--check` nothing is written, and a README that differs is an error.
+Reads benchmarks/results/demo.json (`onevec demo --json`), ncrna13.json (`ncrna13.py`) and
+quality.json (`quality.py`). With `--check` nothing is written, and a README that differs is an
+error.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from onevec.report.summarize import METHOD_NAMES
+from protocol import report
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BEGIN, END = "<!-- figures: benchmarks/readme.py -->", "<!-- end of figures -->"
+BEGIN_QUALITY, END_QUALITY = "<!-- quality: benchmarks/readme.py -->", "<!-- end of quality -->"
 
 
 def results(name: str) -> dict[str, Any]:
@@ -64,11 +67,31 @@ def figures() -> str:
     )
 
 
+def quality() -> str:
+    found = results("quality")
+    fits = found["fits"]
+    return "\n\n".join(
+        [
+            BEGIN_QUALITY,
+            f"Commit `{found['state']['commit'][:12]}`, {fits['done']} fits"
+            + (f", {fits['waiting']} still to run" if fits["waiting"] else "")
+            + "; missed is said as missed.",
+            report.at_a_glance(found),
+            "Macro scores at 64 dimensions (native where it says so) and gains over the native "
+            "mean with 95 % intervals:",
+            report.macro_table(found),
+            "![Gain over the mean by task](benchmarks/results/quality-gain.svg)",
+            END_QUALITY,
+        ]
+    )
+
+
 def main() -> None:
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    fresh = before + figures() + after
+    text = fresh = README.read_text()
+    for begin, end, make in ((BEGIN, END, figures), (BEGIN_QUALITY, END_QUALITY, quality)):
+        before, rest = fresh.split(begin)
+        _, after = rest.split(end)
+        fresh = before + make() + after
     if "--check" in sys.argv:
         if fresh != text:
             raise SystemExit("the README's figures are not those of benchmarks/results: run this")

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from onevec import OneVec
-from onevec.judge.probes import Outcome, predictions_outcome, run_probes
+from onevec.judge.probes import Outcome, run_probes
 from onevec.judge.verdict import judge
 from onevec.poolers import POOLERS
 from onevec.project import PCA
 from onevec.recipe import BLOCKS, KEEP_MEAN, Blocks, Candidate, Reduction, candidates, read
 from onevec.tokens.batches import Tokens, sample_sequences
 from protocol.encoders import MINILM_LAYERS
-from protocol.tasks import TEXT, Unit
+from protocol.tasks import TEXT, Target, Unit
 
 ROOT = Path(__file__).parents[2]
 DIM = 64
@@ -289,6 +289,16 @@ def attention_probe(context: Context, seed: int) -> Iterator[Result]:
         seconds = time.perf_counter() - began
         outcome = predictions_outcome(predicted, target)
         yield Result("attention_probe", seconds=seconds, known={target.name: {"full": outcome}})
+
+
+def predictions_outcome(predicted: np.ndarray, target: Target) -> Outcome:
+    """What `run_probes` would keep of these predictions."""
+    truth = target.y_test
+    if target.kind == "classes":
+        hits = (predicted == truth).astype(np.uint8)
+        return Outcome("balanced", hits[None], np.unique(truth, return_inverse=True)[1])
+    metric = "auroc" if target.kind == "binary" else "r2"
+    return Outcome(metric, predicted[None].astype(np.float32), truth)
 
 
 def peer(context: Context, seed: int, name: str) -> Iterator[Result]:

@@ -18,6 +18,7 @@ def room(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(runner, "RESULTS", room / "kept")
     patch.setattr(tasks, "QUICK_SIZES", (300, 200))
+    patch.setattr(quality, "QUICK_ROWS", ("gesture",))
     run(patch, room, "--methods", "plain,trivial,onevec_quick,candidates")
     yield room
     patch.undo()

@@ -1,31 +1,212 @@
 """Labelled scores: the only part of onevec that reads labels, and never to fit anything.
 
-kNN and 10-shot follow the benchmark's protocol; gains are paired and carry a bootstrap interval.
+The probes follow the benchmark's protocol. Each keeps, per test item and draw of labels, what its
+score is made of, so that gains can be paired and carry a bootstrap interval.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
-from threadpoolctl import threadpool_limits
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
 
 from onevec.errors import InputError
+from onevec.judge.logistic import fit_logistic
 
 SHOTS = 10
-_DECADES = np.logspace(-2, 2, 5)  # C: five values over four decades
+REGRESSION_SHOTS = 100
+DRAWS, FEW_DRAWS, MANY_CLASSES = 10, 3, 50
+_DECADES = np.logspace(-2, 2, 5)  # C: five values over four decades, the simplest model first
+_RIDGE = np.logspace(5, -3, 17)  # half-decades, the simplest model first
+_FOLDS = 3
+_COARSE, _FINE = 3e-3, 1e-5  # tolerance to choose by, and of the model that is scored
+_ROWS = 2_048  # of a similarity matrix at a time
+
+
+# --- what a probe leaves behind -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Hits:
-    """Which test items were right: kNN once, 10-shot once per draw."""
+class Outcome:
+    """What one probe's score is made of, per draw of labels and test item.
 
-    knn: Bool[np.ndarray, " items"]
-    shot10: Bool[np.ndarray, "draws items"]
+    Attributes
+    ----------
+    metric : {"balanced", "auroc", "r2", "spearman"}
+        "balanced" averages the values per class, then over classes.
+    values : ndarray, shape (draws, items)
+        Hits (uint8) or shares of hits, scores, predictions, or cosines.
+    truth : ndarray, shape (items,)
+        Codes of classes (-1: the item does not count), 0 and 1, targets, or gold similarities.
+    """
+
+    metric: str
+    values: Shaped[np.ndarray, "draws items"]
+    truth: Shaped[np.ndarray, " items"]
+
+    def score(self) -> float:
+        """Return the score x 100, averaged over draws."""
+        once = np.ones((len(self.truth), 1), np.float32)
+        return 100 * float(_METRICS[self.metric](self.values, self.truth, once).mean())
+
+    def resampled(self, resamples: int = 1_000, seed: int = 0) -> Float[np.ndarray, " resamples"]:
+        """Return the score x 100 of each bootstrap resample of test items and of draws.
+
+        The resamples depend on the seed and the numbers of items and of draws alone: the results
+        of two methods, or of two probes of the same items, are paired by place.
+        """
+        items = _counts(len(self.truth), resamples, seed, 0)
+        draws = _counts(len(self.values), resamples, seed, 1)
+        scores = _METRICS[self.metric](self.values, self.truth, items)
+        return 100 * (scores * draws).sum(0, dtype=np.float64) / len(self.values)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return plain arrays, for npz."""
+        return {"metric": np.array(self.metric), "values": self.values, "truth": self.truth}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> Outcome:
+        """Build from what `state` returned."""
+        return cls(str(state["metric"]), state["values"], state["truth"])
+
+
+def mean_score(outcomes: Mapping[str, Outcome]) -> float:
+    """Average the probes of one method on one target: a cell of the benchmark."""
+    return float(np.mean([outcome.score() for outcome in outcomes.values()]))
+
+
+def mean_resampled(
+    outcomes: Mapping[str, Outcome], resamples: int = 1_000, seed: int = 0
+) -> Float[np.ndarray, " resamples"]:
+    """Average the probes of one method on one target, resample by resample."""
+    return np.mean([o.resampled(resamples, seed) for o in outcomes.values()], axis=0)
+
+
+def paired_gain(
+    ours: Mapping[str, Outcome],
+    baseline: Mapping[str, Outcome],
+    *,
+    resamples: int = 1_000,
+    random_state: int = 0,
+) -> dict[str, Any]:
+    """Gain in the mean over probes, with a paired bootstrap over test items and draws.
+
+    Returns
+    -------
+    dict
+        ``gain`` in points and ``interval``, the 2.5 % and 97.5 % quantiles.
+    """
+    gains = mean_resampled(ours, resamples, random_state)
+    gains = gains - mean_resampled(baseline, resamples, random_state)
+    low, high = np.quantile(gains, [0.025, 0.975])
+    return {
+        "gain": mean_score(ours) - mean_score(baseline),
+        "interval": [float(low), float(high)],
+    }
+
+
+@lru_cache(maxsize=4)
+def _counts(
+    size: int, resamples: int, seed: int, stream: int
+) -> Float[np.ndarray, "size resamples"]:
+    """How often each of ``size`` things is drawn in each resample (Efron 1979)."""
+    rng = np.random.default_rng((seed, stream))
+    drawn = rng.integers(size, size=(resamples, size)) + size * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=size * resamples).reshape(resamples, size)
+    return np.ascontiguousarray(counts.T, dtype=np.float32)
+
+
+# --- metrics ------------------------------------------------------------------------------------
+# values (draws, items), truth (items,), weights (items, resamples) -> (draws, resamples)
+
+
+def _balanced(values: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean per class, averaged over the classes that are present."""
+    counted = truth >= 0
+    codes, weights = truth[counted], weights[counted]
+    total = np.zeros((codes.max() + 1, weights.shape[1]), weights.dtype)
+    rows = np.argsort(codes, kind="stable")
+    first = np.flatnonzero(np.diff(codes[rows], prepend=-1))
+    total[codes[rows][first]] = np.add.reduceat(weights[rows], first, axis=0)
+    present = (total > 0).sum(0)
+    share = weights / np.maximum(total, 1)[codes]
+    return values[:, counted].astype(weights.dtype) @ share / np.maximum(present, 1)
+
+
+def _auroc(values: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Chance that a positive scores above a negative, ties half; ½ where one side is missing."""
+    positive = truth > 0
+    sides = np.stack([weights[positive].sum(0), weights[~positive].sum(0)]).astype(np.float64)
+    pairs = sides.prod(0)
+    wins = [
+        np.einsum(
+            "ir,ir->r", weights[positive], _below(row[~positive], weights[~positive], row[positive])
+        )
+        for row in values
+    ]
+    return np.where(pairs > 0, np.array(wins) / np.maximum(pairs, 1), 0.5)
+
+
+def _r2(values: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """max(0, R²); 0 where the targets do not vary."""
+    truth, weights = truth.astype(np.float64), weights.astype(np.float64)
+    centred = truth - truth.mean()
+    total = weights.sum(0)
+    spread = centred**2 @ weights - (centred @ weights) ** 2 / total
+    missed = (values - truth) ** 2 @ weights
+    varies = spread > 1e-12 * max(float((centred**2).sum()), 1e-300)
+    return np.where(varies, np.maximum(0, 1 - missed / np.where(varies, spread, 1)), 0)
+
+
+def _spearman(values: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Rank correlation; 0 where one side does not vary."""
+    weights = weights.astype(np.float64)
+    half = weights.sum(0) / 2
+
+    def ranks(row: np.ndarray) -> np.ndarray:
+        return _below(row, weights, row) - half  # their weighted mean is 0, ties at their middle
+
+    gold = ranks(truth)
+    scores = []
+    for row in values:
+        guess = ranks(row)
+        both, ours, theirs = (
+            (weights * a * b).sum(0) for a, b in ((guess, gold), (guess, guess), (gold, gold))
+        )
+        norm = np.sqrt(ours * theirs)
+        scores.append(np.where(norm > 0, both / np.where(norm > 0, norm, 1), 0))
+    return np.array(scores)
+
+
+_METRICS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "balanced": _balanced,
+    "auroc": _auroc,
+    "r2": _r2,
+    "spearman": _spearman,
+}
+
+
+def _below(
+    values: Float[np.ndarray, " n"],
+    weights: Float[np.ndarray, "n resamples"],
+    scores: Float[np.ndarray, " m"],
+) -> Float[np.ndarray, "m resamples"]:
+    """Weight of the values below each score; those equal to it count half."""
+    order = np.argsort(values)
+    upto = np.zeros((len(values) + 1, weights.shape[1]), weights.dtype)
+    np.cumsum(weights[order], axis=0, out=upto[1:])
+    values = values[order]
+    low, high = (np.searchsorted(values, scores, side) for side in ("left", "right"))
+    return (upto[low] + upto[high]) / 2
+
+
+# --- probes -------------------------------------------------------------------------------------
 
 
 def normalise(X: Float[np.ndarray, "items dim"]) -> Float[np.ndarray, "items dim"]:
@@ -34,137 +215,393 @@ def normalise(X: Float[np.ndarray, "items dim"]) -> Float[np.ndarray, "items dim
     return X / np.where(norm > 0, norm, 1.0)
 
 
-def knn_predict(
+def run_probes(
     train: Float[np.ndarray, "memory dim"],
-    labels: np.ndarray,
+    y_train: Sequence[Any] | np.ndarray,
     test: Float[np.ndarray, "items dim"],
-    k: int = 5,
-) -> np.ndarray:
-    """Majority label of the ``k`` nearest by cosine; ties go to the label that sorts first."""
-    classes, codes = np.unique(labels, return_inverse=True)
-    train, test = normalise(train).astype(np.float32), normalise(test).astype(np.float32)
-    k = min(k, len(train))
-    out = np.empty(len(test), dtype=np.int64)
-    for start in range(0, len(test), 2_048):  # bounds the similarity matrix
-        likeness = test[start : start + 2_048] @ train.T
-        near = np.argpartition(-likeness, k - 1, axis=1)[:, :k]
-        votes = np.zeros((len(near), len(classes)))
-        np.add.at(votes, (np.arange(len(near))[:, None], codes[near]), 1.0)
-        out[start : start + 2_048] = votes.argmax(1)
-    return classes[out]
-
-
-def draw_shots(labels: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``shots`` rows per class; classes with fewer give all they have."""
-    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    return np.concatenate([rng.permutation(r)[:shots] for r in rows])
-
-
-def few_shot_predict(
-    train: Float[np.ndarray, "labelled dim"],
-    labels: np.ndarray,
-    test: Float[np.ndarray, "items dim"],
-) -> np.ndarray:
-    """Logistic regression; C and the input's scaling chosen by 3-fold cross-validation inside.
-
-    Scaling is per dimension, or one global scale that keeps the vector's own geometry, so that
-    no method is helped or hurt by the probe's choice.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold
-
-    centre = train.mean(0)
-    spread = train.std(0)
-    whole = float(np.sqrt((spread**2).mean())) or 1.0
-    scales = (np.where(spread > 0, spread, 1.0), whole)
-    folds = list(StratifiedKFold(3, shuffle=True, random_state=0).split(train, labels))
-    best, choice = -np.inf, (scales[0], 1.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for scale in scales:
-            X = (train - centre) / scale
-            for C in _DECADES:
-                score = 0.0
-                for known, held in folds:
-                    model = LogisticRegression(C=C, max_iter=200).fit(X[known], labels[known])
-                    score += balanced(model.predict(X[held]) == labels[held], labels[held])
-                if score > best:
-                    best, choice = score, (scale, C)
-        scale, C = choice
-        model = LogisticRegression(C=C, max_iter=500).fit((train - centre) / scale, labels)
-    return model.predict((test - centre) / scale)
-
-
-def probe(
-    train: Float[np.ndarray, "memory dim"],
-    train_labels: np.ndarray,
-    test: Float[np.ndarray, "items dim"],
-    test_labels: np.ndarray,
+    y_test: Sequence[Any] | np.ndarray,
+    kind: str,
     *,
-    draws: int = 10,
-    random_state: int = 0,
-) -> Hits:
-    """Run kNN and 10-shot on L2-normalised vectors; the draws depend on the seed alone."""
-    train, test = normalise(np.asarray(train, np.float64)), normalise(np.asarray(test, np.float64))
-    knn = knn_predict(train, train_labels, test) == test_labels
-    rng = np.random.default_rng(random_state)
-    shots = []
-    with threadpool_limits(1):  # on a hundred rows a second thread waits more than it works
-        for _ in range(draws):
-            rows = draw_shots(train_labels, SHOTS, rng)
-            shots.append(few_shot_predict(train[rows], train_labels[rows], test) == test_labels)
-    return Hits(knn, np.array(shots))
+    names: Sequence[str] | None = None,
+    pairs: Int[np.ndarray, "pairs 2"] | None = None,
+    draws: int | None = None,
+    seed: int = 0,
+) -> dict[str, Outcome]:
+    """Score one method's vectors on one target, after the benchmark's protocol.
 
-
-def balanced(
-    hits: Bool[np.ndarray, "draws items"], labels: np.ndarray, weight: Any = None
-) -> float:
-    """Balanced accuracy x 100, averaged over draws; ``weight`` counts items (bootstrap)."""
-    weight = np.ones(len(labels)) if weight is None else weight
-    return _balanced(np.atleast_2d(hits).mean(0), np.unique(labels, return_inverse=True)[1], weight)
-
-
-def _balanced(rate: np.ndarray, codes: np.ndarray, weight: np.ndarray) -> float:
-    total = np.bincount(codes, weight)
-    present = total > 0
-    right = np.bincount(codes, weight * rate)
-    return 100 * float((right[present] / total[present]).mean())
-
-
-def score(hits: Hits, labels: np.ndarray) -> dict[str, float]:
-    """Return kNN and 10-shot balanced accuracy x 100."""
-    return {"knn": balanced(hits.knn, labels), "shot10": balanced(hits.shot10, labels)}
-
-
-def paired_gain(
-    ours: Hits, mean: Hits, labels: np.ndarray, *, resamples: int = 1_000, random_state: int = 0
-) -> dict[str, Any]:
-    """Gain in the mean of kNN and 10-shot, with a paired bootstrap over test items and draws.
+    Parameters
+    ----------
+    train, test : ndarray, shape (items, dim)
+        Vectors; they are L2-normalised here.
+    y_train, y_test : sequence
+        Their labels. "binary": the label that sorts last is the positive one.
+    kind : {"classes", "binary", "regression", "similarity"}
+        - "classes": ``knn``, ``shot10``, ``full`` (balanced accuracy) and, above two classes,
+          ``retrieval`` (R-precision);
+        - "binary": ``knn``, ``shot10``, ``full`` (AUROC);
+        - "regression": ``shot100``, ``full`` (max(0, R²));
+        - "similarity": ``spearman`` of the cosines; ``train`` and ``y_train`` are not read.
+    names : sequence of str, optional
+        The probes to run; None runs all that apply.
+    pairs : integer ndarray, shape (pairs, 2), optional
+        "similarity": rows of ``test``, compared with ``y_test`` pair by pair; by default every
+        two rows that follow one another.
+    draws : int, optional
+        Draws of few labels: 10 by default, 3 above 50 classes. They depend on the seed alone.
 
     Returns
     -------
-    dict
-        ``gain`` in points and ``interval``, the 2.5 % and 97.5 % quantiles.
+    dict of str to Outcome
     """
+    test = _unit_rows(test, "test")
+    if kind == "similarity":
+        pairs = np.arange(len(test)).reshape(-1, 2) if pairs is None else np.asarray(pairs)
+        gold = _numbers(y_test, len(pairs), "the test part")
+        cosine = (test[pairs[:, 0]] * test[pairs[:, 1]]).sum(1)
+        return {"spearman": Outcome("spearman", cosine[None].astype(np.float32), gold)}
+    train = _unit_rows(train, "fitted")
+    if train.shape[1] != test.shape[1]:
+        raise InputError(
+            f"the vectors have {train.shape[1]} dimensions in the fitted part and {test.shape[1]} "
+            "in the test part: both must come from one method"
+        )
+    if kind == "regression":
+        known = _numbers(y_train, len(train), "the fitted part")
+        scored = _numbers(y_test, len(test), "the test part")
+        probes = _regression_probes(_Split(train, known, test, scored), draws or DRAWS, seed)
+    elif kind in ("classes", "binary"):
+        known = _labels(y_train, len(train), "the fitted part")
+        scored = _labels(y_test, len(test), "the test part")
+        known, scored, classes = _codes(known, scored, kind)
+        split = _Split(train, known, test, scored, classes)
+        fewer = DRAWS if classes <= MANY_CLASSES else FEW_DRAWS
+        probes = _class_probes(split, kind, draws or fewer, seed)
+    else:
+        raise InputError(
+            f"got kind={kind!r}: choose 'classes', 'binary', 'regression' or 'similarity'"
+        )
+    unknown = set(names or ()) - set(probes)
+    if unknown:
+        raise InputError(f"no probe {sorted(unknown)} for {kind!r}: choose among {list(probes)}")
+    return {name: probe() for name, probe in probes.items() if names is None or name in names}
 
-    codes = np.unique(labels, return_inverse=True)[1]
 
-    def cell(hits: Hits, draws: np.ndarray, weight: np.ndarray) -> float:
-        knn, shot10 = hits.knn.astype(float), hits.shot10[draws].mean(0)
-        return (_balanced(knn, codes, weight) + _balanced(shot10, codes, weight)) / 2
+@dataclass(frozen=True)
+class _Split:
+    """Unit rows and their labels; for classes, codes and how many there are."""
 
-    rng = np.random.default_rng(random_state)
-    count = len(ours.shot10)
-    everything, once = np.arange(count), np.ones(len(labels))
-    gain = cell(ours, everything, once) - cell(mean, everything, once)
-    gains = []
-    for _ in range(resamples):
-        weight = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels))).astype(float)
-        draws = rng.integers(count, size=count)
-        gains.append(cell(ours, draws, weight) - cell(mean, draws, weight))
-    low, high = np.quantile(gains, [0.025, 0.975])
-    return {"gain": gain, "interval": [float(low), float(high)]}
+    train: Float[np.ndarray, "memory dim"]
+    known: Shaped[np.ndarray, " memory"]
+    test: Float[np.ndarray, "items dim"]
+    scored: Shaped[np.ndarray, " items"]
+    classes: int = 0
+
+
+def _class_probes(
+    split: _Split, kind: str, draws: int, seed: int
+) -> dict[str, Callable[[], Outcome]]:
+    train, known, test, scored = split.train, split.known, split.test, split.scored
+    binary = kind == "binary"
+    metric = "auroc" if binary else "balanced"
+
+    def outcome(scores: Float[np.ndarray, "draws items classes"]) -> Outcome:
+        if binary:
+            return Outcome(metric, scores[..., 1] - scores[..., 0], scored)
+        return Outcome(metric, (scores.argmax(2) == scored).astype(np.uint8), scored)
+
+    def nearest() -> Outcome:
+        k = 15 if binary else 5
+        votes = neighbour_votes(train, known, test, split.classes, k=k, weighted=binary)
+        return outcome(votes[None])
+
+    def labelled(rows: Int[np.ndarray, "draws rows"], rng: np.random.Generator) -> Outcome:
+        logits = logistic_probe(
+            train, known, rows, test, classes=split.classes, metric=metric, rng=rng
+        )
+        return outcome(logits)
+
+    def few() -> Outcome:
+        rng = np.random.default_rng(seed)
+        return labelled(np.stack([draw_shots(known, SHOTS, rng) for _ in range(draws)]), rng)
+
+    def full() -> Outcome:
+        return labelled(np.arange(len(train))[None], np.random.default_rng(seed))
+
+    probes = {"knn": nearest, "shot10": few, "full": full}
+    if kind == "classes" and split.classes > 2 and np.bincount(scored).max() > 1:
+        probes["retrieval"] = lambda: retrieval_probe(test, scored)
+    return probes
+
+
+def neighbour_votes(
+    train: Float[np.ndarray, "memory dim"],
+    codes: Int[np.ndarray, " memory"],
+    test: Float[np.ndarray, "items dim"],
+    classes: int,
+    *,
+    k: int,
+    weighted: bool = False,
+) -> Float[np.ndarray, "items classes"]:
+    """Count the votes of the ``k`` nearest unit rows by cosine.
+
+    Weighted votes are as large as the similarity, and shares of their sum, so that a positive's
+    score does not depend on how dense its neighbourhood is; a negative similarity counts almost
+    nothing.
+    """
+    hot = torch.nn.functional.one_hot(torch.from_numpy(codes).long(), classes).float()
+    memory = torch.from_numpy(train).float().T
+    votes = []
+    for rows in torch.from_numpy(test).float().split(_ROWS):
+        likeness, near = (rows @ memory).topk(min(k, len(train)), dim=1)
+        weight = torch.ones_like(likeness)
+        if weighted:
+            weight = likeness.clamp(min=1e-6)
+            weight /= weight.sum(1, keepdim=True)
+        votes.append((weight[..., None] * hot[near]).sum(1))
+    return torch.cat(votes).numpy()
+
+
+def retrieval_probe(
+    test: Float[np.ndarray, "items dim"], codes: Int[np.ndarray, " items"]
+) -> Outcome:
+    """R-precision within the test split (Manning, Raghavan and Schütze 2008, chapter 8).
+
+    In a class of R + 1 items, the share of the class among the R nearest of each. Items as near
+    as the R-th share the places that are left. Classes of one item do not count.
+    """
+    X = test.astype(np.float32)
+    sizes = np.bincount(codes)
+    share = np.zeros(len(X), np.float32)
+    for code in np.flatnonzero(sizes > 1):
+        same = codes == code
+        wanted = sizes[code] - 1
+        for rows in np.split(np.flatnonzero(same), range(_ROWS, sizes[code], _ROWS)):
+            likeness = X[rows] @ X.T
+            likeness[np.arange(len(rows)), rows] = -np.inf  # not itself
+            border = np.partition(likeness, len(X) - wanted, axis=1)[:, len(X) - wanted, None]
+            above, tied = likeness > border, likeness == border
+            places = (wanted - above.sum(1)) / tied.sum(1)
+            share[rows] = (above[:, same].sum(1) + tied[:, same].sum(1) * places) / wanted
+    return Outcome("balanced", share[None], np.where(sizes[codes] > 1, codes, -1))
+
+
+def draw_shots(
+    codes: Int[np.ndarray, " memory"], shots: int, rng: np.random.Generator
+) -> Int[np.ndarray, " rows"]:
+    """Draw ``shots`` rows per class; classes with fewer give all they have."""
+    rows = [np.flatnonzero(codes == code) for code in np.unique(codes)]
+    return np.concatenate([rng.permutation(r)[:shots] for r in rows])
+
+
+def stratified_folds(
+    codes: Int[np.ndarray, " rows"], rng: np.random.Generator
+) -> Int[np.ndarray, " rows"]:
+    """Deal each class to the folds in turn, in random order; each fold starts where one ended.
+
+    A class with fewer rows than folds is missing in some.
+    """
+    order = rng.permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]
+    folds = np.empty(len(codes), np.int64)
+    folds[order] = np.arange(len(codes)) % _FOLDS
+    return folds
+
+
+def logistic_probe(
+    train: Float[np.ndarray, "memory dim"],
+    codes: Int[np.ndarray, " memory"],
+    draws: Int[np.ndarray, "draws rows"],
+    test: Float[np.ndarray, "items dim"],
+    *,
+    classes: int,
+    metric: str,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "draws items classes"]:
+    """Return logits of a logistic regression on each draw of labelled rows.
+
+    C and the input's scaling are chosen by stratified 3-fold cross-validation inside the labels
+    of a draw, by the metric of the probe; of equals the smallest C, then the global scale.
+    """
+    y, picked = torch.from_numpy(codes[draws]).long(), torch.arange(len(draws))
+    folds = np.stack([stratified_folds(labels, rng) for labels in codes[draws]])
+    scaled, centre, scale = _two_scalings(train[draws])
+    coarse = _fit_folds(scaled, y, folds, classes)
+    C, scaling = np.unravel_index(
+        [_choose(*parts, metric) for parts in zip(scaled, y, folds, coarse, strict=True)],
+        (len(_DECADES), 2),
+    )
+    chosen = coarse[picked, :, scaling, C]  # (draws, folds, classes, dim + 1)
+    W = fit_logistic(
+        scaled[picked, scaling],
+        y,
+        torch.from_numpy(_DECADES[C])[None],
+        classes,
+        tol=_FINE,
+        start=chosen.mean(1),
+    )[0].double()
+    weights = W[..., :-1] / scale[picked, scaling]
+    intercept = W[..., -1] - (weights @ centre.transpose(1, 2))[..., 0]
+    logits = torch.from_numpy(test) @ weights.transpose(1, 2) + intercept[:, None]
+    return logits.float().numpy()
+
+
+def _two_scalings(
+    X: Float[np.ndarray, "draws rows dim"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre, and scale by one global scale, which keeps the geometry, or per dimension.
+
+    Trying both, no method is helped or hurt by the probe's scaling. Returns the scaled rows
+    (draws, 2, rows, dim), the centre (draws, 1, dim) and the scales (draws, 2, 1, dim).
+    """
+    rows = torch.from_numpy(X)
+    spread, centre = torch.std_mean(rows, 1, correction=0, keepdim=True)
+    spread = torch.where(spread > 1e-7 * centre.abs(), spread, 0.0)  # else it is rounding
+    whole = spread.square().mean(2, keepdim=True).sqrt()
+    whole = torch.where(whole > 0, whole, 1.0).expand_as(spread)
+    scale = torch.stack([whole, torch.where(spread > 0, spread, 1.0)], 1)
+    return ((rows - centre)[:, None] / scale).float(), centre, scale
+
+
+def _fit_folds(
+    scaled: Float[Tensor, "draws scalings rows dim"],
+    y: Int[Tensor, "draws rows"],
+    folds: Int[np.ndarray, "draws rows"],
+    classes: int,
+) -> Float[Tensor, "draws folds scalings path classes dim1"]:
+    """Fit every C on what is outside of each fold."""
+    known = [[np.flatnonzero(fold != f) for f in range(_FOLDS)] for fold in folds]
+    most = max(len(rows) for draw in known for rows in draw)
+    rows = np.array([[np.resize(r, most) for r in draw] for draw in known])
+    extra = np.array([[np.arange(most) >= len(r) for r in draw] for draw in known])
+    count, scalings = scaled.shape[:2]
+    one = np.arange(count)[:, None, None, None]
+    X = scaled[one, np.arange(scalings)[:, None], rows[:, :, None]]
+    labels = torch.where(torch.from_numpy(extra), -1, y[one[..., 0], rows])
+    labels = labels[:, :, None].expand(-1, -1, scalings, -1)
+    path = torch.from_numpy(_DECADES)[:, None].expand(-1, labels[..., 0].numel())
+    W = fit_logistic(X.flatten(0, 2), labels.flatten(0, 2), path, classes, tol=_COARSE)
+    return W.movedim(0, 1).unflatten(0, (count, _FOLDS, scalings))
+
+
+def _choose(
+    scaled: Float[Tensor, "scalings rows dim"],
+    y: Int[Tensor, " rows"],
+    folds: Int[np.ndarray, " rows"],
+    W: Float[Tensor, "folds scalings path classes dim1"],
+    metric: str,
+) -> int:
+    """Return the best setting's place among C x scaling by the mean score of the held folds."""
+    total = 0.0
+    for fold in range(_FOLDS):
+        held = torch.from_numpy(np.flatnonzero(folds == fold))
+        if not len(held):
+            continue
+        weights = W[fold]
+        logits = scaled[:, None, held] @ weights[..., :-1].transpose(2, 3)
+        logits = (logits + weights[..., -1][..., None, :]).transpose(0, 1).flatten(0, 1)
+        truth = y[held]
+        if metric == "auroc":
+            values = logits[..., 1] - logits[..., 0]
+        else:
+            values = (logits.argmax(2) == truth).double()
+        once = np.ones((len(held), 1))
+        total = total + _METRICS[metric](values.numpy(), truth.numpy(), once)[:, 0]
+    return int(np.round(total, 9).argmax())
+
+
+def _regression_probes(split: _Split, draws: int, seed: int) -> dict[str, Callable[[], Outcome]]:
+    def ridge(rows: Sequence[Int[np.ndarray, " labelled"]]) -> Outcome:
+        guesses = [ridge_probe(split.train[r], split.known[r], split.test) for r in rows]
+        return Outcome("r2", np.array(guesses, np.float32), split.scored)
+
+    def few() -> Outcome:
+        rng = np.random.default_rng(seed)
+        count = len(split.train)
+        return ridge([rng.permutation(count)[:REGRESSION_SHOTS] for _ in range(draws)])
+
+    return {"shot100": few, "full": lambda: ridge([np.arange(len(split.train))])}
+
+
+def ridge_probe(
+    train: Float[np.ndarray, "labelled dim"],
+    y: Float[np.ndarray, " labelled"],
+    test: Float[np.ndarray, "items dim"],
+) -> Float[np.ndarray, " items"]:
+    """Ridge regression (Hoerl and Kennard 1970) with an unpenalised intercept.
+
+    Its strength, 10^5 to 10^-3 in half-decades, and the input's scaling, as in `logistic_probe`,
+    have the least squared error when each labelled row is left out in turn, in closed form
+    (Allen 1974).
+    """
+    scaled, centre, scale = (part[0].double().numpy() for part in _two_scalings(train[None]))
+    offset = y.mean()
+    best, guess = np.inf, np.full(len(test), offset)
+    for X, by in zip(scaled, scale, strict=True):
+        U, size, Vt = np.linalg.svd(X - X.mean(0), full_matrices=False)
+        keep = size[:, None] ** 2 / (size[:, None] ** 2 + _RIDGE)  # (rank, strengths)
+        along = U.T @ (y - offset)
+        left = (y - offset)[:, None] - U @ (keep * along[:, None])
+        free = np.maximum(1 - 1 / len(y) - U**2 @ keep, 1e-12)
+        error = ((left / free) ** 2).mean(0)
+        choice = int(error.argmin())
+        if error[choice] < best * (1 - 1e-9):
+            best = error[choice]
+            shrunk = size / (size**2 + _RIDGE[choice]) * along
+            guess = (test - centre) / by[0] @ (Vt.T @ shrunk) + offset
+    return guess
+
+
+# --- input --------------------------------------------------------------------------------------
+
+
+def _unit_rows(X: np.ndarray, part: str) -> Float[np.ndarray, "items dim"]:
+    X = np.asarray(X, np.float64)
+    if X.ndim != 2 or not X.size:
+        raise InputError(f"the vectors of the {part} part have shape {X.shape}: pass (items, dim)")
+    if not np.isfinite(X).all():
+        bad = int((~np.isfinite(X).all(1)).sum())
+        raise InputError(
+            f"{bad} of {len(X)} vectors of the {part} part hold NaN or infinity: leave them out"
+        )
+    return normalise(X)
+
+
+def _labels(y: Sequence[Any] | np.ndarray, count: int, part: str) -> np.ndarray:
+    y = np.asarray(y)
+    if y.shape != (count,):
+        raise InputError(
+            f"{part} has labels of shape {y.shape} for {count} vectors or pairs: pass one each"
+        )
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise InputError(f"labels of {part} hold NaN or infinity: leave those rows out")
+    return y
+
+
+def _numbers(y: Sequence[Any] | np.ndarray, count: int, part: str) -> Float[np.ndarray, " items"]:
+    y = _labels(y, count, part)
+    if y.dtype.kind not in "fiub":
+        raise InputError(f"labels of {part} are {y.dtype}: numbers are needed here")
+    return y.astype(np.float32)
+
+
+def _codes(known: np.ndarray, scored: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Number the labels of both parts by their order; return how many there are, too."""
+    labels, codes = np.unique(np.concatenate([known, scored]), return_inverse=True)
+    known, scored = np.split(codes.astype(np.int16), [len(known)])
+    count = len(np.unique(known))
+    if count < 2:
+        raise InputError(
+            f"the labels of the fitted part have {count} classes: scoring needs 2 or more"
+        )
+    if kind == "binary" and (len(labels) > 2 or len(np.unique(scored)) < 2):
+        raise InputError(
+            f"kind='binary' got the labels {labels[:5].tolist()}: it needs two, both of them in "
+            "the fitted part and in the test part"
+        )
+    return known, scored, len(labels)
+
+
+# --- the product's table ------------------------------------------------------------------------
 
 
 def evaluate(
@@ -202,19 +639,27 @@ def evaluate(
             f"the labels of the fitted part have {len(classes)} classes, the smallest with "
             f"{counts.min()} rows: scoring needs 2 classes or more with at least 3 rows each"
         )
-    hits = {}
+    outcomes = {}
     for name, (train, test) in methods.items():
         if len(train) != len(y_train) or len(test) != len(y_test):
             raise InputError(
                 f"{name!r} has {len(train)} + {len(test)} vectors for {len(y_train)} + "
                 f"{len(y_test)} labels: pass one label per vector"
             )
-        hits[name] = probe(train, y_train, test, y_test, draws=draws, random_state=random_state)
+        outcomes[name] = run_probes(
+            train,
+            y_train,
+            test,
+            y_test,
+            "classes",
+            names=("knn", "shot10"),
+            draws=draws,
+            seed=random_state,
+        )
     table: dict[str, dict[str, Any]] = {}
-    for name, (train, _) in methods.items():
-        table[name] = {"dim": int(train.shape[1]), **score(hits[name], y_test)}
+    for name, probes in outcomes.items():
+        scores = {probe: outcome.score() for probe, outcome in probes.items()}
+        table[name] = {"dim": int(np.shape(methods[name][0])[1]), **scores}
         if name != baseline:
-            table[name] |= paired_gain(
-                hits[name], hits[baseline], y_test, random_state=random_state
-            )
+            table[name] |= paired_gain(probes, outcomes[baseline], random_state=random_state)
     return table
