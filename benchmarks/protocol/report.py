@@ -24,6 +24,18 @@ NAMES = {
     "last": "last token (native)",
     "max": "max (native)",
     "position_weighted": "position-weighted mean (native)",
+    "first_pca": "first token, PCA",
+    "last_pca": "last token, PCA",
+    "max_pca": "max, PCA",
+    "position_weighted_pca": "position-weighted mean, PCA",
+    "coles": "CoLES (pytorch-lifestream)",
+    "cpc": "CPC (pytorch-lifestream)",
+    "swe": "sliced-Wasserstein embedding",
+    "otk": "optimal-transport kernel embedding",
+    "wegl": "linear optimal transport (WEGL)",
+    "bert_whitening": "BERT-whitening",
+    "simcse": "SimCSE, encoder unfrozen, 384 dims",
+    "tsdae": "TSDAE, encoder unfrozen, 384 dims",
     "mean_pca": "mean, PCA",
     "mean_half_whitened": "mean, half-whitened",
     "mean_whitened": "mean, whitened",
@@ -277,7 +289,7 @@ def macro_table(result: dict[str, Any]) -> str:
         for group in GROUPS:
             found = entry.get(group)
             cells += [number(found and found["score"]), interval(found and found["gain"])]
-        label = NAMES.get(name, name.replace("_", " "))
+        label = NAMES.get(name, name.replace("pyg_", "PyG ").replace("_", " "))
         seconds = entry["median_fit_seconds"]
         cost = "" if seconds is None else f"{seconds:.1f}"
         lines.append(f"| {label} | {' | '.join(cells)} | {cost} |")

@@ -544,13 +544,17 @@ def ucr_uea(data: Path) -> Iterator[Unit]:
         size, hop = (4, 1) if name == "JapaneseVowels" else (16, 8)
         with gzip.open(path, "rt") as handle:
             rows = [json.loads(line) for line in handle]
+        labels = sorted({str(r["label"]) for r in rows})
+        binary = len(labels) == 2
         items = []
         for r in rows:
             sequence = frames.series(r["x"], size, hop)
-            items.append(Item(sequence, str(r["label"]), r["split"] == "train", ""))
+            label = labels.index(str(r["label"])) if binary else str(r["label"])
+            items.append(Item(sequence, label, r["split"] == "train", ""))
             items[-1].group = items[-1].key
         counted = sum(item.train for item in items) >= 150
-        yield make_unit("ucr_uea", name, items, counted=counted)
+        kind = "binary" if binary else "classes"
+        yield make_unit("ucr_uea", name, items, kind, counted=counted)
 
 
 def mnist(data: Path) -> Iterator[Unit]:

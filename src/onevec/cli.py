@@ -106,7 +106,9 @@ def encode(
 
 @app.command()
 def pretrain(
-    corpus: Annotated[str, typer.Argument(help="A table, FASTA, text lines; or .npz of (n, dim) frames.")],
+    corpus: Annotated[
+        str, typer.Argument(help="A table, FASTA, text lines; or .npz of (n, dim) frames.")
+    ],
     out: Annotated[Path, typer.Option(help="Hugging Face folder to make.")],
     column: Column = None,
     where: Annotated[str | None, typer.Option(help="Rows to take, as COLUMN=VALUE.")] = None,

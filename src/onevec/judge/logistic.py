@@ -60,8 +60,9 @@ def fit_logistic(
     Notes
     -----
     More than two classes: L-BFGS (Liu and Nocedal 1989) in coordinates in which the Hessian at
-    equal probabilities, where Böhning (1992) bounds it, is the identity. Two classes: Newton's
-    method, that is iteratively reweighted least squares. Both backtrack until the objective falls.
+    equal probabilities, which is Böhning's (1992) bound up to a factor, is about the identity.
+    Two classes: Newton's method, that is iteratively reweighted least squares. Both backtrack
+    until the objective falls.
     Rows fewer than dimensions are first rotated into the space they span, which the solution
     never leaves.
     """

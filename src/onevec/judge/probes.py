@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from onevec.errors import InputError
@@ -283,7 +284,8 @@ def run_probes(
     unknown = set(names or ()) - set(probes)
     if unknown:
         raise InputError(f"no probe {sorted(unknown)} for {kind!r}: choose among {list(probes)}")
-    return {name: probe() for name, probe in probes.items() if names is None or name in names}
+    with threadpool_limits(1):  # on pieces this small a second thread waits more than it works
+        return {name: probe() for name, probe in probes.items() if names is None or name in names}
 
 
 @dataclass(frozen=True)
