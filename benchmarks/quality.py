@@ -38,7 +38,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", help="producers, comma-separated (default: all)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread")
     parser.add_argument("--quick", action="store_true", help="shipped data, fewer items and fits")
-    parser.add_argument("--budget", type=float, help="seconds of training per peer (60; quick 5)")
+    parser.add_argument(
+        "--budget", type=float, help="seconds of one core that a peer trains (60; quick 5)"
+    )
     parser.add_argument(
         "--rebuild-encoders", nargs="?", const="", metavar="NAMES", help="make encoders, then stop"
     )

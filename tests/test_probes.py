@@ -12,15 +12,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from onevec import OnevecError, evaluate
 from onevec.errors import InputError
 from onevec.judge.logistic import fit_logistic
+from onevec.judge.outcomes import Outcome, mean_resampled, mean_score, paired_gain
 from onevec.judge.probes import (
-    Outcome,
     draw_shots,
     logistic_probe,
-    mean_resampled,
-    mean_score,
     neighbour_votes,
     normalise,
-    paired_gain,
     retrieval_probe,
     ridge_probe,
     run_probes,

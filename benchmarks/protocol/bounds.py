@@ -72,7 +72,7 @@ def supervised(
     model = AttentionProbe(train[rows[known[:500]].numpy()], outputs)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     best, kept, stale = math.inf, None, 0
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(_PASSES):
         model.train()
         shuffled = known[torch.randperm(len(known), generator=generator)]
@@ -81,14 +81,14 @@ def supervised(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if time.perf_counter() - began > budget:
+            if time.process_time() - began > budget:
                 break
         loss = float(loss_of(_outputs(model, train, rows[held].numpy()), goal[held]))
         stale += 1
         if loss < best:
             best, stale = loss, 0
             kept = {name: value.clone() for name, value in model.state_dict().items()}
-        if stale >= _PATIENCE or time.perf_counter() - began > budget:
+        if stale >= _PATIENCE or time.process_time() - began > budget:
             break
     model.load_state_dict(kept or model.state_dict())
     output = _outputs(model, test, np.asarray(target.test))

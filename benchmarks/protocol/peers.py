@@ -554,7 +554,7 @@ def _train(
     The package's own module, loss, batches and optimizers, without Lightning's trainer: it cannot
     stop by the clock within an epoch without its progress bars and checkpoints.
     """
-    deadline = time.perf_counter() + budget
+    deadline = time.process_time() + budget
     (optimizer,), (scheduler,) = module.configure_optimizers()
     rng = np.random.default_rng(seed)
     module.train()
@@ -569,7 +569,7 @@ def _train(
             loss.backward()
             optimizer.step()
             steps += 1
-            if time.perf_counter() > deadline:
+            if time.process_time() > deadline:
                 return steps
         scheduler.step()
 
@@ -731,13 +731,13 @@ def _train_text(
     What sentence-transformers' trainer does by default: AdamW, gradients clipped to norm 1, the
     rate warmed up over a tenth and then lowered to 0 - over the time where that is the limit.
     """
-    begin = time.perf_counter()
+    begin = time.process_time()
     optimizer = torch.optim.AdamW(loss.parameters(), lr=rate, weight_decay=0.0)
     order = np.random.default_rng(seed).permutation(len(texts))
     total = -(-len(texts) // size)
     loss.train()
     for step in range(total):
-        gone = max(step / total, (time.perf_counter() - begin) / max(budget, 1e-9))
+        gone = max(step / total, (time.process_time() - begin) / max(budget, 1e-9))
         if step and gone >= 1:
             return step
         for group in optimizer.param_groups:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from protocol import encoders, methods, tasks
 
 RESULTS = encoders.CACHE / "quality"  # one file per job
 RESAMPLES = 1_000
-_PROBES = ("src/onevec/judge/probes.py", "src/onevec/judge/logistic.py")
-_BOUND = ("benchmarks/protocol/bounds.py",)
+_PROBES = tuple(f"src/onevec/judge/{name}.py" for name in ("probes", "outcomes", "logistic"))
 
 
 @dataclass(frozen=True)
@@ -171,18 +171,15 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
 
 
 def _chunk(jobs: list[Job], settings: Settings) -> list[tuple[Job, float, str | None]]:
-    import torch
-
-    torch.set_num_threads(1)
-    return [(job, *do(job, settings)) for job in jobs]
-
-
-def _start() -> None:
-    """Each worker has one thread: two processes of two would wait for each other."""
+    """Do jobs on one thread: processes of several would wait for each other, and time is the
+    core's.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
 
     torch.set_num_threads(1)
+    with threadpool_limits(1):
+        return [(job, *do(job, settings)) for job in jobs]
 
 
 def chunks(jobs: list[Job], most: int = 8) -> list[list[Job]]:
@@ -204,7 +201,7 @@ def run(
             for job in chunk:
                 yield from _chunk([job], settings)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         waiting = [pool.submit(_chunk, chunk, settings) for chunk in chunks(jobs)]
         for done in as_completed(waiting):
             yield from done.result()

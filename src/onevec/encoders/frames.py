@@ -81,7 +81,8 @@ class MaskedFrames:
         """Write the backbone as a Hugging Face folder, and how frames enter it beside it."""
         from safetensors.torch import save_file
 
-        self.model.backbone.to(dtype).save_pretrained(folder)
+        nn.Module.to(self.model.backbone, dtype)
+        self.model.backbone.save_pretrained(folder)
         save_file(self.model.entry.state_dict(), folder / FRAMES)
 
 
@@ -148,6 +149,7 @@ def _clusters(values: Float[Tensor, "tokens dim"], seed: int) -> Int[Tensor, " t
     if distinct < 2:
         raise InputError("all frames are equal: there is nothing to learn from them")
     count = min(_CLUSTERS, max(2, len(values) // _PER_CLUSTER), distinct)
-    kmeans = MiniBatchKMeans(count, random_state=seed, batch_size=4_096, n_init=3).fit(sample)
+    options: dict[str, Any] = {"random_state": seed, "batch_size": 4_096, "n_init": 3}
+    kmeans = MiniBatchKMeans(count, **options).fit(sample)
     found = torch.from_numpy(kmeans.predict(values.numpy())).long()
     return found.unique(return_inverse=True)[1]  # without empty clusters

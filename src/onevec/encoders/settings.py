@@ -60,14 +60,14 @@ def backbone(recipe: Recipe, vocabulary: int, ids: dict[str, Any]) -> ModernBert
     """Return the configuration of the transformer; ``ids`` are those of special tokens."""
     from transformers import ModernBertConfig
 
-    return ModernBertConfig(
-        vocab_size=vocabulary,
-        hidden_size=recipe.dim,
-        intermediate_size=3 * recipe.dim,  # gated: as many weights as 4 x dim without a gate
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        max_position_embeddings=recipe.context,
-        global_attn_every_n_layers=1,  # contexts are short: every layer sees all of it
-        attn_implementation="sdpa",
-        **ids,
-    )
+    settings: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": recipe.dim,
+        "intermediate_size": 3 * recipe.dim,  # gated: as many weights as 4 x dim without a gate
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "max_position_embeddings": recipe.context,
+        "global_attn_every_n_layers": 1,  # contexts are short: every layer sees all of it
+        "attn_implementation": "sdpa",
+    }
+    return ModernBertConfig(**settings, **ids)

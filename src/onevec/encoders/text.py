@@ -50,7 +50,8 @@ class MaskedText:
 
     def save(self, folder: Path, dtype: torch.dtype) -> None:
         """Write model and tokenizer."""
-        self.model.to(dtype).save_pretrained(folder)
+        torch.nn.Module.to(self.model, dtype)
+        self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 

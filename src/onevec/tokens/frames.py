@@ -59,6 +59,8 @@ class FrameInput(nn.Module):
 class FrameEncoder(FrozenEncoder):
     """A transformers backbone with `FrameInput` before it: (n, dim_in) arrays in."""
 
+    limit: int
+
     def __init__(self, name: str, options: Options):
         self.name = name
         self.options = options
@@ -73,7 +75,7 @@ class FrameEncoder(FrozenEncoder):
 
     def cut(self, sequences: Sequence[Any], start: int) -> list[Piece]:
         """Check arrays; cut or window what is too long."""
-        dim = len(self.input.shift)
+        dim, limit = len(self.input.shift), self.limit
         pieces = []
         for row, sequence in enumerate(sequences):
             frames = _as_matrix(sequence, start + row).float()
@@ -83,13 +85,13 @@ class FrameEncoder(FrozenEncoder):
                     f"sequence {start + row} (shape {tuple(frames.shape)}) cannot be read by "
                     f"{self.name}: it takes finite (n, {dim}) frames with n of at least 1"
                 )
-            if count <= self.limit:
+            if count <= limit:
                 windows = [(0, count, 0, count)]
             elif self.options.long == "window":
-                windows = cut_windows(count, self.limit, self.options.overlap)
+                windows = cut_windows(count, limit, self.options.overlap)
             else:
                 self.truncated += 1
-                windows = [(0, self.limit, 0, self.limit)]
+                windows = [(0, limit, 0, limit)]
             pieces.extend(
                 Piece(row, frames[a:b], b - a, (first - a, last - a))
                 for a, b, first, last in windows
