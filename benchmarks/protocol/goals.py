@@ -52,7 +52,6 @@ class Cell:
 
     fits: list[dict[str, Any]] = field(default_factory=list)
     resamples: list[np.ndarray] = field(default_factory=list)
-    full_resamples: list[np.ndarray] = field(default_factory=list)
 
     @property
     def score(self) -> float:
@@ -75,18 +74,12 @@ class Table:
         self.families: dict[str, str] = {}
 
     def add(
-        self,
-        task: Task,
-        method: str,
-        family: str,
-        fit: dict[str, Any],
-        arrays: Sequence[np.ndarray],
+        self, task: Task, method: str, family: str, fit: dict[str, Any], resampled: np.ndarray
     ) -> None:
         cell = self.cells.setdefault(task, {}).setdefault(method, Cell())
         self.families[method] = family
         cell.fits.append(fit)
-        cell.resamples.append(arrays[0])
-        cell.full_resamples += arrays[1:]
+        cell.resamples.append(resampled)
 
     def tasks(self, group: str | None = None, *methods: str) -> list[Task]:
         """Counted tasks of a group (default all) on which all these methods ran."""

@@ -94,8 +94,7 @@ def _add(
     for place, row in enumerate(rows):
         target = row["target"]
         task = Task(job.row, unit.id, job.encoder, target, kinds[target], unit.counted)
-        drawn = [arrays[name] for name in (f"r{place}", f"r{place}.full") if name in arrays]
-        table.add(task, row["method"], family, row, drawn)
+        table.add(task, row["method"], family, row, arrays[f"r{place}"])
 
 
 def _task(table: Table, task: Task) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import json
 import os
 import time
 import traceback
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from onevec.judge.outcomes import mean_resampled
 from protocol import encoders, methods, tasks
 
 RESULTS = encoders.CACHE / "quality"  # one file per job
+FORMAT = 1  # of the kept files; part of every key
 RESAMPLES = 1_000
 _PROBES = tuple(f"src/onevec/judge/{name}.py" for name in ("probes", "outcomes", "logistic"))
 
@@ -39,7 +42,7 @@ class Settings:
     budget: float = 60.0
 
     def mark(self) -> str:
-        return f"quick={self.quick} budget={self.budget}"
+        return f"format={FORMAT} quick={self.quick} budget={self.budget}"
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,9 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
             outcomes = methods.score(result, unit, job.seed)
             for target, probes in outcomes.items():
                 place = f"r{len(rows)}"
-                resampled = np.mean([p.resampled(RESAMPLES) for p in probes.values()], axis=0)
-                arrays[place] = resampled.astype(np.float32)
-                if "full" in probes:
-                    arrays[f"{place}.full"] = probes["full"].resampled(RESAMPLES).astype("f4")
+                # One seed per unit: paired between methods and encoders, not between units.
+                drawn = mean_resampled(probes, RESAMPLES, zlib.crc32(unit.id.encode()))
+                arrays[place] = drawn.astype(np.float32)
                 rows.append(
                     {
                         "method": result.name,

@@ -15,7 +15,7 @@ def fill(table, where, method, score, family="plain", width=1.0, note=None, full
     probes = {"knn": score} if full is None else {"knn": 2 * score - full, "full": full}
     fit = {"probes": probes, "dim": 64, "seconds": 1.0, "note": note or {}}
     drawn = score + width * np.linspace(-1, 1, 201)
-    table.add(where, method, family, fit, [drawn])
+    table.add(where, method, family, fit, drawn)
 
 
 def test_macro_averages_inside_rows_first():
