@@ -1,6 +1,7 @@
 """Splits of the benchmark: what must stand on one side does, for every row."""
 
 import collections
+import functools
 import gzip
 import json
 import os
@@ -15,6 +16,7 @@ SHIPPED = Path(__file__).parents[2] / "benchmarks/data"
 DATA = Path(os.environ.get("ONEVEC_DATA", SHIPPED))
 
 
+@functools.cache
 def units(row):
     for data in (DATA, SHIPPED):
         if (data / tasks.ROWS[row].folder).is_dir():
