@@ -60,9 +60,10 @@ def known(text: str | None, names: list[str], what: str) -> list[str]:
 
 def main() -> None:
     args = parse()
-    data = args.data or Path(os.environ.get("ONEVEC_DATA", SHIPPED_DATA))
-    if args.quick and args.data is None:
-        data = SHIPPED_DATA
+    named = args.data or os.environ.get("ONEVEC_DATA")
+    data = Path(named) if named and not (args.quick and args.data is None) else SHIPPED_DATA
+    if not named and not args.quick and not args.check:
+        raise SystemExit("no data: pass --data DIR or set ONEVEC_DATA; --quick needs none")
     if args.rebuild_encoders is not None:
         encoders.rebuild(known(args.rebuild_encoders, list(encoders.PRETRAINED), "encoder"), data)
         return
@@ -80,7 +81,7 @@ def main() -> None:
     jobs, impossible = runner.plan(rows, wanted, settings)
     for what, why in impossible:
         print(f"left out: {what}: {why}", file=sys.stderr)
-    missing = [job for job in jobs if not job.path.is_file()]
+    missing = [job for job in jobs if not runner.settled(job)]
     print(f"{len(jobs)} fits, {len(jobs) - len(missing)} of them kept from before", flush=True)
     if args.dry_run:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,19 @@ def check(path: Path, settings: runner.Settings) -> None:
         raise SystemExit(f"there is no {path}: run benchmarks/quality.py first")
     result = json.loads(path.read_text())
     state = result["state"]
-    if state["src_sha256"] != methods.code_hash(("src/onevec",)):
-        raise SystemExit(
-            f"{path.name} was made at another state of src/ (commit {state['commit'][:12]}): "
-            "run benchmarks/quality.py again"
-        )
+    for name, folder in (("src_sha256", "src/onevec"), ("protocol_sha256", "benchmarks/protocol")):
+        if state[name] != encoders.code_hash((folder,)):
+            raise SystemExit(
+                f"{path.name} was made at another state of {folder}/ (commit "
+                f"{state['commit'][:12]}): run benchmarks/quality.py again"
+            )
     settings = runner.Settings(settings.data, state["quick"], state["peer_budget_seconds"])
     wrong = 0
     for task, name in choose(result, settings):
         told = task["methods"][name]
-        found = recompute(task, name, settings)
+        with tempfile.TemporaryDirectory() as folder:
+            encoders.CACHE = Path(folder)
+            found = recompute(task, name, settings)
         off = abs(found - told["score"])
         fine = off <= TOLERANCE[told["family"]]
         wrong += not fine
@@ -43,7 +47,8 @@ def check(path: Path, settings: runner.Settings) -> None:
 
 
 def choose(result: dict[str, Any], settings: runner.Settings) -> list[tuple[dict[str, Any], str]]:
-    """Pick cells by the commit, among what needs no encoder but the committed ones."""
+    """Pick cells by commit and content, among what needs no encoder but the committed ones."""
+    commit = runner.state()["commit"]
     open_to_all = (*encoders.MAY_SHIP, "frames", *encoders.MINILM_LAYERS)
     cells = sorted(
         (
@@ -53,10 +58,10 @@ def choose(result: dict[str, Any], settings: runner.Settings) -> list[tuple[dict
             if name in task["methods"]
             and task["encoder"] in open_to_all
             and task["row"] != "newsgroups20"  # half an hour of encoding
-            and (settings.data / tasks.ROWS[task["row"]].folder).is_dir()
+            and _is_here(task, settings)
         ),
         key=lambda cell: hashlib.sha256(
-            f"{result['state']['commit']} {cell[0]['unit']} {cell[0]['encoder']} "
+            f"{commit} {result['macro']} {cell[0]['unit']} {cell[0]['encoder']} "
             f"{cell[0]['target']} {cell[1]}".encode()
         ).hexdigest(),
     )
@@ -65,12 +70,18 @@ def choose(result: dict[str, Any], settings: runner.Settings) -> list[tuple[dict
     return cells[:CELLS]
 
 
+def _is_here(task: dict[str, Any], settings: runner.Settings) -> bool:
+    try:
+        return any(unit.id == task["unit"] for unit in runner.units(task["row"], settings))
+    except (tasks.MissingDataError, OSError):
+        return False
+
+
 def recompute(task: dict[str, Any], name: str, settings: runner.Settings) -> float:
-    """Fit and score a cell anew, all of its seeds; nothing kept is read but token stores."""
+    """Encode, fit and score a cell anew, all of its seeds; nothing kept is read."""
     unit = next(u for u in runner.units(task["row"], settings) if u.id == task["unit"])
-    context = methods.Context(
-        unit, task["encoder"], *encoders.tokens(unit, task["encoder"], settings.data)
-    )
+    held = encoders.tokens(unit, task["encoder"], settings.data)
+    context = methods.Context(unit, task["encoder"], *held)
     family = task["methods"][name]["family"]
     producer = methods.producers()[name if family == "onevec" else family]
     fits = len(task["methods"][name].get("fits", [0]))

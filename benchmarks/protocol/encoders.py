@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,10 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache"
 SHIPPED = ROOT / "benchmarks/encoders"
 FLOOR = 1.3  # masked accuracy over the commonest token's; below it an encoder is not used
+STORE_CODE = (  # decides what token vectors are
+    *("src/onevec/tokens", "src/onevec/ragged.py", "src/onevec/segment.py"),
+    "benchmarks/protocol/encoders.py",
+)
 PRETRAINED = {
     "ncrna13": "character",
     "proteins": "character",
@@ -40,7 +45,7 @@ PRETRAINED = {
 }
 MAY_SHIP = ("ncrna13", "chess", "omniglot")  # the licences of the others' corpora do not say so
 GROUPS = {"frames": "raw frames", "minilm-last": "tuned encoder"}  # all others: raw encoders
-MINILM_LAYERS = {"minilm-3": 3, "minilm-last": -1}
+MINILM_LAYERS = {"minilm-3": 3, "minilm-last": 6}
 
 
 class WeakEncoderError(Exception):
@@ -115,29 +120,35 @@ def tokens(unit: tasks.Unit, encoder: str, data: Path) -> tuple[Tokens, Tokens]:
     """Token vectors of a unit's train and test sequences; stores are kept under .cache."""
     if encoder == "frames":
         return Ragged.from_list(unit.train), Ragged.from_list(unit.test)
-    layers = sorted(MINILM_LAYERS.values()) if encoder in MINILM_LAYERS else [-1]
-    made_by = f"{mark(encoder, data)} {layers}"
     source: Any = folder(encoder)
-    if encoder in MINILM_LAYERS:
-        source = minilm()
+    layers, made_by = [-1], mark(encoder, data)
+    if encoder in MINILM_LAYERS:  # one store for both columns
+        source, layers, made_by = minilm(), [*MINILM_LAYERS.values()], hash_folder(minilm())
     elif encoder == "lstm_chem":
         source = LSTMChem(data / "encoders/lstm_chem")
-    out = []
-    for part in (unit.train, unit.test):
-        key = hashlib.sha256(f"{made_by} {fingerprint(part)}".encode()).hexdigest()[:16]
-        path = (
-            CACHE
-            / "tokens"
-            / f"{unit.id.replace('/', '-')}-{encoder.split('-', maxsplit=1)[0]}-{key}"
-        )
-        if not (path / "index.json").is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(path, ignore_errors=True)  # what a killed run left
-            encode(part, source, out=path, layer=layers, long="window", progress=False)
-        store = TokenStore(path)
-        layer = MINILM_LAYERS.get(encoder, -1)
-        out.append(store.layer(store.layers[-1] if layer == -1 else layer))
-    return out[0], out[1]
+    name = f"{unit.id.replace('/', '-')}-{encoder.split('-', maxsplit=1)[0]}"
+    train, test = (_store(part, source, layers, name, made_by) for part in (unit.train, unit.test))
+    if encoder in MINILM_LAYERS:
+        layer = MINILM_LAYERS[encoder]
+        return train.layer(layer), test.layer(layer)
+    return train, test
+
+
+def _store(
+    sequences: list[Any], source: Any, layers: list[int], name: str, made_by: str
+) -> TokenStore:
+    """Open the store of these sequences, or encode them into a folder that appears whole."""
+    text = f"{made_by} {layers} {code_hash(STORE_CODE)} {fingerprint(sequences)}"
+    path = CACHE / "tokens" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if not path.is_dir():
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        encode(sequences, source, out=part, layer=layers, long="window", progress=False)
+        try:
+            part.rename(path)
+        except OSError:  # another process was first
+            shutil.rmtree(part)
+    return TokenStore(path)
 
 
 def minilm() -> Path:
@@ -148,26 +159,43 @@ def minilm() -> Path:
 
 
 def mark(encoder: str, data: Path) -> str:
-    """What tells an encoder from any other: the hash of its weights."""
+    """What tells an encoder from any other: the hash of its files, and the layer."""
     if encoder == "frames":
         return encoder
     if encoder in MINILM_LAYERS:
-        return f"{_hash(minilm() / 'model.safetensors')} {MINILM_LAYERS[encoder]}"
+        return f"{hash_folder(minilm())} {MINILM_LAYERS[encoder]}"
     if encoder == "lstm_chem":
-        path = data / "encoders/lstm_chem/weights.npz"
-        if not path.is_file():
+        path = data / "encoders/lstm_chem"
+        if not path.is_dir():
             raise tasks.MissingDataError(
                 f"{path} is missing: set --data or ONEVEC_DATA; its source is topazape/LSTM_Chem "
                 "on GitHub"
             )
-        return _hash(path)
+        return hash_folder(path)
     manifest(encoder)
-    return _hash(folder(encoder) / "model.safetensors")
+    return hash_folder(folder(encoder))
 
 
 @functools.cache
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def hash_folder(path: Path) -> str:
+    """SHA-256 of weights and settings; the manifest, which has times in it, is left out."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.is_file() and file.name != "pretrain.json":
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def code_hash(paths: tuple[str, ...]) -> str:
+    """SHA-256 of source files, by name and content."""
+    digest = hashlib.sha256()
+    for path in paths:
+        root = ROOT / path
+        files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+        for file in files:
+            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 class LSTMChem:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onevec import __version__
 from protocol import encoders, methods, runner
 from protocol.goals import FRAMES, OURS, RAW, TUNED, Table, Task, by_row, goals
 
@@ -54,12 +51,15 @@ def collect(
 ) -> dict[str, Any]:
     """Put every kept result together."""
     table, errors, waiting = Table(), [], 0
+    states: list[dict[str, Any]] = []
     for job in jobs:
         found = runner.load(job)
         if found is None:
             waiting += 1
             continue
         meta, arrays = found
+        if meta["state"] not in states:
+            states.append(meta["state"])
         if meta["error"]:
             errors.append(
                 {
@@ -70,8 +70,8 @@ def collect(
             )
         _add(table, job, meta["rows"], arrays, settings)
     return {
-        "goals": goals(table),
-        "state": _state(settings),
+        "goals": goals(table, whole=not (settings.quick or waiting or left_out)),
+        "state": _state(settings, states),
         "fits": {"done": len(jobs) - waiting, "waiting": waiting},
         "encoders": _encoders(),
         "left_out": [{"what": what, "why": why} for what, why in left_out],
@@ -135,12 +135,12 @@ def _macro(table: Table) -> dict[str, dict[str, Any]]:
         if family in ("candidate", "dimension", "bound"):
             continue
         entry: dict[str, Any] = {"family": family}
-        seconds = [
-            fit["seconds"]
-            for cells in table.cells.values()
-            for fit in getattr(cells.get(name), "fits", [])
-        ]
-        entry["median_fit_seconds"] = round(float(np.median(seconds)), 2)
+        columns = {  # targets of a unit share one fit
+            task.column: np.mean([fit["seconds"] for fit in cells[name].fits])
+            for task, cells in table.cells.items()
+            if name in cells
+        }
+        entry["median_fit_seconds"] = round(float(np.median([*columns.values()])), 2)
         for group in GROUPS:
             score = table.macro_score(name, group)
             if score is not None:
@@ -156,7 +156,7 @@ def _macro(table: Table) -> dict[str, dict[str, Any]]:
                 if table.families[name] == "candidate"
             ]
             if scores:
-                pairs.append((task.row, np.array([max(scores), table.score(task, "mean")])))
+                pairs.append((task, np.array([max(scores), table.score(task, "mean")])))
         if pairs:
             best, mean = np.mean(list(by_row(pairs).values()), axis=0)
             found["oracle"][group] = {
@@ -185,36 +185,19 @@ def _encoders() -> dict[str, Any]:
     return found
 
 
-def _state(settings: runner.Settings) -> dict[str, Any]:
-    import sklearn
-    import torch
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=encoders.ROOT, capture_output=True, text=True, check=False
-        ).stdout.strip()
-
+def _state(settings: runner.Settings, states: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the file was put together from; ``made_under`` lists every state a cell is of."""
+    now = runner.state()
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "src_sha256": methods.code_hash(("src/onevec",)),
-        "machine": f"{platform.platform()}, {len_cpus()} cores",
-        "versions": {
-            "onevec": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
+        "commit": now["commit"],
+        "src_sha256": encoders.code_hash(("src/onevec",)),
+        "protocol_sha256": encoders.code_hash(("benchmarks/protocol",)),
+        "machine": now["machine"],
+        "made_under": states,
         "seeds": list(range(1 if settings.quick else methods.SEEDS)),
         "quick": settings.quick,
         "peer_budget_seconds": settings.budget,
     }
-
-
-def len_cpus() -> int:
-    import os
-
-    return os.cpu_count() or 1
 
 
 # --- tables and figures -------------------------------------------------------------------------
@@ -263,7 +246,7 @@ def at_a_glance(result: dict[str, Any]) -> str:
     """Q1 to Q6: value, goal, met or missed."""
     lines = ["| | what | value | goal | |", "|---|---|--:|--:|---|"]
     for name, goal in result["goals"].items():
-        mark = {True: "met", False: "**missed**", None: "not measured"}[goal["met"]]
+        mark = {True: "met", False: "**missed**", None: "in part"}[goal["met"]]
         lines.append(
             f"| {name} | {goal['what']} | {_join(goal['value'])} | {_join(goal['goal'])} | {mark} |"
         )
@@ -429,7 +412,7 @@ def _dimension_figure(result: dict[str, Any], path: Path) -> None:
         native.append(rows["mean"]["score"])
         for name, row in rows.items():
             base, _, dim = name.partition(" at ")
-            if base in (OURS, "mean_pca", "mean_whitened") and (dim or row["dim"] == methods.DIM):
+            if base in (OURS, "mean_pca", "mean_whitened"):
                 asked = int(dim) if dim else methods.DIM
                 curves.setdefault(base, {}).setdefault(asked, []).append(row["score"])
     if not curves:

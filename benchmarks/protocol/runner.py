@@ -7,16 +7,20 @@ result is computed again exactly when one of them changed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
+import platform
+import subprocess
 import time
 import traceback
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,24 @@ from protocol import encoders, methods, tasks
 RESULTS = encoders.CACHE / "quality"  # one file per job
 FORMAT = 1  # of the kept files; part of every key
 RESAMPLES = 1_000
-_PROBES = tuple(f"src/onevec/judge/{name}.py" for name in ("probes", "outcomes", "logistic"))
+PACKAGES = (
+    *("onevec", "torch", "numpy", "scikit-learn", "transformers", "tokenizers"),
+    *("sentence-transformers", "pytorch-lifestream", "torch-geometric", "rdkit"),
+)
+_COMMON = (  # decides every result, whatever the method
+    *(f"src/onevec/judge/{name}.py" for name in ("probes", "outcomes", "logistic")),
+    "benchmarks/protocol/methods.py",
+    *encoders.STORE_CODE,
+)
+
+
+UNUSABLE = (
+    encoders.WeakEncoderError,
+    encoders.NotMadeError,
+    tasks.MissingDataError,
+    ImportError,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class Settings:
     budget: float = 60.0
 
     def mark(self) -> str:
-        return f"format={FORMAT} quick={self.quick} budget={self.budget}"
+        return f"format={FORMAT} {RESAMPLES} quick={self.quick} budget={self.budget}"
 
 
 @dataclass(frozen=True)
@@ -97,17 +118,13 @@ def plan(
     for row in rows:
         try:
             found = units(row, settings)
-        except (tasks.MissingDataError, ImportError) as error:
+        except (tasks.MissingDataError, ImportError, OSError) as error:
             impossible.append((row, str(error)))
             continue
         for encoder in tasks.ROWS[row].encoders:
             try:
                 mark = encoders.mark(encoder, settings.data)
-            except (
-                encoders.WeakEncoderError,
-                encoders.NotMadeError,
-                tasks.MissingDataError,
-            ) as error:
+            except UNUSABLE as error:
                 impossible.append((f"{row} with {encoder}", str(error)))
                 continue
             for unit in found:
@@ -116,7 +133,7 @@ def plan(
                     producer = available[name]
                     if not producer.applies(row):
                         continue
-                    code = methods.code_hash(producer.code + _PROBES)
+                    code = encoders.code_hash(producer.code + _COMMON)
                     for seed in range(1 if settings.quick else producer.seeds(row)):
                         text = f"{base} {name} {seed} {code}"
                         key = hashlib.sha256(text.encode()).hexdigest()[:24]
@@ -164,7 +181,7 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
         if os.environ.get("ONEVEC_BENCH_TRACE"):
             traceback.print_exc()
-    meta = {"job": job.__dict__, "error": error, "rows": rows}
+    meta = {"job": job.__dict__, "error": error, "rows": rows, "state": state()}
     RESULTS.mkdir(parents=True, exist_ok=True)
     part = job.path.with_suffix(f".{os.getpid()}.npz")
     np.savez_compressed(part, meta=np.array(json.dumps(meta)), **arrays)
@@ -204,9 +221,44 @@ def run(
                 yield from _chunk([job], settings)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        columns = list(dict.fromkeys(job.column for job in jobs))
+        list(pool.map(_encode, columns, [settings] * len(columns)))  # once, before several read it
         waiting = [pool.submit(_chunk, chunk, settings) for chunk in chunks(jobs)]
         for done in as_completed(waiting):
             yield from done.result()
+
+
+def _encode(column: tuple[str, str, str], settings: Settings) -> None:
+    """Fill a column's token stores; what fails here fails, and is told, in its jobs."""
+    with contextlib.suppress(Exception):
+        _column(*column, settings)
+
+
+def settled(job: Job) -> bool:
+    """Whether a result is kept that need not be tried again: one, or a peer's own refusal."""
+    found = load(job)
+    return found is not None and (found[0]["error"] or "PeerError").startswith("PeerError")
+
+
+@functools.cache
+def state() -> dict[str, Any]:
+    """Commit, machine and versions under which a result is made."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=encoders.ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "src", "benchmarks/protocol")),
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        "versions": versions,
+    }
 
 
 def load(job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:

@@ -598,12 +598,18 @@ def trec(data: Path) -> Iterator[Unit]:
 
 
 def newsgroups20(data: Path) -> Iterator[Unit]:
-    rows = [r for r in table(data / "newsgroups20/newsgroups20.csv.gz") if r["body"].strip()]
+    draw = {}
+    items = []
+    for r in table(data / "newsgroups20/newsgroups20.csv.gz"):
+        if r["body"].strip():
+            items.append(Item(r["body"], r["label"], r["split"] == "train", r["body"]))
+            draw[id(items[-1])] = u(r["doc_id"])
+    items = clean(items)
     kept = []
-    for part, most in (("train", 3_600), ("test", 2_400)):
-        side = [r for r in rows if r["split"] == part]
-        kept += sorted(side, key=lambda r: u(r["doc_id"]))[:most]
-    yield text_unit("newsgroups20", [(r["body"], r["label"], r["split"] == "train") for r in kept])
+    for train, most in ((True, 3_600), (False, 2_400)):
+        side = [item for item in items if item.train == train]
+        kept += sorted(side, key=lambda item: draw[id(item)])[:most]
+    yield make_unit("newsgroups20", "newsgroups20", kept)
 
 
 def stsb(data: Path) -> Iterator[Unit]:

@@ -38,6 +38,25 @@ def test_macro_averages_inside_rows_first():
     assert q1["met"] is False
 
 
+def test_macro_averages_parts_labels_sets_and_encoders_in_turn():
+    table = Table()
+    gains = {
+        ("deeploc", "proteins", "location test"): 2,
+        ("deeploc", "proteins", "location hard"): 4,
+        ("deeploc", "proteins", "membrane test"): 9,
+        ("tox21", "smiles", "one"): 1,
+        ("tox21", "smiles", "two"): 3,
+        ("hiv", "smiles", "hiv"): 6,
+        ("hiv", "lstm_chem", "hiv"): 10,
+    }
+    for (unit, encoder, target), gain in gains.items():
+        row = "deeploc" if unit == "deeploc" else "molecules"
+        fill(table, task(row, unit, encoder, target), "mean", 50)
+        fill(table, task(row, unit, encoder, target), "onevec_quick", 50 + gain, "onevec")
+    found = table.macro("onevec_quick", "mean", "raw encoders")
+    assert found["value"] == ((3 + 9) / 2 + ((2 + 6) / 2 + 10) / 2) / 2
+
+
 def test_fits_are_averaged():
     table = Table()
     for score in (40, 50, 60):
@@ -91,12 +110,12 @@ def test_peers_count_wins_on_unsaturated_tasks_only():
 def test_verdict_over_the_candidates():
     table = Table()
     where = task("one")
-    fill(table, where, "mean_pca", 50, "trivial")
-    for name, score, z, chosen in (
-        ("a", 50, 0.0, False),
-        ("b", 60, 3.0, True),
-        ("c", 64, 2.0, False),
-    ):
+    says = (
+        ("candidate: mean, PCA", 50, 0.0, False),
+        ("candidate: b", 60, 3.0, True),
+        ("candidate: c", 64, 2.0, False),
+    )
+    for name, score, z, chosen in says:
         note = {"says": {"z": z}, "chosen": chosen, "beats_mean": True}
         fill(table, where, name, score, "candidate", note=note)
     q6 = goals(table)["Q6"]
@@ -106,3 +125,8 @@ def test_verdict_over_the_candidates():
 
 def test_nothing_measured_is_neither_met_nor_missed():
     assert {goal["met"] for goal in goals(Table()).values()} == {None}
+    table = Table()
+    fill(table, task("one"), "mean", 50)
+    fill(table, task("one"), "onevec_quick", 60, "onevec")
+    assert goals(table)["Q3"]["met"] is True
+    assert goals(table, whole=False)["Q3"]["met"] is None

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import quality
+from onevec import Ragged, encode
+from onevec.recipe import KEEP_MEAN, candidates
 from protocol import encoders, methods, report, runner, tasks
 
 
@@ -94,9 +96,61 @@ def test_a_method_that_cannot_run_is_reported(room, monkeypatch, capsys):
     assert "borep on gesture frames: RuntimeError" in (room / "b.md").read_text()
 
 
+def test_only_a_peers_own_refusal_is_final(room, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    job = runner.Job("gesture", "gesture", "frames", "no-such-producer", 0, "key")
+    for error, settled in (
+        (None, True),
+        ("PeerError: it overflows", True),
+        ("OSError: full", False),
+    ):
+        meta = {"error": error, "rows": []}
+        np.savez(job.path, meta=np.array(json.dumps(meta)))
+        assert runner.settled(job) is settled
+
+
+def test_the_judge_gets_the_mean_first_and_the_recipes_order():
+    listed = methods.candidate_list()
+    assert listed[0] == KEEP_MEAN
+    recipe = [option.name for option in candidates("thorough")]
+    assert [option.name for option in listed[: len(recipe)]] == recipe
+    assert {option.name for option in methods.FIXED} <= {option.name for option in listed}
+    assert len({option.name for option in listed}) == len(listed)
+
+
+def test_minilm_columns_are_its_third_and_its_last_layer(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "CACHE", tmp_path)
+    rows = [
+        ("how do I get my card", "a", True),
+        ("my card is lost", "b", True),
+        ("where", "a", False),
+    ]
+    unit = tasks.text_unit("banking77", rows)
+    third, last = (encoders.tokens(unit, name, Path())[0] for name in encoders.MINILM_LAYERS)
+    whole = encode(unit.train, encoders.minilm(), progress=False)
+    assert third.fingerprint.endswith("@layer3")
+    assert last.fingerprint.endswith("@layer6")
+    np.testing.assert_allclose(last[0].numpy(), whole[0].numpy(), atol=1e-2)
+    assert len(list((tmp_path / "tokens").iterdir())) == 2  # train and test, both layers in each
+
+
+def test_recorded_dimensions_are_the_true_ones():
+    rng = np.random.default_rng(0)
+    tokens = [rng.normal(size=(5, 3)) @ rng.normal(size=(3, 8)) for _ in range(40)]
+    basis = rng.normal(size=(3, 8))
+    tokens = Ragged.from_list([rng.normal(size=(5, 3)) @ basis for _ in tokens])
+    context = methods.Context(None, "frames", tokens, tokens)
+    dims = {result.name: result.dim for result in methods.trivial(context, 0)}
+    assert dims["mean_pca"] == dims["mean_whitened"] == 3
+
+
 def test_wrong_names_are_refused(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["quality.py", "--tasks", "no-such"])
-    with pytest.raises(SystemExit, match="no task 'no-such': choose from ncrna13"):
+    monkeypatch.delenv("ONEVEC_DATA", raising=False)
+    monkeypatch.setattr(sys, "argv", ["quality.py"])
+    with pytest.raises(SystemExit, match="no data: pass --data DIR"):
+        quality.main()
+    monkeypatch.setattr(sys, "argv", ["quality.py", "--quick", "--tasks", "no-such"])
+    with pytest.raises(SystemExit, match="no task 'no-such': choose from"):
         quality.main()
 
 
