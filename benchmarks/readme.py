@@ -68,6 +68,8 @@ def figures() -> str:
 
 
 def quality() -> str:
+    if not (ROOT / "benchmarks/results/quality.json").is_file():
+        return f"{BEGIN_QUALITY}\n{END_QUALITY}"
     found = results("quality")
     fits = found["fits"]
     return "\n\n".join(
@@ -81,6 +83,7 @@ def quality() -> str:
             "mean with 95 % intervals:",
             report.macro_table(found),
             "![Gain over the mean by task](benchmarks/results/quality-gain.svg)",
+            "All tasks stand in [benchmarks/results/quality.md](benchmarks/results/quality.md).",
             END_QUALITY,
         ]
     )

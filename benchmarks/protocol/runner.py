@@ -189,48 +189,48 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
     return time.perf_counter() - began, error
 
 
-def _chunk(jobs: list[Job], settings: Settings) -> list[tuple[Job, float, str | None]]:
-    """Do jobs on one thread: processes of several would wait for each other, and time is the
-    core's.
-    """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import torch
-
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        return [(job, *do(job, settings)) for job in jobs]
-
-
-def chunks(jobs: list[Job], most: int = 8) -> list[list[Job]]:
-    """Jobs of one column together, few enough that workers end at about the same time."""
-    columns: dict[tuple[str, str, str], list[Job]] = {}
-    for job in jobs:
-        columns.setdefault(job.column, []).append(job)
-    return [
-        column[i : i + most] for column in columns.values() for i in range(0, len(column), most)
-    ]
-
-
 def run(
     jobs: list[Job], settings: Settings, workers: int
 ) -> Iterator[tuple[Job, float, str | None]]:
-    """Run jobs in processes of one thread each, or here for one worker; yield them as they end."""
+    """Run jobs in processes of one thread each, or here for one worker; yield them as they end.
+
+    Threads of several processes would wait for each other, and time is counted per core.
+    """
     if workers == 1:
-        for chunk in chunks(jobs):
-            for job in chunk:
-                yield from _chunk([job], settings)
+        for job in jobs:
+            with _one_thread():
+                yield job, *do(job, settings)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        columns = list(dict.fromkeys(job.column for job in jobs))
-        list(pool.map(_encode, columns, [settings] * len(columns)))  # once, before several read it
-        waiting = [pool.submit(_chunk, chunk, settings) for chunk in chunks(jobs)]
+        # Stores first, each once: two columns of one encoder share theirs.
+        stores = {(*job.column[:2], job.encoder.split("-")[0]): job.column for job in jobs}
+        list(pool.map(_encode, stores.values(), [settings] * len(stores)))
+        # Jobs of a column follow each other, so that a worker has its tokens at hand.
+        waiting = {pool.submit(_do_alone, job, settings): job for job in jobs}
         for done in as_completed(waiting):
-            yield from done.result()
+            yield waiting[done], *done.result()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+def _do_alone(job: Job, settings: Settings) -> tuple[float, str | None]:
+    with _one_thread():
+        return do(job, settings)
 
 
 def _encode(column: tuple[str, str, str], settings: Settings) -> None:
     """Fill a column's token stores; what fails here fails, and is told, in its jobs."""
-    with contextlib.suppress(Exception):
+    with _one_thread(), contextlib.suppress(Exception):
         _column(*column, settings)
 
 
