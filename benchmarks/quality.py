@@ -78,16 +78,16 @@ def main() -> None:
         all_rows = list(QUICK_ROWS)
     wanted = known(args.methods, everything, "method")
     rows = known(args.tasks, all_rows, "task")
-    jobs, impossible = runner.plan(rows, wanted, settings)
-    for what, why in impossible:
+    whole, left_out = runner.plan(all_rows, everything, settings)
+    for what, why in left_out:
         print(f"left out: {what}: {why}", file=sys.stderr)
+    jobs = [job for job in whole if job.row in rows and job.producer in wanted]
     missing = [job for job in jobs if not runner.settled(job)]
     print(f"{len(jobs)} fits, {len(jobs) - len(missing)} of them kept from before", flush=True)
     if args.dry_run:
         return
     work(missing, settings, args.jobs)
     # Everything that is there goes into the file, whatever part this run was told to do.
-    whole, left_out = runner.plan(all_rows, everything, settings)
     result = report.collect(whole, left_out, settings)
     report.write(result, out)
     print(report.at_a_glance(result))

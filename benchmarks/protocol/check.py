@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from protocol import encoders, methods, runner, tasks
+from protocol.producer import Context, score
 
 TOLERANCE = {"plain": 0.1, "trivial": 0.1, "candidate": 0.1, "onevec": 1.0}
 _METHODS = ("mean", "mean_whitened", "rich_whitened", "mean_half_whitened", "onevec_quick")
@@ -39,9 +40,8 @@ def check(path: Path, settings: runner.Settings) -> None:
         off = abs(found - told["score"])
         fine = off <= TOLERANCE[told["family"]]
         wrong += not fine
-        where = f"{task['unit']}, {task['encoder']}, {task['target']}"
         word = "same" if fine else "DIFFERS"
-        print(f"{word}: {name} on {where}: {told['score']:.2f} in the file, {found:.2f} now")
+        print(f"{word}: {name} on {task['name']}: {told['score']:.2f} in the file, {found:.2f} now")
     if wrong:
         raise SystemExit(f"{wrong} of {CELLS} cells differ from {path.name}")
 
@@ -61,8 +61,7 @@ def choose(result: dict[str, Any], settings: runner.Settings) -> list[tuple[dict
             and _is_here(task, settings)
         ),
         key=lambda cell: hashlib.sha256(
-            f"{commit} {result['macro']} {cell[0]['unit']} {cell[0]['encoder']} "
-            f"{cell[0]['target']} {cell[1]}".encode()
+            f"{commit} {result['macro']} {cell[0]['name']} {cell[1]}".encode()
         ).hexdigest(),
     )
     if len(cells) < CELLS:
@@ -81,7 +80,7 @@ def recompute(task: dict[str, Any], name: str, settings: runner.Settings) -> flo
     """Encode, fit and score a cell anew, all of its seeds; nothing kept is read."""
     unit = next(u for u in runner.units(task["row"], settings) if u.id == task["unit"])
     held = encoders.tokens(unit, task["encoder"], settings.data)
-    context = methods.Context(unit, task["encoder"], *held)
+    context = Context(unit, task["encoder"], *held)
     family = task["methods"][name]["family"]
     producer = methods.producers()[name if family == "onevec" else family]
     fits = len(task["methods"][name].get("fits", [0]))
@@ -89,6 +88,6 @@ def recompute(task: dict[str, Any], name: str, settings: runner.Settings) -> flo
     for seed in range(fits):
         for result in producer.run(context, seed):
             if result.name == name:
-                probes = methods.score(result, unit, seed)[task["target"]]
+                probes = score(result, unit)[task["target"]]
                 scores.append(np.mean([probe.score() for probe in probes.values()]))
     return float(np.mean(scores))

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ PRETRAINED = {
     "fsdd": "frames",
 }
 MAY_SHIP = ("ncrna13", "chess", "omniglot")  # the licences of the others' corpora do not say so
-GROUPS = {"frames": "raw frames", "minilm-last": "tuned encoder"}  # all others: raw encoders
+RAW, FRAMES, TUNED = "raw encoders", "raw frames", "tuned encoder"
+GROUPS = {"frames": FRAMES, "minilm-last": TUNED}  # all others: raw encoders
 MINILM_LAYERS = {"minilm-3": 3, "minilm-last": 6}
 
 
@@ -57,7 +58,7 @@ class NotMadeError(Exception):
 
 
 def group(encoder: str) -> str:
-    return GROUPS.get(encoder, "raw encoders")
+    return GROUPS.get(encoder, RAW)
 
 
 def fingerprint(sequences: Sequence[Any]) -> str:
@@ -71,11 +72,16 @@ def folder(name: str) -> Path:
     return (SHIPPED if name in MAY_SHIP else CACHE / "encoders") / name
 
 
-def make(name: str, data: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Pretrain an encoder by the benchmark's recipe; its manifest."""
+def store_name(encoder: str) -> str:
+    """What the stores of an encoder are called: its layers share one."""
+    return encoder.split("-", maxsplit=1)[0]
+
+
+def make(name: str, data: Path) -> None:
+    """Pretrain an encoder by the benchmark's recipe and say what came out."""
     sequences = tasks.corpus(name, data)
     kind = PRETRAINED[name]
-    say(f"{name}: pretraining on {len(sequences)} sequences")
+    print(f"{name}: pretraining on {len(sequences)} sequences", flush=True)
     made = pretrain(
         sequences,
         folder(name),
@@ -85,11 +91,11 @@ def make(name: str, data: Path, say: Callable[[str], None] = print) -> dict[str,
         threads=1,
         overwrite=True,
     )
-    say(
+    print(
         f"{name}: {made['seconds']:.0f} s, masked accuracy {made['masked_accuracy']:.3f}, "
-        f"commonest {made['unigram_accuracy']:.3f}"
+        f"commonest {made['unigram_accuracy']:.3f}",
+        flush=True,
     )
-    return made
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -126,7 +132,7 @@ def tokens(unit: tasks.Unit, encoder: str, data: Path) -> tuple[Tokens, Tokens]:
         source, layers, made_by = minilm(), [*MINILM_LAYERS.values()], hash_folder(minilm())
     elif encoder == "lstm_chem":
         source = LSTMChem(data / "encoders/lstm_chem")
-    name = f"{unit.id.replace('/', '-')}-{encoder.split('-', maxsplit=1)[0]}"
+    name = f"{unit.id.replace('/', '-')}-{store_name(encoder)}"
     train, test = (_store(part, source, layers, name, made_by) for part in (unit.train, unit.test))
     if encoder in MINILM_LAYERS:
         layer = MINILM_LAYERS[encoder]

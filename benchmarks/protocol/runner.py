@@ -30,9 +30,10 @@ from threadpoolctl import threadpool_limits
 
 from onevec.judge.outcomes import mean_resampled
 from protocol import encoders, methods, tasks
+from protocol.producer import Context, Producer, score
 
 RESULTS = encoders.CACHE / "quality"  # one file per job
-FORMAT = 1  # of the kept files; part of every key
+FORMAT = 2  # of the kept files; part of every key
 RESAMPLES = 1_000
 PACKAGES = (
     *("onevec", "torch", "numpy", "scikit-learn", "transformers", "tokenizers"),
@@ -40,12 +41,10 @@ PACKAGES = (
 )
 _COMMON = (  # decides every result, whatever the method
     *(f"src/onevec/judge/{name}.py" for name in ("probes", "outcomes", "logistic")),
-    "benchmarks/protocol/methods.py",
+    "benchmarks/protocol/producer.py",
     *encoders.STORE_CODE,
 )
-
-
-UNUSABLE = (
+UNUSABLE = (  # a row or an encoder that cannot be had here
     encoders.WeakEncoderError,
     encoders.NotMadeError,
     tasks.MissingDataError,
@@ -116,9 +115,10 @@ def plan(
     available = methods.producers()
     jobs, impossible = [], []
     for row in rows:
+        producers = [available[name] for name in wanted if available[name].applies(row)]
         try:
-            found = units(row, settings)
-        except (tasks.MissingDataError, ImportError, OSError) as error:
+            marks = {unit.id: unit_mark(unit) for unit in units(row, settings)}
+        except UNUSABLE as error:
             impossible.append((row, str(error)))
             continue
         for encoder in tasks.ROWS[row].encoders:
@@ -127,28 +127,29 @@ def plan(
             except UNUSABLE as error:
                 impossible.append((f"{row} with {encoder}", str(error)))
                 continue
-            for unit in found:
-                base = f"{unit_mark(unit)} {mark} {settings.mark()}"
-                for name in wanted:
-                    producer = available[name]
-                    if not producer.applies(row):
-                        continue
-                    code = encoders.code_hash(producer.code + _COMMON)
-                    for seed in range(1 if settings.quick else producer.seeds(row)):
-                        text = f"{base} {name} {seed} {code}"
-                        key = hashlib.sha256(text.encode()).hexdigest()[:24]
-                        jobs.append(Job(row, unit.id, encoder, name, seed, key))
+            for unit, hashed in marks.items():
+                base = f"{hashed} {mark} {settings.mark()}"
+                jobs += [
+                    Job(row, unit, encoder, producer.name, seed, _key(base, producer, seed))
+                    for producer in producers
+                    for seed in range(1 if settings.quick else producer.seeds(row))
+                ]
     return jobs, impossible
+
+
+def _key(base: str, producer: Producer, seed: int) -> str:
+    code = encoders.code_hash(producer.code + _COMMON)
+    return hashlib.sha256(f"{base} {producer.name} {seed} {code}".encode()).hexdigest()[:24]
 
 
 # --- doing it -----------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=1)
-def _column(row: str, unit_id: str, encoder: str, settings: Settings) -> tuple[Any, Any]:
+def _column(row: str, unit_id: str, encoder: str, settings: Settings) -> Context:
     unit = next(unit for unit in units(row, settings) if unit.id == unit_id)
     train, test = encoders.tokens(unit, encoder, settings.data)
-    return unit, methods.Context(unit, encoder, train, test, settings.budget)
+    return Context(unit, encoder, train, test, settings.budget)
 
 
 def do(job: Job, settings: Settings) -> tuple[float, str | None]:
@@ -159,10 +160,11 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
     arrays: dict[str, np.ndarray] = {}
     producer = methods.producers()[job.producer]
     try:
-        unit, context = _column(*job.column, settings)
+        context = _column(*job.column, settings)
+        unit = context.unit
+        kinds = {target.name: target.kind for target in unit.targets}
         for result in producer.run(context, job.seed):
-            outcomes = methods.score(result, unit, job.seed)
-            for target, probes in outcomes.items():
+            for target, probes in score(result, unit).items():
                 place = f"r{len(rows)}"
                 # One seed per unit: paired between methods and encoders, not between units.
                 drawn = mean_resampled(probes, RESAMPLES, zlib.crc32(unit.id.encode()))
@@ -170,7 +172,10 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
                 rows.append(
                     {
                         "method": result.name,
+                        "family": producer.family,
                         "target": target,
+                        "kind": kinds[target],
+                        "counted": unit.counted,
                         "dim": result.dim,
                         "seconds": round(result.seconds, 3),
                         "probes": {name: round(p.score(), 3) for name, p in probes.items()},
@@ -203,7 +208,7 @@ def run(
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         # Stores first, each once: two columns of one encoder share theirs.
-        stores = {(*job.column[:2], job.encoder.split("-")[0]): job.column for job in jobs}
+        stores = {(job.unit, encoders.store_name(job.encoder)): job.column for job in jobs}
         list(pool.map(_encode, stores.values(), [settings] * len(stores)))
         # Jobs of a column follow each other, so that a worker has its tokens at hand.
         waiting = {pool.submit(_do_alone, job, settings): job for job in jobs}

@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -146,22 +146,44 @@ def cap(items: list[Item], most: int = CAP) -> list[Item]:
     return [items[row] for row in np.sort(np.argsort(order, kind="stable")[:most])]
 
 
+def target_of(
+    name: str,
+    kind: str,
+    train: Sequence[Item],
+    test: Sequence[Item],
+    label: Callable[[Item], Any],
+    *,
+    scored: Callable[[Item], bool] = lambda item: True,
+) -> Target:
+    """Make a target of what ``label`` gives of each item, None for those without one.
+
+    Of the test items only those that are ``scored`` count.
+    """
+    known, held = (
+        [(row, label(item)) for row, item in enumerate(side) if label(item) is not None]
+        for side in (train, test)
+    )
+    held = [(row, value) for row, value in held if scored(test[row])]
+    (rows, y), (held_rows, held_y) = (
+        (np.array([row for row, _ in side], int), np.array([value for _, value in side]))
+        for side in (known, held)
+    )
+    return Target(name, kind, rows, y, held_rows, held_y)
+
+
 def make_unit(
     row: str, name: str, items: Sequence[Item], kind: str = "classes", *, counted: bool = True
 ) -> Unit:
     """Clean, cap, and one target over everything."""
-    items = clean(items)
-    train = cap([item for item in items if item.train])
-    test = cap([item for item in items if not item.train])
-    target = Target(
-        name,
-        kind,
-        np.arange(len(train)),
-        np.array([item.label for item in train]),
-        np.arange(len(test)),
-        np.array([item.label for item in test]),
-    )
+    train, test = sides(clean(items))
+    target = target_of(name, kind, train, test, lambda item: item.label)
     return unit_of(row, name, train, test, (target,), counted=counted)
+
+
+def sides(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """Train and test items, each capped."""
+    train, test = (cap([item for item in items if item.train == side]) for side in (True, False))
+    return train, test
 
 
 def unit_of(
@@ -260,24 +282,31 @@ def deeploc(data: Path) -> Iterator[Unit]:
     part_of = {r["sequence"]: r["split"] for r in rows}
     train = [item for item in items if item.train]
     test = [item for item in items if not item.train]
-    targets = []
-    for part in ("test", "hard"):
-        for name, field_, kind in (("location", 0, "classes"), ("membrane", 1, "binary")):
-            known, scored = (
-                np.array([i for i, item in enumerate(items) if item.label[field_] != "U"], int)
-                for items in (train, test)
-            )
-            scored = scored[[part_of[test[i].sequence] == part for i in scored]]
-            if not len(scored):  # setHARD has no membrane labels
-                continue
-            y_train, y_test = (
-                np.array([side[i].label[field_] for i in rows_])
-                for side, rows_ in ((train, known), (test, scored))
-            )
-            if kind == "binary":
-                y_train, y_test = (y_train == "M").astype(int), (y_test == "M").astype(int)
-            targets.append(Target(f"{name} {part}", kind, known, y_train, scored, y_test))
-    yield unit_of("deeploc", "deeploc", train, test, tuple(targets))
+
+    def location(item: Item) -> str | None:
+        return None if item.label[0] == "U" else item.label[0]
+
+    def membrane(item: Item) -> int | None:
+        return None if item.label[1] == "U" else int(item.label[1] == "M")
+
+    targets = [
+        target_of(
+            f"{name} {part}",
+            kind,
+            train,
+            test,
+            label,
+            scored=lambda item, part=part: part_of[item.sequence] == part,
+        )
+        for part in ("test", "hard")
+        for name, kind, label in (
+            ("location", "classes", location),
+            ("membrane", "binary", membrane),
+        )
+    ]
+    # setHARD has no membrane labels.
+    scored = tuple(target for target in targets if len(target.test))
+    yield unit_of("deeploc", "deeploc", train, test, scored)
 
 
 @cache
@@ -306,6 +335,12 @@ def peptides(data: Path) -> Iterator[Unit]:
 # --- molecules ----------------------------------------------------------------------------------
 
 
+TOX21 = (
+    *("NR-AR", "NR-AR-LBD", "NR-AhR", "NR-Aromatase", "NR-ER", "NR-ER-LBD"),
+    *("NR-PPAR-gamma", "SR-ARE", "SR-ATAD5", "SR-HSE", "SR-MMP", "SR-p53"),
+)
+
+
 @cache
 def canonical(smiles: str) -> str | None:
     """One spelling per molecule (RDKit); None for what does not parse."""
@@ -328,10 +363,7 @@ def molecule_items(data: Path, name: str) -> list[Item]:
     """Molecules with the tuple of their labels, cleaned by canonical SMILES, none capped."""
     columns = {
         "hiv": ["HIV_active"],
-        "tox21": [
-            *("NR-AR", "NR-AR-LBD", "NR-AhR", "NR-Aromatase", "NR-ER", "NR-ER-LBD"),
-            *("NR-PPAR-gamma", "SR-ARE", "SR-ATAD5", "SR-HSE", "SR-MMP", "SR-p53"),
-        ],
+        "tox21": TOX21,
         "esol": ["logS"],
     }[name]
     items = []
@@ -352,32 +384,16 @@ def molecules(data: Path) -> Iterator[Unit]:
         for i in molecule_items(data, "hiv")
     ]
     yield make_unit("molecules", "hiv", hiv, "binary")
-    names = (
-        *("NR-AR", "NR-AR-LBD", "NR-AhR", "NR-Aromatase", "NR-ER", "NR-ER-LBD"),
-        *("NR-PPAR-gamma", "SR-ARE", "SR-ATAD5", "SR-HSE", "SR-MMP", "SR-p53"),
-    )
-    items = molecule_items(data, "tox21")
     # Twelve label columns at once leave no one label to stratify by: a seeded draw.
-    train, test = (
-        cap([Item(i.sequence, i.label, i.train, i.group, i.key) for i in items if i.train == side])
-        for side in (True, False)
+    train, test = sides(molecule_items(data, "tox21"))
+
+    def toxic(item: Item, column: int) -> int | None:
+        return int(float(item.label[column])) if item.label[column] else None
+
+    targets = (
+        target_of(name, "binary", train, test, partial(toxic, column=column))
+        for column, name in enumerate(TOX21)
     )
-    targets = []
-    for column, name in enumerate(names):
-        known, scored = (
-            np.array([i for i, item in enumerate(side) if item.label[column] != ""], int)
-            for side in (train, test)
-        )
-        targets.append(
-            Target(
-                name,
-                "binary",
-                known,
-                np.array([int(float(train[i].label[column])) for i in known]),
-                scored,
-                np.array([int(float(test[i].label[column])) for i in scored]),
-            )
-        )
     yield unit_of("molecules", "tox21", train, test, tuple(targets))
     esol = [
         Item(i.sequence, float(i.label[0]), i.train, i.group, i.key)
@@ -413,20 +429,17 @@ def adfa_items(data: Path) -> list[Item]:
 
 def adfa(data: Path) -> Iterator[Unit]:
     items = adfa_items(data)
-    train, test = (cap([i for i in items if i.train == side]) for side in (True, False))
-    attack = tuple(np.array([i.label != "normal" for i in side]) for side in (train, test))
-    kinds = tuple(np.array([i.label for i in side]) for side in (train, test))
-    rows = tuple(np.arange(len(side)) for side in (train, test))
+    train, test = sides(items)
+
+    def attack(item: Item) -> int:
+        return int(item.label != "normal")
+
+    def kind(item: Item) -> str | None:
+        return None if item.label == "normal" else item.label
+
     targets = (
-        Target("attack", "binary", rows[0], attack[0] * 1, rows[1], attack[1] * 1),
-        Target(
-            "attack type",
-            "classes",
-            rows[0][attack[0]],
-            kinds[0][attack[0]],
-            rows[1][attack[1]],
-            kinds[1][attack[1]],
-        ),
+        target_of("attack", "binary", train, test, attack),
+        target_of("attack type", "classes", train, test, kind),
     )
     yield unit_of("adfa", "adfa", train, test, targets)
 
@@ -479,14 +492,7 @@ def omniglot(data: Path) -> Iterator[Unit]:
     items = omniglot_items(data)
     train, test = ([i for i in items if i.train == side] for side in (True, False))
     targets = tuple(
-        Target(
-            name,
-            "classes",
-            np.arange(len(train)),
-            np.array([i.label[column] for i in train]),
-            np.arange(len(test)),
-            np.array([i.label[column] for i in test]),
-        )
+        target_of(name, "classes", train, test, lambda item, column=column: item.label[column])
         for column, name in enumerate(("alphabet", "character"))
     )
     yield unit_of("omniglot", "omniglot", train, test, targets)

@@ -15,19 +15,20 @@ from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.judge.verdict import Verdict, judge
 from onevec.poolers import Concat, make_pooler
-from onevec.recipe import KEEP_MEAN, Blocks, Candidate, Reduction, candidates, specs_of
-from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
+from onevec.recipe import (
+    EFFORTS,
+    KEEP_MEAN,
+    Blocks,
+    Candidate,
+    Reduction,
+    candidates,
+    prepare,
+    specs_of,
+)
+from onevec.tokens.batches import Tokens, as_tokens
 
 FORMAT = 1
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
-# Per effort: sequences the linear maps are fitted to, tokens the poolers are fitted to, sequences
-# the judge holds out.
-_EFFORTS = {
-    "quick": (5_000, 100_000, 1_000),
-    "standard": (20_000, 200_000, 1_500),
-    "thorough": (50_000, 500_000, 3_000),
-}
-_SAMPLE_VALUES = 2**24  # at most this many token values in the sample: 64 MiB in fp32
 
 
 class OneVec(TransformerMixin, BaseEstimator):
@@ -94,41 +95,24 @@ class OneVec(TransformerMixin, BaseEstimator):
         """
         self._check_parameters()
         tokens = as_tokens(X)
-        sequences, most_tokens, held_out = _EFFORTS[self.effort]
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
-        most_tokens = min(most_tokens, max(1, _SAMPLE_VALUES // tokens.dim))
-        blocks = Blocks.fit(
-            sample_sequences(tokens, most_tokens, self.random_state)[1],
-            self._specs(tokens.dim),
-            self.random_state,
-        )
-        rows = np.random.default_rng(self.random_state).permutation(len(tokens))[:sequences]
-        held_out = min(held_out, len(rows) // 3)
-        # The held-out rows stand last, so that both parts of the features are views.
-        rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
-        features = blocks.of(tokens, rows)
+        found = prepare(tokens, self._specs(), self.effort, self.random_state)
         if self.pooler == "auto":
+            options = candidates(self.effort)
             chosen, verdict = judge(
-                tokens,
-                rows,
-                features,
-                blocks,
-                candidates(self.effort),
-                dim=self.dim,
-                held_out=held_out,
-                random_state=self.random_state,
+                tokens, found, options, dim=self.dim, random_state=self.random_state
             )
         else:
-            chosen = Candidate(tuple(blocks.poolers), 0.5, 0.5)
+            chosen = Candidate(tuple(found.blocks.poolers), 0.5, 0.5)
             told = "As told: no candidates were compared, so nothing is claimed against the mean."
             verdict = Verdict(chosen.name, False, 0.5, told, 0)
         self.n_features_in_ = tokens.dim
         self.fingerprint_ = getattr(tokens, "fingerprint", None)
         self.verdict_ = verdict
         cache: dict[Any, Any] = {}
-        self.baselines_ = _baselines(features, self.dim, cache)
-        self._adopt(blocks, Reduction(chosen).fit(features, self.dim, cache))
+        self.baselines_ = _baselines(found.features, self.dim, cache)
+        self._adopt(found.blocks, Reduction(chosen).fit(found.features, self.dim, cache))
         return self
 
     def transform(self, X: Any) -> Float[np.ndarray, "seqs dim"]:
@@ -178,7 +162,7 @@ class OneVec(TransformerMixin, BaseEstimator):
             (part / _CARD).write_text(_card(config))
         return path
 
-    def _specs(self, dim: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    def _specs(self) -> dict[str, tuple[str, dict[str, Any]]]:
         if self.pooler == "auto":
             return specs_of(candidates(self.effort))
         made = make_pooler(self.pooler)  # explains a name that does not exist
@@ -194,8 +178,8 @@ class OneVec(TransformerMixin, BaseEstimator):
                 )
         if not isinstance(self.pooler, str):
             raise InputError(f'got pooler={self.pooler!r}: it must be text, such as "mean|std"')
-        if not isinstance(self.effort, str) or self.effort not in _EFFORTS:
-            raise InputError(f"got effort={self.effort!r}: choose one of {', '.join(_EFFORTS)}")
+        if not isinstance(self.effort, str) or self.effort not in EFFORTS:
+            raise InputError(f"got effort={self.effort!r}: choose one of {', '.join(EFFORTS)}")
 
     def _adopt(self, blocks: Blocks, reduction: Reduction) -> None:
         """Keep of the blocks those that the reduction reads, and the mean for the baselines."""

@@ -21,7 +21,7 @@ from onevec.poolers import POOLERS, Pooler
 from onevec.poolers.fitting import principal_axes
 from onevec.project import PCA, Moments, Projection, Whitening, load_projection, projection_state
 from onevec.ragged import Ragged
-from onevec.tokens.batches import Tokens, cut_by_budget
+from onevec.tokens.batches import Tokens, cut_by_budget, sample_sequences
 
 Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
 
@@ -29,6 +29,14 @@ _CLIP = 6.0  # standard deviations: outlier tokens must not own the second momen
 _TOKEN_WIDTH = 128  # wider tokens are rotated to this many leading axes, or blocks grow too wide
 _BLOCK_WIDTH = 192  # of each whitened block this many leading directions go on
 _VALUE_BUDGET = 2**23  # token values of one batch: 32 MiB in fp32
+_SAMPLE_VALUES = 2**24  # at most this many token values in the sample: 64 MiB in fp32
+# Per effort: sequences the linear maps are fitted to, tokens the poolers are fitted to, sequences
+# the judge holds out.
+EFFORTS = {
+    "quick": (5_000, 100_000, 1_000),
+    "standard": (20_000, 200_000, 1_500),
+    "thorough": (50_000, 500_000, 3_000),
+}
 
 MEAN = "mean"
 BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -196,6 +204,43 @@ def read(tokens: Tokens, rows: np.ndarray | None = None) -> Iterator[Ragged]:
     lengths = tokens.lengths.cpu().numpy()[rows]
     for first, last in cut_by_budget(lengths, max(1, _VALUE_BUDGET // tokens.dim)):
         yield tokens[rows[first:last]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Block features that candidates are compared on.
+
+    Attributes
+    ----------
+    rows : (seqs,) int array
+        The sequences in it; the last ``held_out`` of them are for the judge, so that both parts
+        of the features are views.
+    features : dict of str to (seqs, dim_out) array
+        Pooled by every block.
+    """
+
+    blocks: Blocks
+    rows: np.ndarray
+    held_out: int
+    features: Features
+
+
+def prepare(
+    tokens: Tokens,
+    specs: Mapping[str, tuple[str, dict[str, Any]]],
+    effort: str,
+    random_state: int,
+) -> Prepared:
+    """Fit the blocks to a sample of the tokens and pool a sample of the sequences."""
+    sequences, most_tokens, held_out = EFFORTS[effort]
+    sample = sample_sequences(
+        tokens, min(most_tokens, max(1, _SAMPLE_VALUES // tokens.dim)), random_state
+    )[1]
+    blocks = Blocks.fit(sample, specs, random_state)
+    rows = np.random.default_rng(random_state).permutation(len(tokens))[:sequences]
+    held_out = min(held_out, len(rows) // 3)
+    rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
+    return Prepared(blocks, rows, held_out, blocks.of(tokens, rows))
 
 
 class Reduction:

@@ -62,13 +62,6 @@ def test_same_seed_same_vectors(name, ragged):
     assert np.array_equal(first, other) != peer.stochastic
 
 
-@pytest.mark.parametrize("name", ["bert_whitening", "pyg_max", "swe", "wegl"])
-def test_fits_the_given_rows_only(name, ragged):
-    peer = ready(PEERS[name])
-    some = peer.fit(ragged, dim=8, rows=np.arange(30)).transform(ragged)
-    np.testing.assert_allclose(some, peer.fit(ragged[:30], dim=8).transform(ragged), rtol=1e-5)
-
-
 def test_pyg_operators_are_what_numpy_computes(ragged):
     wide = 64  # nothing is reduced: 12 dimensions stay 12
     for name, formula in {

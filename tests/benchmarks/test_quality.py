@@ -10,7 +10,7 @@ import pytest
 import quality
 from onevec import Ragged, encode
 from onevec.recipe import KEEP_MEAN, candidates
-from protocol import encoders, methods, report, runner, tasks
+from protocol import encoders, methods, producer, report, runner, tasks
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_method_that_cannot_run_is_reported(room, monkeypatch, capsys):
         yield
 
     made = methods.producers()
-    made["borep"] = methods.Producer("borep", "trivial", broken, ("benchmarks/quality.py",))
+    made["borep"] = producer.Producer("borep", "trivial", broken, ("benchmarks/quality.py",))
     monkeypatch.setattr(methods, "producers", lambda: made)
     monkeypatch.setattr(runner, "RESULTS", room / "broken")
     monkeypatch.setattr(report, "figures", lambda *_: None)
@@ -139,7 +139,7 @@ def test_recorded_dimensions_are_the_true_ones():
     tokens = [rng.normal(size=(5, 3)) @ rng.normal(size=(3, 8)) for _ in range(40)]
     basis = rng.normal(size=(3, 8))
     tokens = Ragged.from_list([rng.normal(size=(5, 3)) @ basis for _ in tokens])
-    context = methods.Context(None, "frames", tokens, tokens)
+    context = producer.Context(None, "frames", tokens, tokens)
     dims = {result.name: result.dim for result in methods.trivial(context, 0)}
     assert dims["mean_pca"] == dims["mean_whitened"] == 3
 

@@ -49,11 +49,12 @@ class MaskedFrames:
             torch.manual_seed(recipe.seed)
             entry = FrameInput(shift, scale, recipe.dim)
             clusters = _clusters(entry.standardise(values), recipe.seed)
-            self.model = _Model(entry, recipe, int(clusters.max()) + 1)
+            count = int(clusters.max()) + 1
+            self.model = _Model(entry, recipe, count)
         self.recipe = recipe
         self.skipped = 0
         self.fingerprint = frames_fingerprint(tokens)
-        self.about = {"frame_dim": tokens.dim, "clusters": int(clusters.max()) + 1}
+        self.about = {"frame_dim": tokens.dim, "clusters": count}
         # A frame and its target travel together: the target is the last column.
         joined = torch.cat([values, clusters[:, None].float()], 1)
         self.sequences = list(joined.split(tokens.lengths.tolist()))

@@ -17,7 +17,7 @@ from onevec.judge.unlabelled import (
     length_readability,
     without_length,
 )
-from onevec.recipe import KEEP_MEAN, Blocks, Candidate, Features, Reduction, read
+from onevec.recipe import KEEP_MEAN, Blocks, Candidate, Features, Prepared, Reduction, read
 from onevec.tokens.batches import Tokens
 
 _LEAST_HELD_OUT = 40
@@ -65,13 +65,10 @@ class Verdict:
 
 def judge(
     tokens: Tokens,
-    rows: np.ndarray,
-    features: Features,
-    blocks: Blocks,
+    prepared: Prepared,
     options: list[Candidate],
     *,
     dim: int,
-    held_out: int,
     random_state: int,
 ) -> tuple[Candidate, Verdict]:
     """Choose among candidates on held-out sequences: the first that surely beats the mean.
@@ -80,28 +77,24 @@ def judge(
     ----------
     tokens : Ragged or TokenStore
         Where the sequences are.
-    rows : ndarray
-        Rows that ``features`` belong to; the held-out ones stand last.
-    features : dict
-        Block features of these rows.
-    blocks : Blocks
-        The fitted poolers.
+    prepared : Prepared
+        Their block features; nothing is fitted to its held-out rows, and those of one token are
+        passed over.
     options : list of Candidate
         The mean, then the others, the likeliest best first.
     dim : int
         Dimension of all candidates.
-    held_out : int
-        How many of the rows nothing is fitted to; those of one token are passed over.
     random_state : int
         Seed.
     """
+    rows, features = prepared.rows, prepared.features
     lengths = tokens.lengths.cpu().numpy()[rows]
-    fitted = len(rows) - held_out
+    fitted = len(rows) - prepared.held_out
     held = fitted + np.flatnonzero(lengths[fitted:] >= 2)
     if len(held) < _LEAST_HELD_OUT or len(options) == 1:
         return KEEP_MEAN, _undecided(len(held), len(options))
     known = {name: block[:fitted] for name, block in features.items()}
-    first, second = _half_features(tokens, rows[held], blocks)
+    first, second = _half_features(tokens, rows[held], prepared.blocks)
     cache: dict[Any, Any] = {}
     reductions = {o.name: Reduction(o).fit(known, dim, cache) for o in options}
     found: dict[str, list[Evidence]] = {o.name: [] for o in options}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onevec.errors import InputError
 from onevec.ragged import _as_matrix
-from onevec.tokens.frozen import FrozenEncoder, Options, Piece, cut_windows, hash_weights
+from onevec.tokens.frozen import FrozenEncoder, Options, Piece, hash_weights, kept_tokens
 from onevec.tokens.huggingface import AutoEncoder
 
 FRAMES = "frames.safetensors"  # beside the backbone's weights: how frames enter it
@@ -75,7 +75,7 @@ class FrameEncoder(FrozenEncoder):
 
     def cut(self, sequences: Sequence[Any], start: int) -> list[Piece]:
         """Check arrays; cut or window what is too long."""
-        dim, limit = len(self.input.shift), self.limit
+        dim = len(self.input.shift)
         pieces = []
         for row, sequence in enumerate(sequences):
             frames = _as_matrix(sequence, start + row).float()
@@ -85,16 +85,9 @@ class FrameEncoder(FrozenEncoder):
                     f"sequence {start + row} (shape {tuple(frames.shape)}) cannot be read by "
                     f"{self.name}: it takes finite (n, {dim}) frames with n of at least 1"
                 )
-            if count <= limit:
-                windows = [(0, count, 0, count)]
-            elif self.options.long == "window":
-                windows = cut_windows(count, limit, self.options.overlap)
-            else:
-                self.truncated += 1
-                windows = [(0, limit, 0, limit)]
             pieces.extend(
                 Piece(row, frames[a:b], b - a, (first - a, last - a))
-                for a, b, first, last in windows
+                for a, b, first, last in self.windows(count, self.limit)
             )
         return pieces
 
@@ -106,8 +99,4 @@ class FrameEncoder(FrozenEncoder):
             embedded = self.input(frames.to(self.options.device))
         attention = (torch.arange(frames.shape[1]) < lengths[:, None]).to(torch.int64)
         features = {"inputs_embeds": embedded, "attention_mask": attention}
-        whole = {k: v.float().cpu() for k, v in self._auto.hidden(features, layers).items()}
-        return [
-            {layer: output[row, slice(*piece.keep)].clone() for layer, output in whole.items()}
-            for row, piece in enumerate(pieces)
-        ]
+        return kept_tokens(self._auto.hidden(features, layers), pieces)

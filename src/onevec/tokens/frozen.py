@@ -81,6 +81,8 @@ class FrozenEncoder(ABC):
     ----------
     name : str
         For the index of a store.
+    options : Options
+        How it is run.
     fingerprint : str or None
         Hash of its weights and vocabulary; None if it cannot be known.
     depth : int or None
@@ -94,6 +96,7 @@ class FrozenEncoder(ABC):
     """
 
     name: str
+    options: Options = Options()
     fingerprint: str | None = None
     depth: int | None = None
     truncated: int = 0
@@ -111,6 +114,15 @@ class FrozenEncoder(ABC):
     def token_ids(self, piece: Piece) -> np.ndarray | None:
         """Return vocabulary entries of the kept tokens, if there is a vocabulary."""
         return None
+
+    def windows(self, count: int, size: int) -> list[tuple[int, int, int, int]]:
+        """Cut ``count`` tokens to inputs of ``size`` as the options say; see `cut_windows`."""
+        if count <= size:
+            return [(0, count, 0, count)]
+        if self.options.long == "window":
+            return cut_windows(count, size, self.options.overlap)
+        self.truncated += 1
+        return [(0, size, 0, size)]
 
     def known_layers(self, layers: Sequence[int]) -> list[int]:
         """Count layers from the front (-1 is the last), so that equal layers look equal.
@@ -174,6 +186,16 @@ class CallableEncoder(FrozenEncoder):
             {layers[0]: _as_matrix(entry, row).cpu()}
             for row, entry in zip(rows, output, strict=True)
         ]
+
+
+def kept_tokens(outputs: dict[int, Tensor], pieces: list[Piece]) -> list[dict[int, Tensor]]:
+    """Take what is kept of each piece out of padded outputs, (seqs, width, dim) by layer."""
+    whole = {layer: output.float().cpu() for layer, output in outputs.items()}
+    # A copy: a view would keep the whole padded batch alive.
+    return [
+        {layer: output[row, slice(*piece.keep)].clone() for layer, output in whole.items()}
+        for row, piece in enumerate(pieces)
+    ]
 
 
 def size_of(sequence: Any) -> int:

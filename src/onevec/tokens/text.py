@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from onevec.errors import InputError
-from onevec.tokens.frozen import FrozenEncoder, Options, Piece, cut_windows
+from onevec.tokens.frozen import FrozenEncoder, Options, Piece, kept_tokens
 
 _ABSURD = 10**7  # tokenizers without a limit say 10**30
 
@@ -117,13 +117,7 @@ class TextEncoder(FrozenEncoder):
     ) -> list[Piece]:
         size = count if self.limit is None else self.limit - self.framing
         special = self.options.special_tokens
-        if count <= size:
-            windows = [(0, count, 0, count)]
-        elif self.options.long == "window":
-            windows = cut_windows(count, size, self.options.overlap)
-        else:
-            self.truncated += 1
-            windows = [(0, size, 0, size)]
+        windows = self.windows(count, size)
         pieces = []
         tail = self.framing - head
         for number, (start, stop, first, last) in enumerate(windows):
@@ -159,13 +153,7 @@ class TextEncoder(FrozenEncoder):
         if self._masks:
             lengths = torch.tensor([piece.length for piece in pieces])
             features["attention_mask"] = (torch.arange(width) < lengths[:, None]).to(torch.int64)
-        outputs = self.hidden(features, layers)
-        # A copy of what is kept: a view would keep the whole padded batch alive.
-        whole = {layer: output.float().cpu() for layer, output in outputs.items()}
-        return [
-            {layer: output[row, slice(*piece.keep)].clone() for layer, output in whole.items()}
-            for row, piece in enumerate(pieces)
-        ]
+        return kept_tokens(self.hidden(features, layers), pieces)
 
 
 def sensible(limit: Any) -> int | None:

@@ -1,0 +1,124 @@
+"""What a method of the benchmark is, and how its vectors are scored.
+
+Apart from the methods themselves: a new method leaves the kept results of all others valid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onevec.judge.outcomes import Outcome
+from onevec.judge.probes import run_probes
+from onevec.poolers import POOLERS
+from onevec.recipe import read
+from onevec.tokens.batches import Tokens
+from protocol.tasks import Unit
+
+DIM = 64
+
+
+def nothing() -> np.ndarray:
+    return np.empty((0, 0), np.float32)
+
+
+@dataclass
+class Result:
+    """Vectors of one method on one unit.
+
+    Attributes
+    ----------
+    seconds : float
+        What fitting took, in seconds of one core, so that a busy machine does not matter;
+        transforming is not in it.
+    note : dict
+        What else the table wants to know, such as a verdict.
+    known : dict, optional
+        Outcomes by target and probe, of a method that has no vectors but predictions.
+    """
+
+    name: str
+    train: np.ndarray = field(default_factory=nothing)
+    test: np.ndarray = field(default_factory=nothing)
+    seconds: float = 0.0
+    note: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, dict[str, Outcome]] | None = None
+
+    @property
+    def dim(self) -> int | None:
+        return None if self.known else int(self.test.shape[1])
+
+
+@dataclass
+class Context:
+    """Token vectors of a unit, and pooled features that several methods share."""
+
+    unit: Unit
+    encoder: str
+    train: Tokens
+    test: Tokens
+    budget: float = 60.0  # seconds of one core that each peer may train
+    pooled: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)  # of pooling the train part, in seconds
+
+    def pool(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Plain pooling of both parts in fp32."""
+        if name not in self.pooled:
+            pooler = POOLERS[name]().build(self.train.dim)
+
+            def run(part: Tokens) -> np.ndarray:
+                return np.concatenate([pooler(batch).float().numpy() for batch in read(part)])
+
+            began = time.process_time()
+            train = run(self.train)
+            self.cost[name] = time.process_time() - began
+            self.pooled[name] = train, run(self.test)
+        return self.pooled[name]
+
+
+@dataclass(frozen=True)
+class Producer:
+    """A method, or several from one fit.
+
+    Attributes
+    ----------
+    family : str
+        plain, trivial, candidate, onevec, peer, text peer, bound or dimension.
+    code : tuple of str
+        Files and folders that decide its result; a change there makes old results stale.
+    seeds : callable
+        How many fits a row gets.
+    rows : tuple of str, optional
+        The rows it can run on; all of them when not given.
+    """
+
+    name: str
+    family: str
+    run: Callable[[Context, int], Iterator[Result]]
+    code: tuple[str, ...]
+    seeds: Callable[[str], int] = lambda row: 1
+    rows: tuple[str, ...] | None = None
+
+    def applies(self, row: str) -> bool:
+        return self.rows is None or row in self.rows
+
+
+def score(result: Result, unit: Unit) -> dict[str, dict[str, Outcome]]:
+    """Every probe of every target."""
+    if result.known is not None:
+        return result.known
+    return {
+        target.name: run_probes(
+            result.train[target.train],
+            target.y_train,
+            result.test if target.kind == "similarity" else result.test[target.test],
+            target.y_test,
+            target.kind,
+            pairs=target.test if target.kind == "similarity" else None,
+        )
+        for target in unit.targets
+    }
