@@ -78,9 +78,12 @@ def main() -> None:
         all_rows = list(QUICK_ROWS)
     wanted = known(args.methods, everything, "method")
     rows = known(args.tasks, all_rows, "task")
+    if not args.dry_run:
+        runner.fill_stores(rows, settings, args.jobs)
     whole, left_out = runner.plan(all_rows, everything, settings)
-    for what, why in left_out:
-        print(f"left out: {what}: {why}", file=sys.stderr)
+    for row, encoder, why in left_out:
+        if row in rows:
+            print(f"left out: {row} {encoder}: {why}", file=sys.stderr)
     jobs = [job for job in whole if job.row in rows and job.producer in wanted]
     missing = [job for job in jobs if not runner.settled(job)]
     print(f"{len(jobs)} fits, {len(jobs) - len(missing)} of them kept from before", flush=True)

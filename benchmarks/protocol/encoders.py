@@ -122,30 +122,52 @@ def manifest(name: str) -> dict[str, Any]:
     return made
 
 
-def tokens(unit: tasks.Unit, encoder: str, data: Path) -> tuple[Tokens, Tokens]:
+def tokens(unit: tasks.Unit, encoder: str, data: Path, make: bool = True) -> tuple[Tokens, Tokens]:
     """Token vectors of a unit's train and test sequences; stores are kept under .cache."""
     if encoder == "frames":
         return Ragged.from_list(unit.train), Ragged.from_list(unit.test)
     source: Any = folder(encoder)
     layers, made_by = [-1], mark(encoder, data)
     if encoder in MINILM_LAYERS:  # one store for both columns
-        source, layers, made_by = minilm(), [*MINILM_LAYERS.values()], hash_folder(minilm())
+        source, layers = minilm(), [*MINILM_LAYERS.values()]
     elif encoder == "lstm_chem":
         source = LSTMChem(data / "encoders/lstm_chem")
     name = f"{unit.id.replace('/', '-')}-{store_name(encoder)}"
-    train, test = (_store(part, source, layers, name, made_by) for part in (unit.train, unit.test))
+    train, test = (
+        _store(part, source, layers, name, made_by, make=make) for part in (unit.train, unit.test)
+    )
     if encoder in MINILM_LAYERS:
         layer = MINILM_LAYERS[encoder]
         return train.layer(layer), test.layer(layer)
     return train, test
 
 
+def content(unit: tasks.Unit, encoder: str, data: Path) -> str:
+    """What the stored token vectors of a unit are: their checksums.
+
+    By content, not by the code that made them: results stay valid where a change of the code
+    leaves the vectors what they were.
+
+    Raises
+    ------
+    NotMadeError
+        If they are not stored yet.
+    """
+    if encoder == "frames":  # the vectors are the unit's own sequences
+        return encoder
+    sides = tokens(unit, encoder, data, make=False)
+    sums = [shard["sha256"] for side in sides for shard in side.info["shards"]]
+    return " ".join([*sums, str(MINILM_LAYERS.get(encoder, ""))])
+
+
 def _store(
-    sequences: list[Any], source: Any, layers: list[int], name: str, made_by: str
+    sequences: list[Any], source: Any, layers: list[int], name: str, made_by: str, *, make: bool
 ) -> TokenStore:
     """Open the store of these sequences, or encode them into a folder that appears whole."""
     text = f"{made_by} {layers} {code_hash(STORE_CODE)} {fingerprint(sequences)}"
     path = CACHE / "tokens" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if not path.is_dir() and not make:
+        raise NotMadeError(f"the tokens of {name} are not stored yet: run without --dry-run")
     if not path.is_dir():
         part = path.with_name(f".{path.name}.{os.getpid()}")
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -165,11 +187,9 @@ def minilm() -> Path:
 
 
 def mark(encoder: str, data: Path) -> str:
-    """What tells an encoder from any other: the hash of its files, and the layer."""
-    if encoder == "frames":
-        return encoder
+    """What tells an encoder from any other: the hash of its files."""
     if encoder in MINILM_LAYERS:
-        return f"{hash_folder(minilm())} {MINILM_LAYERS[encoder]}"
+        return hash_folder(minilm())
     if encoder == "lstm_chem":
         path = data / "encoders/lstm_chem"
         if not path.is_dir():

@@ -48,7 +48,7 @@ NAMES = {
 
 
 def collect(
-    jobs: list[runner.Job], left_out: list[tuple[str, str]], settings: runner.Settings
+    jobs: list[runner.Job], left_out: list[tuple[str, str, str]], settings: runner.Settings
 ) -> dict[str, Any]:
     """Put every kept result together."""
     table, errors, waiting = Table(), [], 0
@@ -77,7 +77,9 @@ def collect(
         "state": _state(settings, states),
         "fits": {"done": len(jobs) - waiting, "waiting": waiting},
         "encoders": _encoders(),
-        "left_out": [{"what": what, "why": why} for what, why in left_out],
+        "left_out": [
+            {"row": row, "encoder": encoder, "why": why} for row, encoder, why in left_out
+        ],
         "errors": errors,
         "macro": _macro(table),
         "tasks": [_task(table, task) for task in table.cells],
@@ -320,7 +322,7 @@ def markdown(result: dict[str, Any]) -> str:
         _encoder_table(result),
     ]
     if result["left_out"] or result["errors"]:
-        rows = [f"- {entry['what']}: {entry['why']}" for entry in result["left_out"]]
+        rows = [f"- {e['row']} {e['encoder']}: {e['why']}" for e in result["left_out"]]
         rows += [f"- {e['method']} on {e['where']}: {e['error']}" for e in result["errors"]]
         parts += ["## What could not run", "\n".join(rows)]
     return "\n\n".join(parts)

@@ -1,8 +1,8 @@
 """Run what is missing, keep what is done: every result lies under .cache by its content hash.
 
 A job is one producer with one seed on one column (a unit under an encoder). Its key is the hash
-of the sequences and labels, the encoder, the code that decides the result and the settings, so a
-result is computed again exactly when one of them changed.
+of the sequences and labels, the stored token vectors, the code that decides the result and the
+settings, so a result is computed again exactly when one of them changed.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ PACKAGES = (
 )
 _COMMON = (  # decides every result, whatever the method
     *(f"src/onevec/judge/{name}.py" for name in ("probes", "outcomes", "logistic")),
+    *("src/onevec/ragged.py", "src/onevec/segment.py"),
     "benchmarks/protocol/producer.py",
-    *encoders.STORE_CODE,
 )
 UNUSABLE = (  # a row or an encoder that cannot be had here
     encoders.WeakEncoderError,
@@ -110,27 +110,27 @@ def unit_mark(unit: tasks.Unit) -> str:
 
 def plan(
     rows: list[str], wanted: list[str], settings: Settings
-) -> tuple[list[Job], list[tuple[str, str]]]:
-    """Jobs of some rows and methods, and what cannot run with the reason."""
+) -> tuple[list[Job], list[tuple[str, str, str]]]:
+    """Jobs of some rows and methods, and what cannot run: row, encoder, reason."""
     available = methods.producers()
     jobs, impossible = [], []
     for row in rows:
         producers = [available[name] for name in wanted if available[name].applies(row)]
         try:
-            marks = {unit.id: unit_mark(unit) for unit in units(row, settings)}
+            marked = [(unit, unit_mark(unit)) for unit in units(row, settings)]
         except UNUSABLE as error:
-            impossible.append((row, str(error)))
+            impossible.append((row, "", str(error)))
             continue
         for encoder in tasks.ROWS[row].encoders:
             try:
-                mark = encoders.mark(encoder, settings.data)
+                contents = [encoders.content(unit, encoder, settings.data) for unit, _ in marked]
             except UNUSABLE as error:
-                impossible.append((f"{row} with {encoder}", str(error)))
+                impossible.append((row, encoder, str(error)))
                 continue
-            for unit, hashed in marks.items():
-                base = f"{hashed} {mark} {settings.mark()}"
+            for (unit, mark), content in zip(marked, contents, strict=True):
+                base = f"{mark} {content} {settings.mark()}"
                 jobs += [
-                    Job(row, unit, encoder, producer.name, seed, _key(base, producer, seed))
+                    Job(row, unit.id, encoder, producer.name, seed, _key(base, producer, seed))
                     for producer in producers
                     for seed in range(1 if settings.quick else producer.seeds(row))
                 ]
@@ -194,6 +194,22 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
     return time.perf_counter() - began, error
 
 
+def fill_stores(rows: list[str], settings: Settings, workers: int) -> None:
+    """Encode what is not stored yet; what fails here fails, and is told, in `plan`."""
+    columns = {}  # each store once: two columns of one encoder share theirs
+    for row in rows:
+        with contextlib.suppress(*UNUSABLE):
+            for unit in units(row, settings):
+                for encoder in tasks.ROWS[row].encoders:
+                    columns[unit.id, encoders.store_name(encoder)] = row, unit.id, encoder
+    if workers == 1:
+        for column in columns.values():
+            _encode(column, settings)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        list(pool.map(_encode, columns.values(), [settings] * len(columns)))
+
+
 def run(
     jobs: list[Job], settings: Settings, workers: int
 ) -> Iterator[tuple[Job, float, str | None]]:
@@ -207,9 +223,6 @@ def run(
                 yield job, *do(job, settings)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        # Stores first, each once: two columns of one encoder share theirs.
-        stores = {(job.unit, encoders.store_name(job.encoder)): job.column for job in jobs}
-        list(pool.map(_encode, stores.values(), [settings] * len(stores)))
         # Jobs of a column follow each other, so that a worker has its tokens at hand.
         waiting = {pool.submit(_do_alone, job, settings): job for job in jobs}
         for done in as_completed(waiting):
@@ -234,8 +247,7 @@ def _do_alone(job: Job, settings: Settings) -> tuple[float, str | None]:
 
 
 def _encode(column: tuple[str, str, str], settings: Settings) -> None:
-    """Fill a column's token stores; what fails here fails, and is told, in its jobs."""
-    with _one_thread(), contextlib.suppress(Exception):
+    with _one_thread(), contextlib.suppress(*UNUSABLE):
         _column(*column, settings)
 
 
