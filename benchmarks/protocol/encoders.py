@@ -30,7 +30,10 @@ CACHE = ROOT / ".cache"
 SHIPPED = ROOT / "benchmarks/encoders"
 FLOOR = 1.3  # masked accuracy over the commonest token's; below it an encoder is not used
 STORE_CODE = (  # decides what token vectors are
-    *("src/onevec/tokens", "src/onevec/ragged.py", "src/onevec/segment.py"),
+    *(
+        f"src/onevec/tokens/{name}.py"
+        for name in ("adapters", "encode", "frames", "frozen", "huggingface", "text", "writer")
+    ),
     "benchmarks/protocol/encoders.py",
 )
 PRETRAINED = {
