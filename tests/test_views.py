@@ -1,0 +1,151 @@
+"""Views: where they lie, how large they are, and what becomes of short sequences."""
+
+import numpy as np
+import pytest
+import torch
+
+from onevec.errors import InputError
+from onevec.ragged import Ragged
+from onevec.views import VIEWS, Reencoded, crop, fixed_size
+
+DIM = 3
+
+
+def numbered(lengths):
+    """Token vectors that say which sequence they are of, and where they stand."""
+    lengths = torch.tensor(lengths)
+    values = torch.ones(int(lengths.sum()), DIM)
+    tokens = Ragged(values, lengths)
+    values[:, 0], values[:, 1] = tokens.rows, tokens.positions
+    return Ragged(values, lengths, {"ids": tokens.positions})
+
+
+def draw(name, tokens, seed=0, **options):
+    views = VIEWS[name](**options)
+    rows = np.arange(len(tokens))
+    return views, views(tokens, rows, torch.Generator().manual_seed(seed))
+
+
+LENGTHS = [1, 2, 3, 5, 9, 10, 11, 40, 7]
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_rows_belong_together_and_fields_follow(name):
+    tokens = numbered(LENGTHS)
+    views, pair = draw(name, tokens, size=3, gap=2)
+    long_enough = [row for row, length in enumerate(LENGTHS) if length >= views.least]
+    assert pair.rows.tolist() == long_enough
+    for view in (pair.first, pair.second):
+        assert len(view) == len(long_enough)
+        assert int(view.lengths.min()) >= 1
+        for row, values in zip(long_enough, view, strict=True):
+            seen = values[:, 0]
+            assert name == "dropout" or (seen == row).all()
+        if name != "dropout":
+            torch.testing.assert_close(view.values[:, 1], view.fields["ids"].float())
+
+
+@pytest.mark.parametrize("name", ["spans", "neighbours", "crops", "subsets"])
+def test_views_have_one_size_whatever_the_length(name):
+    views, pair = draw(name, numbered(LENGTHS), size=3, gap=2)
+    assert set(pair.first.lengths.tolist()) == set(pair.second.lengths.tolist()) == {3}
+    assert views.size == 3
+
+
+@pytest.mark.parametrize("name", [name for name, views in VIEWS.items() if views.ordered])
+def test_ordered_views_are_disjoint_and_in_order(name):
+    for seed in range(20):
+        views, pair = draw(name, numbered(LENGTHS), seed, size=2, gap=3)
+        for first, second in zip(pair.first, pair.second, strict=True):
+            distance = float(second[0, 1] - first[-1, 1])
+            if name == "spans":
+                assert distance > views.gap
+            elif name in ("neighbours", "prefixes"):
+                assert distance == 1
+            else:
+                assert distance in (1, 2)
+
+
+def test_spans_come_to_lie_everywhere():
+    tokens = numbered([12] * 400)
+    _, pair = draw("spans", tokens, size=3, gap=2)
+    starts = pair.first.values[::3, 1]
+    assert set(starts.tolist()) == {0, 1, 2, 3, 4}
+    assert set(pair.second.values[::3, 1].tolist()) == {5, 6, 7, 8, 9}
+
+
+def test_subsets_are_disjoint_without_repetition():
+    _, pair = draw("subsets", numbered([6] * 50), size=3)
+    for first, second in zip(pair.first, pair.second, strict=True):
+        together = torch.cat([first, second])[:, 1].tolist()
+        assert sorted(together) == [0, 1, 2, 3, 4, 5]
+
+
+def test_dropout_leaves_a_token_and_the_expected_size():
+    tokens = numbered([1] * 50 + [100])
+    _, pair = draw("dropout", tokens)
+    assert pair.first.lengths[:50].tolist() == [1] * 50
+    assert 60 <= int(pair.first.lengths[50]) <= 95
+    ones = pair.first.values[:, 2]
+    assert ((ones == 0) | (ones - 1 / 0.9).abs().lt(1e-6)).all()
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_draws_depend_on_the_generator_alone(name):
+    tokens = numbered([30] * 20)
+    first, again, other = (draw(name, tokens, seed, size=3)[1] for seed in (1, 1, 2))
+    torch.testing.assert_close(first.first.values, again.first.values)
+    if name != "halves":
+        assert not torch.equal(first.first.values, other.first.values)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_no_sequence_is_long_enough(name):
+    tokens = numbered([1, 1])
+    _, pair = draw(name, tokens, size=5)
+    if name != "dropout":
+        assert (len(pair.rows), len(pair.first)) == (0, 0)
+
+
+def test_nine_in_ten_have_room():
+    rng = np.random.default_rng(0)
+    for mean in (3, 9, 30, 300):
+        lengths = 1 + rng.poisson(mean, 1000)
+        size = fixed_size(lengths, gap=2)
+        assert 1 <= size <= 16
+        if size > 1:
+            assert (lengths >= 2 * size + 2).mean() >= 0.9
+
+
+def test_reencoded_crops_know_nothing_beyond_themselves():
+    texts = ["abcdefghij", "ab", "klmnopqrst", "one two three four five six"]
+    seen = []
+
+    def encode(crops):
+        seen.extend(crops)
+        return [np.full((len(text), 2), len(text), np.float32) for text in crops]
+
+    views = Reencoded(texts, encode, share=0.5, count=3)
+    assert len(seen) == 9  # three crops of the three that are long enough
+    assert all(crop in texts[0] and len(crop) == 5 for crop in seen[:3])
+    assert all(crop in texts[3] and len(crop.split()) == 3 for crop in seen[6:])
+    pair = views(numbered([10, 2, 10]), np.array([3, 1, 0]), torch.Generator().manual_seed(0))
+    assert pair.rows.tolist() == [0, 2]
+    assert pair.first.lengths.tolist()[1] == 5
+    with pytest.raises(InputError, match="none of 1 sequences"):
+        Reencoded(["a"], encode)
+    with pytest.raises(InputError, match="share lies"):
+        Reencoded(texts, encode, share=1.5)
+
+
+def test_crops_of_frames_are_frames():
+    frames = np.arange(20).reshape(10, 2)
+    part = crop(frames, 0.3, 4, np.random.default_rng(0))
+    assert part.shape == (3, 2)
+    assert (np.diff(part, axis=0) == 2).all()
+
+
+def test_bad_sizes_are_refused():
+    for options in ({"size": 0}, {"gap": -1}):
+        with pytest.raises(InputError, match="a view has at least 1 token"):
+            VIEWS["spans"](**options)
