@@ -23,7 +23,7 @@ from onevec.judge.probes import (
     run_probes,
     stratified_folds,
 )
-from onevec.judge.unlabelled import gather_evidence, halves
+from onevec.judge.unlabelled import gather_evidence
 from onevec.ragged import Ragged
 
 

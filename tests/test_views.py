@@ -6,7 +6,7 @@ import torch
 
 from onevec.errors import InputError
 from onevec.ragged import Ragged
-from onevec.views import VIEWS, Reencoded, crop, fixed_size
+from onevec.views import VIEWS, Reencoded, crops_of, fixed_size
 
 DIM = 3
 
@@ -140,9 +140,20 @@ def test_reencoded_crops_know_nothing_beyond_themselves():
 
 def test_crops_of_frames_are_frames():
     frames = np.arange(20).reshape(10, 2)
-    part = crop(frames, 0.3, 4, np.random.default_rng(0))
+    (part,) = crops_of(frames, 0.3, 4, False, np.random.default_rng(0))
     assert part.shape == (3, 2)
     assert (np.diff(part, axis=0) == 2).all()
+
+
+def test_ordered_crops_follow_each_other():
+    texts = ["abcdefghij", "abcd"]
+    views = Reencoded(texts, lambda crops: [np.array([[ord(c)] for c in t]) for t in crops],
+                      share=0.3, count=5, ordered=True)  # fmt: skip
+    assert views.ordered
+    for seed in range(5):
+        pair = views(numbered([10, 4]), np.arange(2), torch.Generator().manual_seed(seed))
+        for first, second in zip(pair.first, pair.second, strict=True):
+            assert float(second[0]) == float(first[-1]) + 1
 
 
 def test_bad_sizes_are_refused():

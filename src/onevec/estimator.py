@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,20 +16,26 @@ from sklearn.utils.validation import check_is_fitted
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.judge.verdict import Verdict, judge
-from onevec.poolers import Concat, make_pooler
+from onevec.poolers import POOLERS, Concat, make_pooler
 from onevec.recipe import (
     EFFORTS,
     KEEP_MEAN,
     Blocks,
     Candidate,
+    Prepared,
     Reduction,
     candidates,
     prepare,
     specs_of,
 )
 from onevec.tokens.batches import Tokens, as_tokens
+from onevec.tokens.progress import Bar
+from onevec.tokens.store import TokenStore
+from onevec.train.settings import Trained
 
-FORMAT = 1
+FORMAT = 2
+LEARNED_HEAD = "residual"  # what an objective adds to the candidates
+OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 
 
@@ -43,7 +51,14 @@ class OneVec(TransformerMixin, BaseEstimator):
         How many candidates are tried and on how much data.
     pooler : str, default "auto"
         "auto" tries candidates and lets the verdict choose. A spec such as "mean|std|vlad" takes
-        these poolers, half-whitened and reduced, without asking.
+        these poolers, half-whitened and reduced, without asking. Those that learn (such as
+        "attention") are trained first.
+    objective : str or mapping, default "auto"
+        What learned poolers are trained for: an entry of `onevec.objectives.OBJECTIVES`, or
+        several with their weights, ``{"vicreg": 0.5, "held_out_statistics": 1.0}``. With
+        ``pooler="auto"`` it adds a learned head on the closed-form blocks to the candidates.
+    training : mapping, optional
+        Settings of the training, fields of `onevec.train.Training` such as ``{"steps": 500}``.
     random_state : int, default 0
         Seed of every draw.
     check_encoder : bool, default True
@@ -53,6 +68,8 @@ class OneVec(TransformerMixin, BaseEstimator):
     ----------
     verdict_ : Verdict
         The choice and its evidence.
+    training_ : Trained or None
+        What training did; None if nothing was trained.
     n_features_in_ : int
         Dimension of the token vectors.
     fingerprint_ : str or None
@@ -74,12 +91,16 @@ class OneVec(TransformerMixin, BaseEstimator):
         *,
         effort: str = "quick",
         pooler: str = "auto",
+        objective: Any = "auto",
+        training: Mapping[str, Any] | None = None,
         random_state: int = 0,
         check_encoder: bool = True,
     ):
         self.dim = dim
         self.effort = effort
         self.pooler = pooler
+        self.objective = objective
+        self.training = training
         self.random_state = random_state
         self.check_encoder = check_encoder
 
@@ -94,18 +115,29 @@ class OneVec(TransformerMixin, BaseEstimator):
             There so that scikit-learn's pipelines can call it.
         """
         self._check_parameters()
+        names, learned = self._named_poolers()
         tokens = as_tokens(X)
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
-        found = prepare(tokens, self._specs(), self.effort, self.random_state)
+        tokens = self._layered(tokens, names)
+        # Training is scored by the closed-form blocks, whatever is trained.
+        rich = specs_of(candidates(self.effort)) if self.pooler == "auto" or learned else {}
+        specs = {"mean": ("mean", {})} | rich | {name: (name, {}) for name in names}
+        found = prepare(tokens, specs, self.effort, self.random_state)
+        self.training_ = None
+        if learned:
+            self.training_ = self._train(tokens, found, names)
+            found = found.renewed(tokens, learned)
         if self.pooler == "auto":
-            options = candidates(self.effort)
+            options = [*candidates(self.effort), *(Candidate((n,), 0.5, 0.5) for n in learned)]
             chosen, verdict = judge(
                 tokens, found, options, dim=self.dim, random_state=self.random_state
             )
         else:
-            chosen = Candidate(tuple(found.blocks.poolers), 0.5, 0.5)
+            chosen = Candidate(tuple(names), 0.5, 0.5)
             told = "As told: no candidates were compared, so nothing is claimed against the mean."
+            if self.training_ is not None:
+                told = f"{told} {self.training_.sentence}"
             verdict = Verdict(chosen.name, False, 0.5, told, 0)
         self.n_features_in_ = tokens.dim
         self.fingerprint_ = getattr(tokens, "fingerprint", None)
@@ -126,7 +158,7 @@ class OneVec(TransformerMixin, BaseEstimator):
             If a store was made by another encoder (``check_encoder=False`` overrides).
         """
         check_is_fitted(self, "reduction_")
-        tokens = self._matching(X)
+        tokens = self._layered(self._matching(X), list(self.blocks_.poolers))
         parts = [
             self.reduction_.transform(self.blocks_.of(tokens, rows))
             for rows in np.array_split(np.arange(len(tokens)), max(1, len(tokens) // 4_096))
@@ -162,12 +194,58 @@ class OneVec(TransformerMixin, BaseEstimator):
             (part / _CARD).write_text(_card(config))
         return path
 
-    def _specs(self) -> dict[str, tuple[str, dict[str, Any]]]:
+    def _named_poolers(self) -> tuple[list[str], list[str]]:
+        """Names of the poolers the user asks for, and of those that learn."""
         if self.pooler == "auto":
-            return specs_of(candidates(self.effort))
-        made = make_pooler(self.pooler)  # explains a name that does not exist
-        names = made.names if isinstance(made, Concat) else [self.pooler]
-        return {"mean": ("mean", {})} | {name: (name, {}) for name in names}
+            names = [] if self.objective == "auto" else [LEARNED_HEAD]
+        else:
+            made = make_pooler(self.pooler)  # explains a name that does not exist
+            names = made.names if isinstance(made, Concat) else [self.pooler.strip()]
+        learned = [name for name in names if POOLERS[name]().learned]
+        if self.objective != "auto" and not learned:
+            known = ", ".join(name for name in POOLERS if POOLERS[name]().learned)
+            raise InputError(
+                f"got objective={self.objective!r} with pooler={self.pooler!r}, which has nothing "
+                f"to learn: leave the objective out, or choose from {known}"
+            )
+        return names, learned
+
+    def _layered(self, tokens: Tokens, names: list[str]) -> Tokens:
+        """Read every stored layer where a pooler mixes them."""
+        if not any("layers" in POOLERS[name].needs for name in names):
+            return tokens
+        if isinstance(tokens, TokenStore) and len(tokens.layers) > 1:
+            return tokens.stacked()
+        if isinstance(tokens, TokenStore):
+            raise InputError(
+                f"{tokens.path} holds one layer, and {' and '.join(names)} mixes several: encode "
+                "again with layer=[...]"
+            )
+        return tokens  # a Ragged may carry the field itself; the pooler says if it does not
+
+    def _train(self, tokens: Tokens, found: Prepared, names: list[str]) -> Trained:
+        from onevec.objectives import make_objective
+        from onevec.train import Training, train
+
+        objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
+        training = Training.of(self.training)
+        teachers = tuple(as_tokens(each) for each in training.teachers)
+        if not teachers and isinstance(tokens, TokenStore):
+            others = [layer for layer in tokens.layers if layer != tokens.current_layer]
+            teachers = tuple(tokens.layer(layer) for layer in others)
+        with Bar(None, show=training.progress, label="training") as bar:
+            return train(
+                tokens,
+                found,
+                Candidate(tuple(names), 0.5, 0.5),
+                objective,
+                training,
+                dim=self.dim,
+                effort=self.effort,
+                random_state=self.random_state,
+                teachers=teachers,
+                on_step=bar.step,
+            )
 
     def _check_parameters(self) -> None:
         for name, least in (("dim", 1), ("random_state", 0)):
@@ -207,11 +285,12 @@ class OneVec(TransformerMixin, BaseEstimator):
         arrays: dict[str, np.ndarray] = {}
         config: dict[str, Any] = {
             "format": FORMAT,
-            "parameters": self.get_params(),
+            "parameters": {k: _plain(v) for k, v in self.get_params().items()},
             "token_dim": self.n_features_in_,
             "vector_dim": self.reduction_.dim_out,
             "fingerprint": self.fingerprint_,
             "verdict": self.verdict_.as_dict(),
+            "training": None if self.training_ is None else asdict(self.training_),
         }
         both = self.blocks_.merged(self.mean_blocks_)
         config["poolers"], held = both.state()
@@ -259,6 +338,7 @@ def load(path: str | Path) -> OneVec:
         model.n_features_in_ = config["token_dim"]
         model.fingerprint_ = config["fingerprint"]
         model.verdict_ = Verdict(**config["verdict"])
+        model.training_ = Trained(**config["training"]) if config["training"] else None
         blocks = Blocks.from_state(
             config["token_dim"], config["poolers"], _under(arrays, "blocks/")
         )
@@ -276,6 +356,17 @@ def load(path: str | Path) -> OneVec:
             "copied; copy or fit it again"
         ) from error
     return model
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as JSON can hold it; objects (views, teachers) by their names alone."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
 
 
 def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ comparison between them is fair.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,7 @@ class Blocks:
         self.shift = torch.zeros(dim)
         self.scale = torch.ones(dim)
         self.axes = torch.eye(dim)
+        self.device = torch.device("cpu")
 
     @classmethod
     def fit(
@@ -123,21 +125,47 @@ class Blocks:
             scaled = scaled.with_values(scaled.values @ blocks.axes)
         for name, (kind, options) in specs.items():
             pooler = POOLERS[kind](**options)
-            source = sample if name in _RAW else scaled
-            blocks.poolers[name] = pooler.fit(source, random_state=random_state)
+            blocks.poolers[name] = pooler
+            source = sample if blocks._sees_raw(name) else scaled
+            pooler.fit(source, random_state=random_state)
         return blocks
 
     def _scaled(self, values: Tensor) -> Tensor:
         scaled = (values.float() - self.shift).div_(self.scale).clamp_(-_CLIP, _CLIP)
         return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
 
+    def scaled(self, batch: Ragged) -> Ragged:
+        """Return what all blocks but the mean see."""
+        return batch.with_values(self._scaled(batch.values))
+
+    def _sees_raw(self, name: str) -> bool:
+        """Whether a block reads the tokens as they are (other layers have other scales)."""
+        return name in _RAW or "layers" in self.poolers[name].needs
+
+    def pool(self, batch: Ragged, names: Sequence[str]) -> dict[str, Tensor]:
+        """Pool one batch with the named blocks, on their device."""
+        raw = [name for name in names if self._sees_raw(name)]
+        scaled = self.scaled(batch).to(self.device) if len(raw) < len(names) else batch
+        batch = batch.to(self.device) if raw else batch
+        return {name: self.poolers[name](batch if name in raw else scaled) for name in names}
+
     @torch.inference_mode()
     def __call__(self, batch: Ragged, names: Sequence[str]) -> Features:
         """Pool one batch with the named blocks."""
-        scaled = batch.with_values(self._scaled(batch.values)) if set(names) - {*_RAW} else batch
-        return {
-            name: self.poolers[name](batch if name in _RAW else scaled).numpy() for name in names
-        }
+        return {name: found.cpu().numpy() for name, found in self.pool(batch, names).items()}
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Pool on a device for a while."""
+        for pooler in self.poolers.values():
+            pooler.to(device)
+        self.device = device
+        try:
+            yield
+        finally:
+            for pooler in self.poolers.values():
+                pooler.cpu()
+            self.device = torch.device("cpu")
 
     def only(self, names: Sequence[str]) -> Blocks:
         """Return the same with these poolers alone."""
@@ -146,6 +174,7 @@ class Blocks:
     def _with(self, poolers: Mapping[str, Pooler]) -> Blocks:
         part = Blocks(self.dim, poolers)
         part.shift, part.scale, part.axes = self.shift, self.scale, self.axes
+        part.device = self.device
         return part
 
     def merged(self, other: Blocks) -> Blocks:
@@ -178,8 +207,9 @@ class Blocks:
                 for key, value in arrays.items()
                 if key.startswith(prefix)
             }
-            width = dim if name in _RAW else blocks.axes.shape[1]
-            blocks.poolers[name] = POOLERS[kind](**options).build(width)
+            blocks.poolers[name] = POOLERS[kind](**options)
+            width = dim if blocks._sees_raw(name) else blocks.axes.shape[1]
+            blocks.poolers[name].build(width)
             blocks.poolers[name].load_state_dict(held)
         return blocks
 
@@ -223,6 +253,28 @@ class Prepared:
     rows: np.ndarray
     held_out: int
     features: Features
+
+    @property
+    def fitted(self) -> Features:
+        """Features of the rows that are not held out."""
+        count = len(self.rows) - self.held_out
+        return {name: block[:count] for name, block in self.features.items()}
+
+    def closed(self) -> Prepared:
+        """The same with the closed-form blocks alone."""
+        names = [name for name, pooler in self.blocks.poolers.items() if not pooler.learned]
+        kept = {name: self.features[name] for name in names}
+        return replace(self, blocks=self.blocks.only(names), features=kept)
+
+    def renewed(self, tokens: Tokens, names: Sequence[str]) -> Prepared:
+        """The same with the features of these blocks pooled anew."""
+        return replace(self, features=self.features | self.blocks.of(tokens, self.rows, names))
+
+    def held_out_rows(self, tokens: Tokens) -> np.ndarray:
+        """Places in ``rows`` of the held-out sequences that can be halved."""
+        lengths = tokens.lengths.cpu().numpy()[self.rows]
+        first = len(self.rows) - self.held_out
+        return first + np.flatnonzero(lengths[first:] >= 2)
 
 
 def prepare(

@@ -15,11 +15,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from onevec.errors import InputError
@@ -68,7 +68,7 @@ class Views(ABC):
         Whether the first view lies before the second.
     """
 
-    ordered: ClassVar[bool] = False
+    ordered: bool = False
 
     def __init__(self, size: int = _LARGEST, gap: int = _GAP):
         if size < 1 or gap < 0:
@@ -87,9 +87,15 @@ class Views(ABC):
         self, tokens: Ragged, rows: Int[np.ndarray, " seqs"], generator: torch.Generator
     ) -> Pair:
         """Draw views of a batch; ``rows`` numbers its sequences in the whole data."""
-        kept = (tokens.lengths >= self.least).nonzero().flatten()
+        kept = torch.from_numpy(np.flatnonzero(self.usable(tokens.lengths.numpy(), rows)))
         part = tokens[kept] if len(kept) < len(tokens) else tokens
         return Pair(*self._draw(part, rows[kept.numpy()], generator), kept)
+
+    def usable(
+        self, lengths: Int[np.ndarray, " seqs"], rows: Int[np.ndarray, " seqs"]
+    ) -> Bool[np.ndarray, " seqs"]:
+        """Tell which sequences have room for two views."""
+        return lengths >= self.least
 
     @abstractmethod
     def _draw(
@@ -103,6 +109,17 @@ def take_spans(tokens: Ragged, starts: Int[Tensor, " seqs"], sizes: Int[Tensor, 
     begin = torch.repeat_interleave(tokens.offsets[:-1] + starts, sizes)
     within = torch.arange(len(begin)) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
     return _take(tokens, begin + within, sizes)
+
+
+def halves(tokens: Ragged) -> tuple[Ragged, Ragged]:
+    """Cut each sequence into its first and second half.
+
+    The middle token of an odd length is left out, so that both have the same length and length
+    tells nothing.
+    """
+    half = tokens.lengths // 2
+    first = take_spans(tokens, torch.zeros_like(half), half)
+    return first, take_spans(tokens, tokens.lengths - half, half)
 
 
 def _take(tokens: Ragged, places: Tensor, lengths: Tensor) -> Ragged:
@@ -222,9 +239,7 @@ class Halves(Views):
     def _draw(
         self, tokens: Ragged, rows: np.ndarray, generator: torch.Generator
     ) -> tuple[Ragged, Ragged]:
-        half = tokens.lengths // 2
-        first = take_spans(tokens, torch.zeros_like(half), half)
-        return first, take_spans(tokens, tokens.lengths - half, half)
+        return halves(tokens)
 
 
 class Dropout(Views):
@@ -270,7 +285,10 @@ class Reencoded(Views):
     share : float
         Share of a sequence in a crop.
     count : int
-        Crops of each sequence.
+        Crops of each sequence, at least 2; with ``ordered`` pairs of them, at least 1.
+    ordered : bool
+        A pair is a crop and the one that follows it, for objectives that ask what comes later
+        (each encoded alone: a re-encoded prefix and its future). Else any two crops.
     least : int
         A raw sequence with fewer symbols (characters, or words where there are blanks) has none.
     random_state : int
@@ -284,56 +302,69 @@ class Reencoded(Views):
         *,
         share: float = 0.5,
         count: int = 4,
+        ordered: bool = False,
         least: int = 4,
         random_state: int = 0,
     ):
         super().__init__(1, 0)
-        if not 0 < share < 1 or count < 2 or least < 2:
+        if not 0 < share < 1 or count < (1 if ordered else 2) or least < 2:
             raise InputError(
                 f"got Reencoded with share={share}, count={count}, least={least}: share lies "
-                "between 0 and 1, and both others are at least 2"
+                "between 0 and 1, least is at least 2, and so is count unless ordered"
             )
+        self.ordered = ordered
         rng = np.random.default_rng(random_state)
         found, crops = [], []
         for row, sequence in enumerate(sequences):
-            made = [crop(sequence, share, least, rng) for _ in range(count)]
-            if None not in made:
+            made = [crops_of(sequence, share, least, ordered, rng) for _ in range(count)]
+            if made[0]:
                 found.append(row)
-                crops.extend(made)
+                crops.extend(part for parts in made for part in parts)
         if not found:
             raise InputError(
                 f"none of {len(sequences)} sequences has {least} symbols to crop: use other views"
             )
-        self.count = count
+        self.count = len(crops) // len(found)
         self.places = np.full(len(sequences), -1)
         self.places[found] = np.arange(len(found))
         self.tokens = Ragged.from_list(list(encode(crops)))
 
-    def __call__(
-        self, tokens: Ragged, rows: Int[np.ndarray, " seqs"], generator: torch.Generator
-    ) -> Pair:
-        """Draw two crops of each sequence of a batch that has some."""
-        kept = torch.from_numpy(np.flatnonzero(self.places[rows] >= 0))
-        return Pair(*self._draw(tokens, rows[kept.numpy()], generator), kept)
+    def usable(
+        self, lengths: Int[np.ndarray, " seqs"], rows: Int[np.ndarray, " seqs"]
+    ) -> Bool[np.ndarray, " seqs"]:
+        """Tell which sequences have crops."""
+        return self.places[rows] >= 0
 
     def _draw(
         self, tokens: Ragged, rows: np.ndarray, generator: torch.Generator
     ) -> tuple[Ragged, Ragged]:
-        picked = torch.rand(len(rows), self.count, generator=generator).argsort(1)[:, :2]
+        if self.ordered:
+            first = 2 * torch.randint(self.count // 2, (len(rows), 1), generator=generator)
+            picked = torch.cat([first, first + 1], dim=1)
+        else:
+            picked = torch.rand(len(rows), self.count, generator=generator).argsort(1)[:, :2]
         places = torch.from_numpy(self.places[rows])[:, None] * self.count + picked
         return self.tokens[places[:, 0]], self.tokens[places[:, 1]]
 
 
-def crop(sequence: Any, share: float, least: int, rng: np.random.Generator) -> Any:
-    """Cut a contiguous part out of a raw sequence, words whole; None if it is too short."""
+def crops_of(
+    sequence: Any, share: float, least: int, follow: bool, rng: np.random.Generator
+) -> list[Any]:
+    """Cut a contiguous crop out of a raw sequence, words whole, or one and what follows it.
+
+    Nothing where the sequence is too short.
+    """
     words = isinstance(sequence, str) and len(sequence.split()) >= least
     parts = sequence.split() if words else sequence
     if len(parts) < least:
-        return None
-    size = max(1, round(share * len(parts)))
-    start = int(rng.integers(len(parts) - size + 1))
-    part = parts[start : start + size]
-    return " ".join(part) if words else part
+        return []
+    size = max(1, min(round(share * len(parts)), len(parts) - 1))
+    start = int(rng.integers(len(parts) - size + (not follow)))
+    spans = [(start, start + size)]
+    if follow:
+        spans.append((start + size, min(start + 2 * size, len(parts))))
+    cut = (parts[first:last] for first, last in spans)
+    return [" ".join(part) if words else part for part in cut]
 
 
 VIEWS: dict[str, type[Views]] = {

@@ -26,6 +26,20 @@ SMALL = {
     "lagged_covariance": {"rank": 3, "lags": [1, 2]},
     "bigrams": {"codes": 4},
     "random_convolutions": {"kernels": 8},
+    "attention": {"hidden": 5},
+    "gated_attention": {"hidden": 5},
+    "attentive_statistics": {"hidden": 5},
+    "query_attention": {"queries": 4},
+    "multihead_attention": {"heads": 4, "hidden": 7},
+    "latent_attention": {"latents": 5, "hidden": 7},
+    "deep_sets": {"hidden": 7},
+    "trained_transport": {"references": 3},
+    "trained_sliced_wasserstein": {"slices": 5, "points": 4},
+    "netvlad": {"codes": 4},
+    "token_graph": {"hidden": 7},
+    "recurrent": {"hidden": 7},
+    "convolution": {"channels": 7, "taps": 5},
+    "residual": {"hidden": 7},
 }
 VARIANTS = {
     "power_means": {"powers": [0.5, 1.0, 5.0]},
@@ -38,16 +52,19 @@ VARIANTS = {
     "random_projection": {"features": 9, "nonlinearity": "tanh", "reduce": "max"},
     "bigrams": {"codes": 4, "soft": True},
     "dct": {"count": 7},
+    "query_attention": {"queries": 9, "values": "linear"},
+    "multihead_attention": {"heads": 9, "seeds": 2, "hidden": 7},
+    "netvlad": {"codes": 4, "intra_normalise": True},
+    "token_graph": {"hidden": 7, "rounds": 1, "threshold": -0.2},
+    "recurrent": {"hidden": 7, "bidirectional": True},
+    "residual": {"parts": [["idf", {}], ["vlad", {"codes": 3}]], "hidden": 7},
 }
 CONCAT = {"parts": [["mean", {}], ["sif", {}], ["vlad", {"codes": 3}], ["dct", {"count": 2}]]}
 
-COUNTS = {"bag-variant", "bigrams"}  # counts of nearest codewords: piecewise constant
+LEARNED_CONCAT = {"parts": [["attention", {"hidden": 3}], ["std", {}], ["netvlad", {"codes": 3}]]}
 
-CASES = {
-    **{name: (name, SMALL.get(name, {})) for name in POOLERS},
-    **{f"{name}-variant": (name, options) for name, options in VARIANTS.items()},
-    "concat": ("concat", CONCAT),
-}
+COUNTS = {"bag-variant", "bigrams"}  # counts of nearest codewords: piecewise constant
+PERTURBED = " perturbed"  # a learned pooler, some way from its start
 
 
 def over(cases):
@@ -57,10 +74,37 @@ def over(cases):
 
 
 def make(name, options):
-    return Concat(**options) if name == "concat" else POOLERS[name](**options)
+    kind = name.removesuffix(PERTURBED)
+    return Concat(**options) if kind == "concat" else POOLERS[kind](**options)
 
+
+def perturbed(pooler, noise=0.3):
+    """Move every parameter, those that start at zero too."""
+    source = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in pooler.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=source), alpha=noise)
+    return pooler
+
+
+def fit(name, options, sample, seed=0):
+    pooler = make(name, options).fit(sample, random_state=seed)
+    return perturbed(pooler) if name.endswith(PERTURBED) else pooler
+
+
+STARTED = {
+    **{name: (name, SMALL.get(name, {})) for name in POOLERS},
+    **{f"{name}-variant": (name, options) for name, options in VARIANTS.items()},
+    "concat": ("concat", CONCAT),
+    "concat-learned": ("concat", LEARNED_CONCAT),
+}
+LEARNED = [case for case in STARTED if make(*STARTED[case]).learned]
+CASES = STARTED | {
+    f"{case}-perturbed": (STARTED[case][0] + PERTURBED, STARTED[case][1]) for case in LEARNED
+}
 
 every = over(CASES)
+learned = over(LEARNED)
 distributional = over([case for case in CASES if make(*CASES[case]).distributional])
 smooth = over([case for case in CASES if case not in COUNTS])
 
@@ -72,12 +116,21 @@ def ragged(lengths, seed=0, scale=1.0):
     mix = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(7))
     values = torch.randn(total, DIM, generator=source) @ mix + 0.5
     ids = torch.randint(0, 12, (total,), generator=source)
-    return Ragged(values * scale, lengths, {"ids": ids})
+    earlier = torch.randn(total, 2, DIM, generator=source) * torch.tensor([3.0, 0.5]).view(-1, 1)
+    layers = torch.cat([earlier, values.unsqueeze(1)], dim=1) * scale
+    return Ragged(values * scale, lengths, {"ids": ids, "layers": layers})
+
+
+def constant(value, lengths, dim=DIM):
+    lengths = torch.tensor(lengths)
+    values = torch.full((int(lengths.sum()), dim), value)
+    ids = torch.ones(len(values)).long()
+    return Ragged(values, lengths, {"ids": ids, "layers": values.unsqueeze(1).expand(-1, 3, -1)})
 
 
 def fitted(name, options, seed=0, scale=1.0):
     sample = ragged([9, 4, 17, 1, 30, 6, 12, 25], seed=11, scale=scale)
-    return make(name, options).fit(sample, random_state=seed)
+    return fit(name, options, sample, seed)
 
 
 def twice(tokens: Ragged) -> Ragged:
@@ -93,6 +146,11 @@ def gradient(pooler, tokens: Ragged):
     if out.requires_grad:
         (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
     return out.detach(), values.grad if values.grad is not None else torch.zeros_like(values)
+
+
+def start(pooler):
+    """Make the closed-form pooler that a learned one starts as."""
+    return make_pooler(pooler.starts_as, pooler.start_options)
 
 
 @every
@@ -123,8 +181,10 @@ def test_order_is_seen_exactly_where_declared(name, options):
     pooler = fitted(name, options)
     tokens = ragged([20])
     order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
-    moved = Ragged(tokens.values[order], tokens.lengths, {"ids": tokens.fields["ids"][order]})
-    if pooler.order_free:
+    fields = {key: field[order] for key, field in tokens.fields.items()}
+    moved = Ragged(tokens.values[order], tokens.lengths, fields)
+    started = pooler.learned and not name.endswith(PERTURBED)
+    if (start(pooler) if started else pooler).order_free:
         assert_close(pooler(moved), pooler(tokens), atol=1e-5, rtol=1e-4)
     else:
         assert (pooler(moved) - pooler(tokens)).abs().max() > 1e-2
@@ -158,10 +218,7 @@ def test_empty_sequences_give_zeros_and_finite_gradients(name, options):
 @every
 def test_short_and_constant_sequences_are_finite_with_gradients(name, options):
     pooler = fitted(name, options)
-    equal = Ragged(
-        torch.full((9, DIM), 0.37), torch.tensor([1, 2, 6]), {"ids": torch.zeros(9).long()}
-    )
-    for tokens in (ragged([1]), ragged([2]), equal):
+    for tokens in (ragged([1]), ragged([2]), constant(0.37, [1, 2, 6])):
         out, grad = gradient(pooler, tokens)
         assert out.isfinite().all()
         assert grad.isfinite().all()
@@ -224,9 +281,8 @@ def test_samples_too_small_for_a_codebook(name, options):
     """One token, three tokens, and a sample of one repeated token all give the full width."""
     tokens = ragged([1, 4, 9])
     width = fitted(name, options).dim_out
-    constant = Ragged(torch.ones(20, DIM), torch.tensor([5, 15]), {"ids": torch.ones(20).long()})
-    for sample in (ragged([1]), ragged([1, 2]), constant):
-        pooler = make(name, options).fit(sample)
+    for sample in (ragged([1]), ragged([1, 2]), constant(1.0, [5, 15])):
+        pooler = fit(name, options, sample)
         assert pooler.dim_out == width
         out, grad = gradient(pooler, tokens)
         assert out.isfinite().all()
@@ -236,7 +292,7 @@ def test_samples_too_small_for_a_codebook(name, options):
 @every
 def test_half_precision_samples_can_be_fitted(name, options):
     sample = ragged([9, 4, 17])
-    pooler = make(name, options).fit(sample.with_values(sample.values.half()))
+    pooler = fit(name, options, sample.with_values(sample.values.half()))
     assert pooler(ragged([2, 3])).isfinite().all()
 
 
@@ -244,9 +300,10 @@ def test_half_precision_samples_can_be_fitted(name, options):
 def test_a_missing_field_is_named(name):
     tokens = ragged([3, 4])
     bare = Ragged(tokens.values, tokens.lengths)
-    with pytest.raises(InputError, match=r"reads the token field 'ids'"):
+    message = f"reads the token field '{POOLERS[name].needs[0]}'"
+    with pytest.raises(InputError, match=message):
         POOLERS[name]().fit(bare)
-    with pytest.raises(InputError, match=r"reads the token field 'ids'"):
+    with pytest.raises(InputError, match=message):
         POOLERS[name]().fit(tokens)(bare)
 
 
@@ -254,7 +311,7 @@ def test_a_missing_field_is_named(name):
 def test_misuse_is_one_sentence(name, options):
     with pytest.raises(InputError, match="is not fitted"):
         make(name, options)(ragged([3]))
-    other = Ragged(torch.ones(3, DIM + 1), torch.tensor([3]), {"ids": torch.ones(3).long()})
+    other = constant(1.0, [3], dim=DIM + 1)
     with pytest.raises(InputError, match=f"dimension {DIM} and got dimension {DIM + 1}"):
         fitted(name, options)(other)
     with pytest.raises(InputError, match="without a single token"):
@@ -283,6 +340,22 @@ BAD = {
     "lagged_covariance": {"lags": [0]},
     "bigrams": {"codes": 1},
     "random_convolutions": {"taps": 4},
+    "attention": {"hidden": 0},
+    "gated_attention": {"hidden": 0},
+    "attentive_statistics": {"hidden": 0},
+    "query_attention": {"values": "keys"},
+    "multihead_attention": {"seeds": 0},
+    "latent_attention": {"latents": 1},
+    "deep_sets": {"hidden": 0},
+    "power_mean": {"margin": 0},
+    "layer_mix": {"layers": -1},
+    "trained_transport": {"iterations": 0},
+    "trained_sliced_wasserstein": {"slices": 0},
+    "netvlad": {"codes": 1},
+    "token_graph": {"threshold": 1},
+    "recurrent": {"hidden": 0},
+    "convolution": {"taps": 4},
+    "residual": {"parts": "mean|attention"},
 }
 
 
@@ -295,6 +368,108 @@ def test_bad_options_are_refused(name):
         assert not set(POOLERS[name].option_names) - {"length_scalers"}
     with pytest.raises(InputError, match="it takes"):
         make_pooler(name, {name: {"no_such_option": 1}})
+
+
+@learned
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_learned_poolers_start_as_declared(name, options, scale):
+    sample = ragged([9, 4, 17, 1, 30, 6, 12, 25], seed=11, scale=scale)
+    pooler = make(name, options).fit(sample, random_state=3)
+    closed = start(pooler).fit(sample, random_state=3)
+    assert not closed.learned
+    assert closed.dim_out == pooler.dim_out
+    for tokens in (ragged([1, 2, 0, 5, 40], scale=scale), constant(0.37 * scale, [1, 6])):
+        expected = closed(tokens)
+        assert_close(pooler(tokens), expected, atol=1e-5 * scale, rtol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_close(pooler(tokens), expected, atol=1e-5 * scale, rtol=1e-5)
+
+
+@learned
+def test_three_steps_move_every_parameter_and_the_result(name, options):
+    pooler, tokens = fitted(name, options), ragged([1, 2, 5, 40, 12, 7])
+    before = pooler(tokens).detach()
+    weight = torch.randn(before.shape, generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.Adam(pooler.parameters(), lr=1e-2)
+    reached = set()
+    for _ in range(3):
+        optimizer.zero_grad()
+        (pooler(tokens).tanh() * weight).sum().backward()
+        for key, parameter in pooler.named_parameters():
+            assert parameter.grad is not None
+            assert parameter.grad.isfinite().all()
+            reached |= {key} if parameter.grad.abs().max() > 0 else set()
+        optimizer.step()
+    assert reached == {key for key, _ in pooler.named_parameters()}
+    assert (pooler(tokens) - before).abs().max() > 1e-4
+
+
+@learned
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_autocast_reaches_linear_layers_only(name, options, dtype):
+    pooler = fitted(name + PERTURBED, options)
+    tokens = ragged([1, 2, 5, 40])
+    tokens = tokens.with_values(tokens.values.to(dtype))
+    expected, seen = pooler(tokens).detach(), set()
+    linear = [module for module in pooler.modules() if isinstance(module, torch.nn.Linear)]
+    for module in linear:
+        module.register_forward_hook(lambda *args: seen.add(args[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, grad = gradient(pooler, tokens)
+    assert found.dtype == torch.float32
+    assert grad.isfinite().all()
+    assert seen == ({torch.bfloat16} if linear else set())
+    assert_close(found, expected, atol=0.05 * float(expected.abs().max()), rtol=0.05)
+    if not pooler.mixed_precision:
+        assert_close(found, expected)
+
+
+@learned
+def test_building_and_fitting_leave_the_global_generator_alone(name, options):
+    state = torch.get_rng_state()
+    fitted(name, options)
+    make(name, options).build(DIM)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@learned
+def test_a_second_fit_begins_anew(name, options):
+    first = ragged([5, 9], seed=4, scale=3.0)
+    tokens = ragged([3, 7])
+    again = make(name, options).fit(first)
+    again = again.fit(ragged([9, 4, 17, 1, 30, 6, 12, 25], seed=11))
+    assert_close(again(tokens), fitted(name, options)(tokens), atol=0, rtol=0)
+
+
+UNDRAWN = ("query_attention", "power_mean", "layer_mix", "netvlad")
+
+
+@over(case for case in LEARNED if not case.startswith(UNDRAWN))
+def test_first_parameters_follow_the_seed(name, options):
+    first, same, other = (fitted(name, options, seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_layers_of_another_shape_are_refused():
+    tokens = ragged([3, 4])
+    pooler = make("layer_mix", {}).fit(tokens)
+    assert pooler.options == {"layers": 3}
+    for layers in (tokens.fields["layers"][:, :2], tokens.values):
+        other = Ragged(tokens.values, tokens.lengths, {"layers": layers})
+        with pytest.raises(InputError, match=r"must be \(tokens, layers, dim\) = \(7, 3, 6\)"):
+            pooler(other)
+
+
+def test_a_concat_of_learned_poolers_starts_as_their_starts():
+    pooler = make_pooler("attention|std|netvlad", {"netvlad": {"codes": 3}})
+    assert pooler.starts_as == "mean|std|vlad"
+    assert pooler.start_options["vlad"]["codes"] == 3
+    assert make_pooler("mean|std").starts_as is None
+    with pytest.raises(InputError, match="'vlad' twice"):
+        _ = make_pooler("netvlad|vlad", {"netvlad": {"codes": 3}}).start_options
+    with pytest.raises(InputError, match="'dct' twice"):
+        POOLERS["residual"](parts=[("dct", {"count": 2}), ("dct", {"count": 3})])
 
 
 def test_concat_is_its_parts_side_by_side():

@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from onevec.judge.probes import normalise
-from onevec.ragged import Ragged
 
 _FOLDS = 5
 _NEIGHBOURS = 5
@@ -47,25 +45,6 @@ class Evidence:
             np.mean([part.predictability for part in parts], axis=0),
             np.mean([part.pseudo_labels for part in parts], axis=0),
         )
-
-
-def halves(tokens: Ragged) -> tuple[Ragged, Ragged]:
-    """Cut each sequence of at least two tokens into its first and second half.
-
-    The middle token of an odd length is left out, so that both have the same length and length
-    tells nothing.
-    """
-    length = tokens.lengths // 2
-    position = tokens.positions
-    half = torch.repeat_interleave(length, tokens.lengths)
-    whole = torch.repeat_interleave(tokens.lengths, tokens.lengths)
-    first, second = position < half, position >= whole - half
-
-    def take(mask: torch.Tensor) -> Ragged:
-        fields = {name: field[mask] for name, field in tokens.fields.items()}
-        return Ragged(tokens.values[mask], length, fields)
-
-    return take(first), take(second)
 
 
 def cluster_panel(
@@ -120,10 +99,17 @@ def length_readability(
     """R² of reading the logarithm of the length from the vector (cross-validated ridge)."""
     if lengths.min() == lengths.max():
         return 0.0
-    target = np.log(lengths.astype(np.float64))[:, None]
-    return float(
-        _predictability(normalise(vectors.astype(np.float64)), target, random_state).mean()
-    )
+    return readability(vectors, np.log(lengths.astype(np.float64))[:, None], random_state)
+
+
+def readability(
+    vectors: Float[np.ndarray, "seqs dim"],
+    target: Float[np.ndarray, "seqs targets"],
+    random_state: int,
+) -> float:
+    """R² of reading something from the vectors (cross-validated ridge)."""
+    known = normalise(vectors.astype(np.float64))
+    return float(_predictability(known, target, random_state).mean())
 
 
 def _predictability(X: np.ndarray, Y: np.ndarray, random_state: int) -> np.ndarray:

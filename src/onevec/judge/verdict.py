@@ -7,22 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from onevec.judge.unlabelled import (
-    Evidence,
-    cluster_panel,
-    gather_evidence,
-    halves,
-    length_readability,
-    without_length,
-)
-from onevec.recipe import KEEP_MEAN, Blocks, Candidate, Features, Prepared, Reduction, read
+from onevec.judge.exam import Exam, half_features
+from onevec.judge.unlabelled import Evidence, length_readability
+from onevec.recipe import KEEP_MEAN, Candidate, Prepared, Reduction
 from onevec.tokens.batches import Tokens
 
 _LEAST_HELD_OUT = 40
 _STANDARD_ERRORS = 2.0
-_TARGET_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -87,28 +78,19 @@ def judge(
     random_state : int
         Seed.
     """
-    rows, features = prepared.rows, prepared.features
-    lengths = tokens.lengths.cpu().numpy()[rows]
-    fitted = len(rows) - prepared.held_out
-    held = fitted + np.flatnonzero(lengths[fitted:] >= 2)
-    if len(held) < _LEAST_HELD_OUT or len(options) == 1:
-        return KEEP_MEAN, _undecided(len(held), len(options))
-    known = {name: block[:fitted] for name, block in features.items()}
-    first, second = _half_features(tokens, rows[held], prepared.blocks)
+    usable = prepared.held_out_rows(tokens)
+    if len(usable) < _LEAST_HELD_OUT or len(options) == 1:
+        return KEEP_MEAN, _undecided(len(usable), len(options))
     cache: dict[Any, Any] = {}
-    reductions = {o.name: Reduction(o).fit(known, dim, cache) for o in options}
-    found: dict[str, list[Evidence]] = {o.name: [] for o in options}
-    for seen, hidden in ((first, second), (second, first)):
-        targets = _targets(known, hidden, lengths[held], cache)
-        panel = cluster_panel(targets, random_state)
-        for name, reduction in reductions.items():
-            vectors = reduction.transform(seen)
-            found[name].append(gather_evidence(vectors, targets, panel, random_state))
-    evidence = {name: Evidence.mean(both) for name, both in found.items()}
+    # Closed-form blocks ask, learned ones too must answer.
+    exam = Exam.set(tokens, prepared.closed(), random_state, cache)
+    halves = half_features(tokens, exam.rows, prepared.blocks)
+    reductions = {o.name: Reduction(o).fit(prepared.fitted, dim, cache) for o in options}
+    evidence = {name: exam.evidence(r, halves) for name, r in reductions.items()}
     chosen, verdict = _choose(options, evidence)
-    whole = {name: block[held] for name, block in features.items()}
+    whole = {name: block[exam.held] for name, block in prepared.features.items()}
     vectors = reductions[chosen.name].transform(whole)
-    leak = length_readability(vectors, lengths[held], random_state)
+    leak = length_readability(vectors, exam.lengths, random_state)
     return chosen, replace(verdict, length_r2=leak)
 
 
@@ -120,30 +102,6 @@ def _undecided(held_out: int, options: int) -> Verdict:
         f"and a verdict needs {_LEAST_HELD_OUT}"
     )
     return Verdict(KEEP_MEAN.name, False, 0.5, f"Keep the mean: {why}.", held_out)
-
-
-def _half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Features, Features]:
-    names = list(blocks.poolers)
-    parts: tuple[list[Features], list[Features]] = ([], [])
-    for batch in read(tokens, rows):
-        for half, part in zip(halves(batch), parts, strict=True):
-            part.append(blocks(half, names))
-    first, second = (
-        {name: np.concatenate([piece[name] for piece in part]) for name in names} for part in parts
-    )
-    return first, second
-
-
-def _targets(
-    known: Features, hidden: Features, lengths: np.ndarray, cache: dict[Any, Any]
-) -> Features:
-    """Whitened leading directions of every block of the hidden halves, less what length says."""
-    out = {}
-    for name in known:
-        whole = Candidate((name,), 0.0, 1.0)
-        target = Reduction(whole).fit(known, _TARGET_WIDTH, cache).transform(hidden)
-        out[name] = without_length(target, lengths)
-    return out
 
 
 def _choose(

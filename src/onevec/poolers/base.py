@@ -26,6 +26,10 @@ class Pooler(nn.Module, ABC):
     A subclass writes `_build`, `_pool` and, if it learns something, `_learn`. Its constructor
     keeps each option under the option's name, and `option_names` lists them.
 
+    A learned pooler has parameters to be trained by gradient. Right after `fit` it equals a
+    closed-form pooler, ``make_pooler(starts_as, start_options)`` fitted with the same sample and
+    ``random_state``, so that one can see whether training helped.
+
     The result never depends on the other sequences of the batch. An empty sequence gives zeros
     (public functions refuse it earlier).
 
@@ -36,7 +40,10 @@ class Pooler(nn.Module, ABC):
     distributional : bool
         Whether ``X`` and ``X‖X`` (every token twice) give the same vector, in any order.
     starts_as : str or None
-        Name of the closed-form pooler that a learned one equals before training.
+        The closed-form pooler that a learned one equals before training, as `make_pooler`
+        reads it; None for those that are closed-form themselves.
+    mixed_precision : bool
+        Whether the caller's autocast reaches its linear layers. Everything else runs in fp32.
     needs : tuple of str
         Names of the per-token fields (`Ragged.fields`) it reads.
     dim_in, dim_out : int
@@ -45,7 +52,8 @@ class Pooler(nn.Module, ABC):
 
     order_free: bool = True
     distributional: bool = True
-    starts_as: ClassVar[str | None] = None
+    starts_as: str | None = None
+    mixed_precision: bool = False
     needs: tuple[str, ...] = ()
     option_names: ClassVar[tuple[str, ...]] = ()
     dim_in: int = 0
@@ -56,9 +64,19 @@ class Pooler(nn.Module, ABC):
         """Return the constructor's keyword arguments: with them and `state_dict` it is rebuilt."""
         return {name: getattr(self, name) for name in self.option_names}
 
+    @property
+    def learned(self) -> bool:
+        """Whether it has parameters to be trained by gradient."""
+        return self.starts_as is not None
+
+    @property
+    def start_options(self) -> dict[str, dict[str, Any]]:
+        """Return the options with which `make_pooler` makes what `starts_as` names."""
+        return {}
+
     @abstractmethod
     def _build(self, dim: int) -> int:
-        """Register buffers of the right shapes for tokens of ``dim``; return ``dim_out``."""
+        """Make buffers and parameters for tokens of ``dim`` dimensions; return ``dim_out``."""
 
     def _learn(self, sample: Ragged, random_state: int) -> None:
         """Fill the buffers from a sample; nothing to do unless a subclass says so."""
@@ -69,7 +87,8 @@ class Pooler(nn.Module, ABC):
 
     def build(self, dim: int) -> Self:
         """Take the shape for tokens of ``dim`` dimensions: set ``dim_in`` and ``dim_out``."""
-        self.dim_in, self.dim_out = dim, self._build(dim)
+        with torch.random.fork_rng(devices=[]):  # parameters are drawn from torch's own generator
+            self.dim_in, self.dim_out = dim, self._build(dim)
         return self
 
     def fit(self, sample: Ragged, *, random_state: int = 0) -> Self:
@@ -86,7 +105,9 @@ class Pooler(nn.Module, ABC):
                 f"{type(self).__name__} was given a sample without a single token: "
                 "fit on at least one sequence that is not empty"
             )
-        self.build(sample.dim)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(random_state)
+            self.build(sample.dim)
         with torch.no_grad():
             self._learn(sample.with_values(sample.values.detach()), random_state)
         return self.to(sample.values.device)
@@ -110,12 +131,15 @@ class Pooler(nn.Module, ABC):
                 f"dimension {tokens.dim}: use tokens of the same encoder and layer"
             )
         self.check_fields(tokens)
-        with torch.autocast(tokens.values.device.type, enabled=False):
-            parts = [
-                self._pool(piece.with_values(piece.values.float()))
-                for piece in pieces(tokens, CHUNK_TOKENS)
-            ]
+        parts = [self._pool_piece(piece) for piece in pieces(tokens, CHUNK_TOKENS)]
         return torch.cat(parts) if parts else tokens.values.new_zeros((0, self.dim_out)).float()
+
+    def _pool_piece(self, tokens: Ragged) -> Float[Tensor, "seqs dim_out"]:
+        """Pool a piece of a batch, in fp32 but for linear layers where `mixed_precision` says."""
+        device = tokens.values.device.type
+        enabled = self.mixed_precision and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=enabled):
+            return self._pool(tokens.with_values(tokens.values.float())).float()
 
     def check_fields(self, tokens: Ragged) -> None:
         """Raise `InputError` when a field that this pooler reads is missing."""

@@ -36,11 +36,13 @@ def residuals_per_codeword(
     return total / lengths.clamp(min=1).view(-1, 1, 1)
 
 
-def soft_residuals_per_codeword(
-    values: Values, lengths: Lengths, book: Float[Tensor, "codes dim"], scale: Tensor
+def shared_residuals(
+    values: Values,
+    lengths: Lengths,
+    book: Float[Tensor, "codes dim"],
+    share: Float[Tensor, "tokens codes"],
 ) -> Float[Tensor, "seqs codes dim"]:
-    """``(1/n) sum_i a_ik (h_i - c_k)`` with ``a_i = softmax(-|h_i - c_k|² / scale)``."""
-    share = soft_assignment(values, book, scale)
+    """``(1/n) sum_i a_ik (h_i - c_k)``, where codeword k gets the share ``a_ik`` of token i."""
     offset = book.mean(0)
     total = segment_outer(share, values - offset, lengths)
     total = total - segment_sum(share, lengths).unsqueeze(-1) * (book - offset)
@@ -137,12 +139,12 @@ class VLAD(Pooler):
         self.scale.copy_(quantisation_scale(tokens, self.book.to(tokens)))
 
     def _pool(self, tokens: Ragged) -> Tensor:
+        values, lengths = tokens.values, tokens.lengths
         if self.soft:
-            blocks = soft_residuals_per_codeword(
-                tokens.values, tokens.lengths, self.book, self.scale
-            )
+            share = soft_assignment(values, self.book, self.scale)
+            blocks = shared_residuals(values, lengths, self.book, share)
         else:
-            blocks = residuals_per_codeword(tokens.values, tokens.lengths, self.book)
+            blocks = residuals_per_codeword(values, lengths, self.book)
         if self.intra_normalise:
             blocks = normalize(blocks, dim=-1)
         return blocks.flatten(1)

@@ -30,6 +30,31 @@ def _make(name: str, options: Mapping[str, Any]) -> Pooler:
         ) from error
 
 
+def split_names(spec: str) -> list[str]:
+    """Return the names in ``"mean|std+dct"``."""
+    return [name.strip() for name in re.split(r"[|+]", spec)]
+
+
+def options_by_name(
+    parts: Sequence[tuple[str, Mapping[str, Any]]],
+) -> dict[str, dict[str, Any]]:
+    """Return the options of each named part, as `make_pooler` takes them.
+
+    Raises
+    ------
+    InputError
+        If a name comes twice with different options.
+    """
+    options: dict[str, dict[str, Any]] = {}
+    for name, given in parts:
+        if options.setdefault(name, dict(given)) != dict(given):
+            raise InputError(
+                f"got the pooler {name!r} twice with different options, which one text of names "
+                "cannot say: name it once, or with the same options"
+            )
+    return options
+
+
 class Concat(Pooler):
     """Several poolers side by side: (seqs, sum of their dim_out).
 
@@ -50,6 +75,9 @@ class Concat(Pooler):
         self.order_free = all(part.order_free for part in self.members)
         self.distributional = all(part.distributional for part in self.members)
         self.needs = tuple(dict.fromkeys(name for part in self.members for name in part.needs))
+        self.mixed_precision = any(part.mixed_precision for part in self.members)
+        if any(part.learned for part in self.members):
+            self.starts_as = "|".join(self._start_names)
 
     @property
     def members(self) -> list[Pooler]:
@@ -60,6 +88,20 @@ class Concat(Pooler):
     def parts(self) -> list[tuple[str, dict[str, Any]]]:
         """Names and options (those that fitting settles, such as a vocabulary's size, too)."""
         return [(name, part.options) for name, part in zip(self.names, self.members, strict=True)]
+
+    @property
+    def _start_names(self) -> list[str]:
+        return [part.starts_as or name for name, part in zip(self.names, self.members, strict=True)]
+
+    @property
+    def start_options(self) -> dict[str, dict[str, Any]]:
+        """Return the options of the parts before training, those that have any."""
+        parts = [
+            given
+            for name, part in zip(self.names, self.members, strict=True)
+            for given in (part.start_options.items() if part.learned else [(name, part.options)])
+        ]
+        return {name: options for name, options in options_by_name(parts).items() if options}
 
     @property
     def slices(self) -> list[slice]:
@@ -75,7 +117,7 @@ class Concat(Pooler):
             part.fit(sample, random_state=random_state)
 
     def _pool(self, tokens: Ragged) -> Tensor:
-        return torch.cat([part._pool(tokens) for part in self.members], dim=1)
+        return torch.cat([part._pool_piece(tokens) for part in self.members], dim=1)
 
 
 def make_pooler(spec: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> Pooler:
@@ -95,7 +137,7 @@ def make_pooler(spec: str, options: Mapping[str, Mapping[str, Any]] | None = Non
         If a name is not in the table, or an option is not the pooler's.
     """
     options = dict(options or {})
-    names = [name.strip() for name in re.split(r"[|+]", spec)]
+    names = split_names(spec)
     unused = sorted(set(options) - set(names))
     if unused:
         raise InputError(f"options for {', '.join(unused)}, which {spec!r} does not name")

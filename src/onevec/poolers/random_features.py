@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from onevec.errors import InputError
@@ -136,19 +137,30 @@ class RandomProjection(Pooler):
         return reduce(features, tokens.lengths)
 
 
+def neighbours(
+    lengths: Lengths, taps: int, dilation: int
+) -> Iterator[tuple[Int[Tensor, " tokens"], Bool[Tensor, "tokens 1"]]]:
+    """Yield for each tap where every token's neighbour stands, and whether there is one.
+
+    Where it would lie beyond the sequence, the token itself stands in for it.
+    """
+    place = segment_positions(lengths)
+    count = segment_expand(lengths, lengths)
+    here = torch.arange(len(place), device=lengths.device)
+    for tap in range(taps):
+        shift = (tap - taps // 2) * dilation
+        inside = (place + shift >= 0) & (place + shift < count)
+        yield (here + shift).where(inside, here), inside.unsqueeze(1)
+
+
 def dilated_windows(
     values: Float[Tensor, "tokens channels"], lengths: Lengths, taps: int, dilation: int
 ) -> Float[Tensor, "tokens taps*channels"]:
     """Lay each token's neighbours ``dilation`` apart side by side; 0 beyond the sequence."""
-    place = segment_positions(lengths)
-    count = segment_expand(lengths, lengths)
-    here = torch.arange(len(values), device=values.device)
-    views = []
-    for tap in range(taps):
-        shift = (tap - taps // 2) * dilation
-        inside = (place + shift >= 0) & (place + shift < count)
-        shifted = values.index_select(0, (here + shift).where(inside, here))
-        views.append(shifted * inside.unsqueeze(1))
+    views = [
+        values.index_select(0, place) * inside
+        for place, inside in neighbours(lengths, taps, dilation)
+    ]
     return torch.cat(views, dim=1)
 
 

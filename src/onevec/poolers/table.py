@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from onevec.poolers.attention import Attention, AttentiveStatistics, GatedAttention
 from onevec.poolers.base import Pooler
 from onevec.poolers.codebook import VLAD, Bag, Fisher
 from onevec.poolers.covariance import Correlation, Covariance
+from onevec.poolers.graph import TokenGraph
 from onevec.poolers.order import (
     DCT,
     Bigrams,
@@ -13,7 +15,11 @@ from onevec.poolers.order import (
     Last,
     SegmentMeans,
 )
+from onevec.poolers.queries import LatentAttention, MultiheadAttention, QueryAttention
 from onevec.poolers.random_features import KernelMean, RandomConvolutions, RandomProjection
+from onevec.poolers.residual import Residual
+from onevec.poolers.sequence import Convolution, Recurrent
+from onevec.poolers.sets import DeepSets, LayerMix, PowerMean
 from onevec.poolers.statistics import (
     PNA,
     Max,
@@ -25,6 +31,7 @@ from onevec.poolers.statistics import (
     Statistics,
     Std,
 )
+from onevec.poolers.trained import NetVLAD, TrainedSlicedWasserstein, TrainedTransport
 from onevec.poolers.transport import OptimalTransport, SlicedWasserstein
 from onevec.poolers.weighting import IDF, SIF, CodewordIDF, CodewordSIF, PositionWeighted
 
@@ -59,4 +66,20 @@ POOLERS: dict[str, type[Pooler]] = {
     "lagged_covariance": LaggedCovariance,
     "bigrams": Bigrams,
     "random_convolutions": RandomConvolutions,
+    "attention": Attention,
+    "gated_attention": GatedAttention,
+    "attentive_statistics": AttentiveStatistics,
+    "query_attention": QueryAttention,
+    "multihead_attention": MultiheadAttention,
+    "latent_attention": LatentAttention,
+    "deep_sets": DeepSets,
+    "power_mean": PowerMean,
+    "layer_mix": LayerMix,
+    "trained_transport": TrainedTransport,
+    "trained_sliced_wasserstein": TrainedSlicedWasserstein,
+    "netvlad": NetVLAD,
+    "token_graph": TokenGraph,
+    "recurrent": Recurrent,
+    "convolution": Convolution,
+    "residual": Residual,
 }

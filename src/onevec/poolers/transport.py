@@ -91,9 +91,13 @@ class OptimalTransport(Pooler):
 
     def _build(self, dim: int) -> int:
         self.register_buffer("centre", torch.zeros(dim))
-        self.register_buffer("book", torch.zeros(self.references, dim))
         self.register_buffer("scale", torch.ones(()))
+        self._hold("book", torch.zeros(self.references, dim))
         return self.references * dim
+
+    def _hold(self, name: str, values: Tensor) -> None:
+        """Keep what the trained kin of this pooler has as a parameter."""
+        self.register_buffer(name, values)
 
     def _learn(self, sample: Ragged, random_state: int) -> None:
         tokens = sample_tokens(sample, random_state)
@@ -104,8 +108,11 @@ class OptimalTransport(Pooler):
         self.scale.copy_(quantisation_scale(tokens - centre, book))
 
     def _pool(self, tokens: Ragged) -> Tensor:
+        return self._transport(tokens, self.book)
+
+    def _transport(self, tokens: Ragged, book: Tensor) -> Float[Tensor, "seqs dim_out"]:
         centred = tokens.values - self.centre
-        score = -squared_distances(centred, self.book) / (self.scale * self.epsilon)
+        score = -squared_distances(centred, book) / (self.scale * self.epsilon)
         plan = sinkhorn_plan(score, tokens.lengths, self.iterations)
         return segment_outer(plan, centred, tokens.lengths).flatten(1) * self.references**0.5
 
@@ -149,9 +156,13 @@ class SlicedWasserstein(Pooler):
         self.slices, self.points = int(slices), int(points)
 
     def _build(self, dim: int) -> int:
-        self.register_buffer("directions", torch.zeros(dim, self.slices))
-        self.register_buffer("reference", torch.zeros(self.points, self.slices))
+        self._hold("directions", torch.zeros(dim, self.slices))
+        self._hold("reference", torch.zeros(self.points, self.slices))
         return self.points * self.slices
+
+    def _hold(self, name: str, values: Tensor) -> None:
+        """Keep what the trained kin of this pooler has as parameters."""
+        self.register_buffer(name, values)
 
     def _learn(self, sample: Ragged, random_state: int) -> None:
         draw = torch.randn(sample.dim, self.slices, generator=generator(random_state))
@@ -162,7 +173,11 @@ class SlicedWasserstein(Pooler):
         self.reference.copy_(sliced_quantiles(tokens, count, directions, self.points)[0])
 
     def _pool(self, tokens: Ragged) -> Tensor:
-        lengths = tokens.lengths
-        found = sliced_quantiles(tokens.values, lengths, self.directions, self.points)
-        present = (lengths > 0).view(-1, 1, 1)
-        return ((found - self.reference) * present).flatten(1) / self.dim_out**0.5
+        return self._slice(tokens, self.directions, self.reference)
+
+    def _slice(
+        self, tokens: Ragged, directions: Tensor, reference: Tensor
+    ) -> Float[Tensor, "seqs dim_out"]:
+        found = sliced_quantiles(tokens.values, tokens.lengths, directions, self.points)
+        present = (tokens.lengths > 0).view(-1, 1, 1)
+        return ((found - reference) * present).flatten(1) / self.dim_out**0.5

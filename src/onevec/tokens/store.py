@@ -179,9 +179,23 @@ class TokenStore:
                 parts.append(self._shard(number).batch.column(name))
         return pa.concat_arrays(parts)
 
+    @property
+    def current_layer(self) -> int:
+        """The stored layer that is read."""
+        return self._layer
+
     def layer(self, layer: int) -> TokenStore:
         """Return the same store read at another stored layer."""
         return TokenStore(self.path, layer)
+
+    def stacked(self) -> TokenStore:
+        """Return the same store with every stored layer beside the values.
+
+        What is read carries the field ``layers``, (tokens, layers, dim), the layer that the
+        values are of last.
+        """
+        others = [self.layer(layer) for layer in self.layers if layer != self._layer]
+        return _Stacked(self.path, self._layer, others)
 
     def verify(self) -> None:
         """Recompute every checksum.
@@ -253,3 +267,24 @@ class TokenStore:
             f"TokenStore({str(self.path)!r}: {len(self)} sequences, {self.info['tokens']} tokens, "
             f"dim {self.dim}, {self.info['dtype']}, from {name}, layer {self._layer})"
         )
+
+
+class _Stacked(TokenStore):
+    """A store whose reads carry the other layers too; see `TokenStore.stacked`."""
+
+    def __init__(self, path: Path, layer: int, others: list[TokenStore]):
+        super().__init__(path, layer)
+        self._others = others
+
+    def _gather(self, rows: np.ndarray) -> Ragged:
+        found = super()._gather(rows)
+        layers = [*(other._gather(rows).values for other in self._others), found.values]
+        return Ragged(
+            found.values, found.lengths, {**found.fields, "layers": torch.stack(layers, dim=1)}
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "others": self._others}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], state["layer"], state["others"])

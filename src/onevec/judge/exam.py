@@ -1,0 +1,100 @@
+"""The exam: what the vector of one half of a held-out sequence must know of its other half."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onevec.judge.unlabelled import (
+    Evidence,
+    cluster_panel,
+    gather_evidence,
+    without_length,
+)
+from onevec.recipe import Blocks, Candidate, Features, Prepared, Reduction, read
+from onevec.tokens.batches import Tokens
+from onevec.views import halves
+
+_TARGET_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Held-out sequences of two or more tokens, and the questions about their halves.
+
+    The questions come from the blocks that are given first and stay the same afterwards, so that
+    whatever is judged later is asked the same.
+
+    Attributes
+    ----------
+    rows : ndarray
+        The held-out sequences.
+    held : ndarray
+        Their places among the prepared rows.
+    lengths : ndarray
+        Their lengths.
+    halves : tuple of dict
+        Block features of the first and of the second halves.
+    questions : tuple of (targets, panel)
+        About the second halves (for vectors of the first), and about the first.
+    """
+
+    tokens: Tokens
+    rows: np.ndarray
+    held: np.ndarray
+    lengths: np.ndarray
+    halves: tuple[Features, Features]
+    questions: tuple[tuple[Features, Sequence[np.ndarray]], ...]
+    random_state: int
+
+    @classmethod
+    def set(
+        cls, tokens: Tokens, prepared: Prepared, random_state: int, cache: dict[Any, Any]
+    ) -> Exam:
+        """Ask about every block; ``cache`` keeps reductions, see `Reduction.fit`."""
+        held = prepared.held_out_rows(tokens)
+        rows = prepared.rows[held]
+        lengths = tokens.lengths.cpu().numpy()[rows]
+        both = half_features(tokens, rows, prepared.blocks)
+        questions = []
+        for hidden in reversed(both):
+            targets = _targets(prepared.fitted, hidden, lengths, cache)
+            questions.append((targets, cluster_panel(targets, random_state)))
+        return cls(tokens, rows, held, lengths, both, tuple(questions), random_state)
+
+    def evidence(self, reduction: Reduction, halves: tuple[Features, Features]) -> Evidence:
+        """Score a reduction of the halves' block features."""
+        return Evidence.mean(
+            [
+                gather_evidence(reduction.transform(seen), targets, panel, self.random_state)
+                for seen, (targets, panel) in zip(halves, self.questions, strict=True)
+            ]
+        )
+
+
+def half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Features, Features]:
+    """Pool the first and the second half of each sequence by every block."""
+    names = list(blocks.poolers)
+    parts: tuple[list[Features], list[Features]] = ([], [])
+    for batch in read(tokens, rows):
+        for half, part in zip(halves(batch), parts, strict=True):
+            part.append(blocks(half, names))
+    first, second = (
+        {name: np.concatenate([piece[name] for piece in part]) for name in names} for part in parts
+    )
+    return first, second
+
+
+def _targets(
+    known: Features, hidden: Features, lengths: np.ndarray, cache: dict[Any, Any]
+) -> Features:
+    """Whitened leading directions of every block of the hidden halves, less what length says."""
+    out = {}
+    for name in known:
+        whole = Candidate((name,), 0.0, 1.0)
+        target = Reduction(whole).fit(known, _TARGET_WIDTH, cache).transform(hidden)
+        out[name] = without_length(target, lengths)
+    return out

@@ -1,0 +1,221 @@
+"""The one training loop: poolers learn to aggregate frozen token vectors, without labels.
+
+Read `train` from top to bottom. Every step draws its sequences and views from seed and step
+alone, so a run that was killed goes on exactly. A step pools piece by piece, takes the loss of
+the whole batch on the vectors, and hands the gradient back piece by piece (Gao, Zhang, Han and
+Callan 2021, "Scaling deep contrastive learning batch size under memory limited setup"): a batch
+may be larger than memory would allow, and several processes (`torchrun`) share the pooling while
+the loss stays that of the whole batch. What is kept is the state with the best score on held-out
+sequences, which may be the start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from onevec.errors import InputError
+from onevec.judge.exam import Exam, half_features
+from onevec.judge.monitor import Monitor
+from onevec.objectives import Objective
+from onevec.recipe import Candidate, Prepared, Reduction
+from onevec.tokens.batches import Tokens
+from onevec.train.head import Head, World, gradients
+from onevec.train.offer import Offer, draw_rows, training_rows
+from onevec.train.settings import STEPS, Trained, Training
+from onevec.train.state import Run
+from onevec.views import VIEWS, Reencoded, Views, fixed_size
+
+_REFIT = 2_000  # sequences that the reduction is fitted to for a held-out score
+
+
+def train(
+    tokens: Tokens,
+    prepared: Prepared,
+    candidate: Candidate,
+    objective: Objective,
+    training: Training,
+    *,
+    dim: int,
+    effort: str,
+    random_state: int,
+    teachers: tuple[Tokens, ...] = (),
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Trained:
+    """Train the learned poolers of ``prepared.blocks`` in place.
+
+    Parameters
+    ----------
+    tokens : Ragged or TokenStore
+        The sequences; those that ``prepared`` holds out are never trained on.
+    prepared : Prepared
+        Fitted blocks and their features at the start; the features are not renewed.
+    candidate : Candidate
+        The blocks that make the vector.
+    objective : Objective
+        What is minimised, on vectors of ``dim`` dimensions.
+    training : Training
+        The settings.
+    teachers : tuple of Tokens
+        The same sequences by other layers or encoders, for distillation.
+    on_step : callable, optional
+        Called as ``on_step(step, steps, loss)``.
+
+    Raises
+    ------
+    InputError
+        If too few sequences are long enough, or views and objective do not fit.
+    """
+    began = time.perf_counter()
+    steps = training.steps or STEPS[effort]
+    every = max(1, steps // training.evaluations)
+    rows = training_rows(tokens, prepared)
+    views = _views(training, objective, tokens)
+    short = int((~views.usable(tokens.lengths.numpy()[rows], rows)).sum())
+    if len(rows) - short < 2:
+        raise InputError(
+            f"{len(rows) - short} of {len(rows)} sequences are long enough for two views: pass a "
+            "smaller view_size, other views, or a closed-form pooler"
+        )
+    with World(training.device) as world, prepared.blocks.on(world.device):
+        head = Head(prepared, candidate, dim).to(world.device)
+        exam = Exam.set(tokens, prepared.closed(), random_state, {})
+        monitor = Monitor(tokens, exam.rows, views.size, random_state)
+        offer = Offer(
+            tokens, prepared, views, objective, teachers=teachers, random_state=random_state
+        )
+        objective.fit(
+            offer.sample, head.dim, statistics=offer.statistics_width, random_state=random_state
+        )
+        objective.to(world.device).train()
+        optimizer = torch.optim.AdamW(_groups(head, objective, training.weight_decay))
+        run = Run(head, objective, optimizer, Trained(left_out=short))
+        identity = _identity(tokens, prepared, objective, training, [steps, dim, random_state])
+        first = run.resume(training.checkpoint, identity)
+        terms: dict[str, float] = {}
+        step = first
+        for step in range(first, steps + 1):
+            if (step % every == 0 or step == steps) and not (first and step == first):
+                run.note(step, _score(exam, prepared, candidate, dim), terms, monitor.look(head))
+                run.told.stopped = Monitor.alarm(run.told.history) or (
+                    run.impatient(training.patience) or _out_of_time(began, training)
+                )
+                if world.rank == 0:
+                    run.save(training.checkpoint, identity, step)
+            if step == steps or world.any(bool(run.told.stopped)):
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = training.learning_rate * _schedule(step, steps)
+            picked = draw_rows(rows, training.batch, step, random_state)
+            pair, context = offer.batch(picked, step, world.device)
+            if len(context.groups) < 2:  # too few of them are long enough
+                continue
+            optimizer.zero_grad()
+            terms = gradients(
+                head,
+                objective,
+                pair,
+                context,
+                piece_tokens=training.piece_tokens,
+                precision=training.precision,
+                world=world,
+            )
+            if not math.isfinite(terms["total"]):
+                run.told.stopped = f"the loss is {terms['total']} at step {step}"
+                break
+            nn.utils.clip_grad_norm_([*head.parameters(), *objective.parameters()], 1.0)
+            optimizer.step()
+            if on_step:
+                on_step(step + 1, steps, terms["total"])
+        run.conclude(step, time.perf_counter() - began)
+        world.wait()
+        if training.checkpoint is not None and world.rank == 0:
+            Path(training.checkpoint).unlink(missing_ok=True)
+    return run.told
+
+
+def _views(training: Training, objective: Objective, tokens: Tokens) -> Views:
+    """Make the views of the settings, and check that they suit the objective."""
+    given = training.views
+    if not isinstance(given, Views):
+        name = given if given != "auto" else "prefixes" if objective.future else "spans"
+        size = training.view_size or fixed_size(tokens.lengths.numpy(), training.gap)
+        given = VIEWS[name](size, training.gap)
+    if objective.ordered and not given.ordered:
+        raise InputError(
+            f"the objective asks which tokens come later, and views {type(given).__name__} have "
+            f"no order: choose from {', '.join(n for n, v in VIEWS.items() if v.ordered)}"
+        )
+    if objective.future and not training.causal and not isinstance(given, Reencoded):
+        warnings.warn(
+            "predicting tokens that follow is trivial if they were seen already, as in a "
+            'bidirectional encoder: pass training={"causal": True} if yours is causal, else '
+            "choose another objective",
+            UserWarning,
+            stacklevel=4,
+        )
+    return given
+
+
+def _groups(head: Head, objective: Objective, decay: float) -> list[dict[str, Any]]:
+    """Weight decay for the matrices alone."""
+    found = [p for part in (head, objective) for p in part.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in found if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in found if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _schedule(step: int, steps: int) -> float:
+    """A tenth of the steps warms up, then a cosine falls to 0."""
+    warm = (step + 1) / max(1.0, steps / 10)
+    return min(warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _score(exam: Exam, prepared: Prepared, candidate: Candidate, dim: int) -> float:
+    """Held-out score of the blocks as they are now, reduced as the final vector is."""
+    blocks = prepared.blocks.only(candidate.blocks)
+    known = blocks.of(exam.tokens, prepared.rows[: len(prepared.rows) - prepared.held_out][:_REFIT])
+    reduction = Reduction(candidate).fit(known, dim)
+    evidence = exam.evidence(reduction, half_features(exam.tokens, exam.rows, blocks))
+    return float(evidence.predictability.mean() + evidence.pseudo_labels.mean())
+
+
+def _out_of_time(began: float, training: Training) -> str:
+    spent = time.perf_counter() - began
+    late = training.max_seconds is not None and spent > training.max_seconds
+    return f"{spent:.0f} seconds had passed" if late else ""
+
+
+def _identity(
+    tokens: Tokens,
+    prepared: Prepared,
+    objective: Objective,
+    training: Training,
+    numbers: list[int],
+) -> str:
+    """What a checkpoint must share with the run that goes on from it."""
+    apart = ("views", "teachers", "checkpoint", "progress", "max_seconds")
+    settings = {k: v for k, v in vars(training).items() if k not in apart}
+    views = training.views if isinstance(training.views, str) else type(training.views).__name__
+    poolers = {
+        name: [type(pooler).__name__, pooler.options]
+        for name, pooler in prepared.blocks.poolers.items()
+    }
+    text = json.dumps(
+        [
+            [len(tokens), int(tokens.lengths.sum()), getattr(tokens, "fingerprint", None)],
+            [poolers, type(objective).__name__, objective.options, settings, views, numbers],
+        ],
+        default=str,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()

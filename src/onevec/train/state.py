@@ -1,0 +1,141 @@
+"""The state of a run: what it has told, its best, and the file from which it goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onevec.errors import StoreError
+from onevec.files import appears_whole
+from onevec.objectives import Objective
+from onevec.train.head import Head
+from onevec.train.settings import Trained
+
+
+class Run:
+    """A run between its steps.
+
+    Attributes
+    ----------
+    told : Trained
+        What is said of it.
+    best : dict of str to Tensor
+        State of the poolers at the best score so far.
+    """
+
+    def __init__(
+        self, head: Head, objective: Objective, optimizer: torch.optim.Optimizer, told: Trained
+    ):
+        self.head, self.objective, self.optimizer, self.told = head, objective, optimizer, told
+        self.best = self._poolers()
+
+    def _poolers(self) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in self.head.poolers.state_dict().items()}
+
+    def note(
+        self, step: int, score: float, terms: dict[str, float], seen: dict[str, float]
+    ) -> None:
+        """Write an evaluation down, and keep the state if none before scored higher."""
+        told = self.told
+        told.history.append({"step": step, "score": score, **seen, "terms": terms})
+        if len(told.history) == 1:
+            told.start_score = told.score = score
+        elif score > told.score:
+            told.score, told.best_step, self.best = score, step, self._poolers()
+
+    def impatient(self, patience: int) -> str:
+        """Say so when the score has not risen for ``patience`` evaluations."""
+        since = sum(entry["step"] > self.told.best_step for entry in self.told.history)
+        return f"{since} evaluations in a row brought no better score" if since >= patience else ""
+
+    def conclude(self, steps: int, seconds: float) -> None:
+        """Put the poolers back to their best state, and say what was done in one sentence."""
+        self.head.poolers.load_state_dict(self.best)
+        told = self.told
+        told.steps, told.seconds = steps, round(seconds, 1)
+        stopped = f"; stopped because {told.stopped}" if told.stopped else ""
+        if told.best_step:
+            told.sentence = (
+                f"Training raised the held-out score from {told.start_score:.3f} to "
+                f"{told.score:.3f} (step {told.best_step} of {steps}{stopped})."
+            )
+        else:
+            told.sentence = (
+                f"Training did not help: no state scored above the start, which is kept "
+                f"({told.start_score:.3f}, {steps} steps{stopped})."
+            )
+        if told.left_out:
+            told.sentence += f" {told.left_out} sequences were too short for two views."
+
+    # --- the file ---
+
+    def save(self, path: str | Path | None, identity: str, step: int) -> None:
+        """Write everything that the next step depends on; the file appears whole."""
+        if path is None:
+            return
+        from safetensors.torch import save_file
+
+        tensors = self._named()
+        about = {"identity": identity, "step": step, "told": asdict(self.told)}
+        with appears_whole(Path(path)) as part:
+            save_file(tensors, part, metadata={"onevec": json.dumps(about)})
+
+    def resume(self, path: str | Path | None, identity: str) -> int:
+        """Take the state of a file over, if there is one; return the step to go on with."""
+        if path is None or not Path(path).exists():
+            return 0
+        from safetensors import safe_open
+
+        try:
+            with safe_open(str(path), "pt") as file:
+                about = json.loads(file.metadata()["onevec"])
+                held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except Exception as error:  # whatever a damaged file does to its reader
+            raise StoreError(
+                f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}): delete "
+                "it to start anew"
+            ) from error
+        if about["identity"] != identity:
+            raise StoreError(
+                f"the checkpoint {path} is of a run with other data or settings: delete it, or "
+                "name another file"
+            )
+        self._adopt(held)
+        self.told.__dict__.update(about["told"])
+        return about["step"]
+
+    def _named(self) -> dict[str, Tensor]:
+        parts = {
+            "head": self.head.state_dict(),
+            "objective": self.objective.state_dict(),
+            "best": self.best,
+        }
+        for place, entry in self.optimizer.state_dict()["state"].items():
+            parts[f"optimizer.{place}"] = entry
+        return {
+            f"{part}/{name}": torch.as_tensor(value).detach().cpu().clone().contiguous()
+            for part, entries in parts.items()
+            for name, value in entries.items()
+        }
+
+    def _adopt(self, held: dict[str, Tensor]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in held.items():
+            part, name = key.split("/", 1)
+            parts.setdefault(part, {})[name] = value
+        self.head.load_state_dict(parts["head"])
+        self.objective.load_state_dict(parts.get("objective", {}))
+        self.best = {
+            name: value.to(self.best[name].device) for name, value in parts["best"].items()
+        }
+        whole = self.optimizer.state_dict()
+        whole["state"] = {
+            int(part.split(".")[1]): entries
+            for part, entries in parts.items()
+            if part.startswith("optimizer.")
+        }
+        self.optimizer.load_state_dict(whole)
