@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.judge.verdict import Verdict, judge
-from onevec.poolers import POOLERS, Concat, make_pooler
+from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
+from onevec.ragged import Ragged
 from onevec.recipe import (
     EFFORTS,
     KEEP_MEAN,
@@ -119,7 +120,7 @@ class OneVec(TransformerMixin, BaseEstimator):
         tokens = as_tokens(X)
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
-        tokens = self._layered(tokens, names)
+        tokens = _with_layers(tokens, [POOLERS[name]() for name in names])
         # Training is scored by the closed-form blocks, whatever is trained.
         rich = specs_of(candidates(self.effort)) if self.pooler == "auto" or learned else {}
         specs = {"mean": ("mean", {})} | rich | {name: (name, {}) for name in names}
@@ -158,7 +159,7 @@ class OneVec(TransformerMixin, BaseEstimator):
             If a store was made by another encoder (``check_encoder=False`` overrides).
         """
         check_is_fitted(self, "reduction_")
-        tokens = self._layered(self._matching(X), list(self.blocks_.poolers))
+        tokens = _with_layers(self._matching(X), self.blocks_.poolers.values())
         parts = [
             self.reduction_.transform(self.blocks_.of(tokens, rows))
             for rows in np.array_split(np.arange(len(tokens)), max(1, len(tokens) // 4_096))
@@ -209,19 +210,6 @@ class OneVec(TransformerMixin, BaseEstimator):
                 f"to learn: leave the objective out, or choose from {known}"
             )
         return names, learned
-
-    def _layered(self, tokens: Tokens, names: list[str]) -> Tokens:
-        """Read every stored layer where a pooler mixes them."""
-        if not any("layers" in POOLERS[name].needs for name in names):
-            return tokens
-        if isinstance(tokens, TokenStore) and len(tokens.layers) > 1:
-            return tokens.stacked()
-        if isinstance(tokens, TokenStore):
-            raise InputError(
-                f"{tokens.path} holds one layer, and {' and '.join(names)} mixes several: encode "
-                "again with layer=[...]"
-            )
-        return tokens  # a Ragged may carry the field itself; the pooler says if it does not
 
     def _train(self, tokens: Tokens, found: Prepared, names: list[str]) -> Trained:
         from onevec.objectives import make_objective
@@ -356,6 +344,19 @@ def load(path: str | Path) -> OneVec:
             "copied; copy or fit it again"
         ) from error
     return model
+
+
+def _with_layers(tokens: Tokens, poolers: Iterable[Pooler]) -> Tokens:
+    """Read every stored layer where a pooler mixes them."""
+    # A Ragged may carry the field itself; the pooler says if it does not.
+    if isinstance(tokens, Ragged) or not any("layers" in pooler.needs for pooler in poolers):
+        return tokens
+    if len(tokens.layers) == 1:
+        raise InputError(
+            f"{tokens.path} holds one layer, and the pooler mixes several: encode again with "
+            "layer=[...]"
+        )
+    return tokens.stacked()
 
 
 def _plain(value: Any) -> Any:

@@ -55,8 +55,8 @@ def test_vicreg_is_algorithm_1_of_the_paper():
     std = [np.sqrt(z.var(0, ddof=1) + 1e-4) for z in (a / 9, b / 9)]
     variance = sum(np.mean(np.maximum(0, 1 - s)) for s in std)
     covariance = 0.0
-    for z in (a / 9, b / 9):
-        z = z - z.mean(0)
+    for view in (a / 9, b / 9):
+        z = view - view.mean(0)
         matrix = sum(np.outer(row, row) for row in z) / (len(z) - 1)
         covariance += sum(matrix[i, j] ** 2 for i in range(5) for j in range(5) if i != j) / 5
     invariance = np.mean((a / 9 - b / 9) ** 2)

@@ -99,13 +99,13 @@ def similarity_divergence(teacher: Rows, student: Rows, groups: Groups) -> Float
     Rows of the same group are left out of the softmax, rows without any other of the mean.
     """
 
-    def block(rows: slice) -> Tensor:
+    def block(rows: slice, student: Tensor) -> Tensor:
         same = groups[rows].unsqueeze(1) == groups
         wanted = (teacher[rows] @ teacher.T).masked_fill(same, MASKED).log_softmax(1)
         found = (student[rows] @ student.T).masked_fill(same, MASKED).log_softmax(1)
         return (wanted.exp() * (wanted - found)).sum(1)
 
-    divergence = over_blocks(block, len(student), 2 * len(student))
+    divergence = over_blocks(block, (student,), 2 * len(student))
     return mean_where(divergence, shared_by(groups) < len(groups))
 
 

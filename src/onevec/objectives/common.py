@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from onevec.errors import InputError
 
@@ -66,32 +66,67 @@ def mean_over_pairs(
     return torch.stack(found).mean(0)
 
 
+class _Blocks(torch.autograd.Function):
+    """Rows in blocks, of which nothing is kept: the backward pass makes each block again.
+
+    A checkpoint per block would do the same, but its many small allocations, which stay, keep
+    the allocator from using the large ones between them again: on a CPU the memory of a process
+    would still grow with the square of the batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Any, blocks: list[slice], *tensors: Tensor) -> Tensor:
+        ctx.function, ctx.blocks = function, blocks
+        ctx.save_for_backward(*tensors)
+        found = tensors[0].new_empty(len(tensors[0]))
+        for block in blocks:
+            found[block] = function(block, *tensors)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[2:]
+        pairs = zip(ctx.saved_tensors, wanted, strict=True)
+        tensors = [tensor.detach().requires_grad_(need) for tensor, need in pairs]
+        leaves = [tensor for tensor in tensors if tensor.requires_grad]
+        sums = [torch.zeros_like(leaf) for leaf in leaves]
+        for block in ctx.blocks:
+            with torch.enable_grad(), torch.autocast(slope.device.type, enabled=False):
+                found = ctx.function(block, *tensors)
+            parts = torch.autograd.grad(found, leaves, slope[block], materialize_grads=True)
+            for total, part in zip(sums, parts, strict=True):
+                total.add_(part)
+        given = iter(sums)
+        return None, None, *(next(given) if need else None for need in wanted)
+
+
 def over_blocks(
-    function: Callable[[slice], Float[Tensor, " block"]], rows: int, cost: int
+    function: Callable[..., Float[Tensor, " block"]], tensors: tuple[Tensor, ...], cost: int
 ) -> Float[Tensor, " rows"]:
-    """Apply ``function`` to blocks of rows, so that memory does not grow with their number.
+    """Apply ``function`` to blocks of rows, so that memory does not grow with their square.
 
     Parameters
     ----------
     function : callable
-        From a slice of the rows to one number per row.
+        Takes a slice of the rows and then ``tensors``, returns one number for each row of the
+        slice. A gradient flows to ``tensors`` only.
+    tensors : tuple of Tensor, shapes (rows, ...)
+        What the result is differentiated by (once).
     cost : int
         Numbers that a row needs in memory; a block holds about `BLOCK_ENTRIES`.
 
     Notes
     -----
-    With several blocks only the results are kept: what led to them is made again in the backward
-    pass (Chen, Xu, Zhang and Guestrin 2016, "Training deep nets with sublinear memory cost").
+    With several blocks what leads to the results is made again in the backward pass (Chen, Xu,
+    Zhang and Guestrin 2016, "Training deep nets with sublinear memory cost").
     """
-    size = max(1, BLOCK_ENTRIES // max(1, cost))
+    rows, size = len(tensors[0]), max(1, BLOCK_ENTRIES // max(1, cost))
+    if rows <= size:
+        return function(slice(0, rows), *tensors)
     blocks = [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
-    if len(blocks) == 1 or not torch.is_grad_enabled():
-        return torch.cat([function(block) for block in blocks])
-    parts: list[Any] = [
-        checkpoint(function, block, use_reentrant=False, preserve_rng_state=False)
-        for block in blocks
-    ]
-    return torch.cat(parts)
+    found: Any = _Blocks.apply(function, blocks, *tensors)
+    return found
 
 
 def length_buckets(lengths: Groups) -> Groups:
@@ -137,7 +172,7 @@ def contrast(
     """
     lots = torch.zeros_like(groups) if buckets is None else buckets
 
-    def block(rows: slice) -> Tensor:
+    def block(rows: slice, anchors: Tensor, others: Tensor) -> Tensor:
         logits = anchors[rows] @ others.T
         shown = groups[rows].unsqueeze(1) != groups
         if buckets is not None:
@@ -148,4 +183,4 @@ def contrast(
         return total - logits.gather(1, target).squeeze(1)
 
     usable = shared_by(lots) > shared_by(lots, groups)
-    return mean_where(over_blocks(block, len(anchors), len(others)), usable)
+    return mean_where(over_blocks(block, (anchors, others), len(others)), usable)

@@ -151,12 +151,12 @@ def shorten(vectors: Rows, radius: float) -> Rows:
 def spectral(first: Rows, second: Rows, groups: Groups) -> Float[Tensor, ""]:
     """``-2 mean_i a_i·b_i + mean_{i,j negative} (a_i·b_j)²``, over rows that have a negative."""
 
-    def block(rows: slice) -> Tensor:
+    def block(rows: slice, first: Tensor, second: Tensor) -> Tensor:
         negative = groups[rows].unsqueeze(1) != groups
         return ((first[rows] @ second.T) ** 2 * negative).sum(1)
 
     negatives = len(groups) - shared_by(groups)
-    square = over_blocks(block, len(first), len(second)).sum() / negatives.sum().clamp(min=1)
+    square = over_blocks(block, (first, second), len(second)).sum() / negatives.sum().clamp(min=1)
     return square - 2 * mean_where((first * second).sum(1), negatives > 0)
 
 
@@ -201,15 +201,15 @@ def alignment(first: Rows, second: Rows, alpha: float) -> Float[Tensor, ""]:
 
 def uniformity(vectors: Rows, groups: Groups, sharpness: float) -> Float[Tensor, ""]:
     """``log mean_{i,j} exp(-t |z_i - z_j|²)`` over pairs of unlike groups; 0 if there is none."""
-    squares = (vectors**2).sum(1)
 
-    def block(rows: slice) -> Tensor:
+    def block(rows: slice, vectors: Tensor) -> Tensor:
+        squares = (vectors**2).sum(1)
         distance = squares[rows].unsqueeze(1) + squares - 2 * vectors[rows] @ vectors.T
         apart = groups[rows].unsqueeze(1) != groups
         return ((-sharpness * distance.clamp(min=0)).exp() * apart).sum(1)
 
     pairs = (len(groups) - shared_by(groups)).sum()
-    total = over_blocks(block, len(vectors), len(vectors)).sum()
+    total = over_blocks(block, (vectors,), len(vectors)).sum()
     return torch.where(pairs > 0, total / pairs.clamp(min=1), 1.0 + total).log()
 
 

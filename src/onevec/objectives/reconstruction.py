@@ -104,19 +104,18 @@ class _SetDecoder(Objective):
         if not len(present):
             return vectors[:0].sum()
         places, mask = rectangle(picked, lengths[present])
-        vectors = vectors[present]
+        decoded = self.decode(vectors[present]).unflatten(1, (self.points, self.token_dim))
 
-        def block(rows: slice) -> Tensor:
-            points = self.decode(vectors[rows]).unflatten(1, (self.points, self.token_dim))
+        def block(rows: slice, decoded: Tensor) -> Tensor:
             wanted = self.scale(tokens.values[places[rows]])
-            cost = squared_distances(points, wanted)
+            cost = squared_distances(decoded[rows], wanted)
             if self.distance == "chamfer":
                 return chamfer(cost, mask[rows])
             return sinkhorn_distance(cost, mask[rows], self.epsilon)
 
         width = self.points + mask.shape[1]
         cost = width * self.token_dim + self.points * mask.shape[1]
-        return over_blocks(block, len(vectors), cost).mean()
+        return over_blocks(block, (decoded,), cost).mean()
 
 
 class Autoencoder(_SetDecoder):

@@ -105,6 +105,7 @@ class Pooler(nn.Module, ABC):
                 f"{type(self).__name__} was given a sample without a single token: "
                 "fit on at least one sequence that is not empty"
             )
+        random_state = int(random_state)  # torch takes no NumPy number as a seed
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(random_state)
             self.build(sample.dim)
