@@ -131,6 +131,30 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_poolers_that_learn(room, tmp_path):
+    folder, _ = room
+    code, out, error = run(
+        "fit", folder / "store", "--out", tmp_path / "m", "--dim", 8, "--pooler", "attention|std",
+        "--objective", "vicreg=0.5,info_nce", "--steps", 3, "--checkpoint", tmp_path / "state",
+    )  # fmt: skip
+    assert code == 0, error
+    assert "Training " in out
+    assert not (tmp_path / "state").exists()
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    assert config["training"]["steps"] == 3
+    assert "vicreg.variance" in config["training"]["history"][-1]["terms"]
+    for words, say in (
+        (("--objective", "info_nce"), "has nothing to learn"),
+        (("--pooler", "attention", "--objective", "vicreg=much"), "the weight 'much'"),
+        (("--pooler", "attention", "--steps", 0), "steps=0"),
+    ):
+        pooler = () if "--pooler" in words else ("--pooler", "mean|std")
+        code, _, error = run("fit", folder / "store", "--out", tmp_path / "n", *pooler, *words)
+        assert code == 2
+        assert say in error
+        assert not (tmp_path / "n").exists()
+
+
 def test_rows_without_a_label_are_left_out(room, tmp_path):
     folder, _ = room
     lines = (folder / "rna.csv").read_text().splitlines()

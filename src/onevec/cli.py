@@ -157,7 +157,18 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder of the model to write.")],
     dim: Annotated[int, typer.Option(help="Dimensions of the vector.")] = 64,
     effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "quick",
-    pooler: Annotated[str, typer.Option(help="auto, or such as 'mean|std|vlad'.")] = "auto",
+    pooler: Annotated[
+        str, typer.Option(help="auto, or such as 'mean|std|vlad' or 'attention', which learns.")
+    ] = "auto",
+    objective: Annotated[
+        str, typer.Option(help="What poolers learn for: 'info_nce', or 'vicreg=0.5,info_nce=1'.")
+    ] = "auto",
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; default by effort: 100, 400 or 1,500.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File from which a killed training goes on.")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -168,9 +179,16 @@ def fit(
     """
     from onevec.estimator import OneVec, is_model
     from onevec.files import check_target
+    from onevec.train.head import first_process
 
     check_target(out, overwrite, what="onevec model", ours=is_model)
-    model = OneVec(dim, effort=effort, pooler=pooler, random_state=seed).fit(store)
+    training = {"steps": steps, "checkpoint": checkpoint, "progress": True}
+    model = OneVec(
+        dim, effort=effort, pooler=pooler, objective=objective, training=training,
+        random_state=seed,
+    ).fit(store)  # fmt: skip
+    if not first_process():  # of `torchrun`: every process has the same model
+        return
     model.save(out, overwrite=overwrite)
     _print(
         {"model": str(out), "verdict": model.verdict_.as_dict()}, as_json, model.verdict_.sentence

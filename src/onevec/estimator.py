@@ -367,6 +367,8 @@ def _plain(value: Any) -> Any:
         return [_plain(entry) for entry in value]
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Path):
+        return str(value)
     return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
 
 

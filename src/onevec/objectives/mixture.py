@@ -118,7 +118,7 @@ def make_objective(spec: str | Mapping[str, Part]) -> Objective:
     ----------
     spec : str, or mapping of name to weight or (weight, options)
         A name of the table `OBJECTIVES` gives that objective with its defaults. A mapping, also
-        of one entry, gives a `Mixture`.
+        of one entry, gives a `Mixture`; so does text such as ``"vicreg=0.5,info_nce=1"``.
 
     Raises
     ------
@@ -126,4 +126,20 @@ def make_objective(spec: str | Mapping[str, Part]) -> Objective:
         If a name is not in the table, an option is not the objective's, or a weight is not
         finite and above 0.
     """
-    return _make(spec, {}) if isinstance(spec, str) else Mixture(spec)
+    if isinstance(spec, str):
+        return Mixture(_read_weights(spec)) if "=" in spec or "," in spec else _make(spec, {})
+    return Mixture(spec)
+
+
+def _read_weights(text: str) -> dict[str, float]:
+    """Read ``name=weight,name=weight``; a name alone weighs 1."""
+    found = {}
+    for part in text.split(","):
+        name, _, weight = (word.strip() for word in part.partition("="))
+        try:
+            found[name] = float(weight or 1)
+        except ValueError as error:
+            raise InputError(
+                f"objective {name!r} got the weight {weight!r}: write NAME=NUMBER,NAME=NUMBER"
+            ) from error
+    return found

@@ -97,6 +97,11 @@ class World:
             dist.barrier()
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes results."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def gradients(
     head: Head,
     objective: Objective,
