@@ -72,7 +72,9 @@ def main() -> None:
     if args.check:
         check.check(out, settings)
         return
-    everything, all_rows = list(methods.producers()), list(tasks.ROWS)
+    # Learned heads have a table of their own: learned.py.
+    everything = [n for n, each in methods.producers().items() if each.family != "learned"]
+    all_rows = list(tasks.ROWS)
     if args.quick:
         everything = [name for name in everything if name in QUICK_METHODS + QUICK_PEERS]
         all_rows = list(QUICK_ROWS)

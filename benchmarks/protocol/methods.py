@@ -19,7 +19,7 @@ from onevec.judge.verdict import judge
 from onevec.poolers import POOLERS
 from onevec.recipe import BLOCKS, Candidate, Reduction, candidates, prepare, read
 from onevec.tokens.batches import Tokens
-from protocol import bounds, peers
+from protocol import bounds, learned, peers
 from protocol.producer import DIM, Context, Producer, Result
 from protocol.tasks import TEXT
 
@@ -222,4 +222,5 @@ def producers() -> dict[str, Producer]:
     for name in peers.TEXT_PEERS:
         run = functools.partial(peers.run_on_text, name=name)
         listed.append(Producer(name, "text peer", run, _PEERS, rows=TEXT))
+    listed += learned.producers()
     return {producer.name: producer for producer in listed}

@@ -51,6 +51,25 @@ def collect(
     jobs: list[runner.Job], left_out: list[tuple[str, str, str]], settings: runner.Settings
 ) -> dict[str, Any]:
     """Put every kept result together."""
+    table, states, errors, waiting = gather(jobs)
+    return {
+        "goals": goals(table, whole=not (settings.quick or waiting or left_out)),
+        "state": state_of(settings, states),
+        "fits": {"done": len(jobs) - waiting, "waiting": waiting},
+        "encoders": _encoders(),
+        "left_out": [
+            {"row": row, "encoder": encoder, "why": why} for row, encoder, why in left_out
+        ],
+        "errors": errors,
+        "macro": _macro(table),
+        "tasks": [_task(table, task) for task in table.cells],
+    }
+
+
+def gather(
+    jobs: list[runner.Job],
+) -> tuple[Table, list[dict[str, Any]], list[dict[str, str]], int]:
+    """Read kept results: the table, the states they are of, errors, and how many are missing."""
     table, errors, waiting = Table(), [], 0
     states: list[dict[str, Any]] = []
     for job in jobs:
@@ -72,18 +91,7 @@ def collect(
         for place, row in enumerate(meta["rows"]):
             task = Task(job.row, job.unit, job.encoder, row["target"], row["kind"], row["counted"])
             table.add(task, row["method"], row["family"], row, arrays[f"r{place}"])
-    return {
-        "goals": goals(table, whole=not (settings.quick or waiting or left_out)),
-        "state": _state(settings, states),
-        "fits": {"done": len(jobs) - waiting, "waiting": waiting},
-        "encoders": _encoders(),
-        "left_out": [
-            {"row": row, "encoder": encoder, "why": why} for row, encoder, why in left_out
-        ],
-        "errors": errors,
-        "macro": _macro(table),
-        "tasks": [_task(table, task) for task in table.cells],
-    }
+    return table, states, errors, waiting
 
 
 def _task(table: Table, task: Task) -> dict[str, Any]:
@@ -174,7 +182,7 @@ def _encoders() -> dict[str, Any]:
     return found
 
 
-def _state(settings: runner.Settings, states: list[dict[str, Any]]) -> dict[str, Any]:
+def state_of(settings: runner.Settings, states: list[dict[str, Any]]) -> dict[str, Any]:
     """What the file was put together from; ``made_under`` lists every state a cell is of."""
     now = runner.state()
     return {

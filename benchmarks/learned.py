@@ -1,0 +1,118 @@
+"""Learned poolers x objectives against the closed-form recipe, on raw encoders.
+
+    python benchmarks/learned.py [--data DIR] [--jobs 2] [--only convolution]
+
+Trains without labels, on the tokens and with the probes of quality.py; results are kept in the
+same way, so a run that was stopped goes on. Writes benchmarks/results/learned.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import quality
+from protocol import learned, report, runner
+from protocol.encoders import RAW
+from protocol.goals import OURS, Table
+
+RECIPE = f"candidate: {learned.RECIPE.name}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder of the data sets (else $ONEVEC_DATA)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread")
+    parser.add_argument("--only", default="", help="methods whose name holds this text")
+    args = parser.parse_args()
+    data = args.data or os.environ.get("ONEVEC_DATA")
+    if not data:
+        raise SystemExit("no data: pass --data DIR or set ONEVEC_DATA")
+    settings = runner.Settings(Path(data))
+    rows = list(dict.fromkeys(unit.split("/")[0] for unit, _ in learned.COLUMNS))
+    names = [producer.name for producer in learned.producers()]
+    runner.fill_stores(rows, settings, args.jobs)
+    jobs, left_out = runner.plan(rows, ["plain", "candidates", OURS, *names], settings)
+    for row, encoder, why in left_out:
+        print(f"left out: {row} {encoder}: {why}", file=sys.stderr)
+    jobs = [job for job in jobs if (job.unit, job.encoder) in learned.COLUMNS]
+    missing = [job for job in jobs if not runner.settled(job) and args.only in job.producer]
+    print(f"{len(jobs)} fits, {len(missing)} to do", flush=True)
+    quality.work(missing, settings, args.jobs)
+    result = collect(jobs, settings)
+    out = report.RESULTS / "learned.json"
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    out.with_suffix(".md").write_text(markdown(result) + "\n")
+    print(markdown(result))
+
+
+def collect(jobs: list[runner.Job], settings: runner.Settings) -> dict[str, Any]:
+    """Every learned method: macro and per task, against the recipe, the default and the mean."""
+    table, states, errors, waiting = report.gather(jobs)
+    found = {}
+    for name in table.methods("learned"):
+        entry: dict[str, Any] = {
+            f"gain over {label}": table.macro(name, base, RAW)
+            for label, base in (("recipe", RECIPE), ("onevec", OURS), ("mean", "mean"))
+        }
+        entry["tasks"] = {
+            task.name: _cell(table, task, name) for task in table.tasks(RAW, name, RECIPE)
+        }
+        found[name.removeprefix("learned: ")] = entry
+    return {
+        "recipe": learned.RECIPE.name,
+        "fits": {"done": len(jobs) - waiting, "waiting": waiting},
+        "state": report.state_of(settings, states),
+        "errors": errors,
+        "methods": dict(sorted(found.items(), key=_by_gain)),
+    }
+
+
+def _cell(table: Table, task: Any, name: str) -> dict[str, Any]:
+    fits = table.cells[task][name].fits
+    gain, low, high = table.gain(task, name, RECIPE)
+    return {
+        "score": round(table.score(task, name), 2),
+        "gain": round(gain, 2),
+        "interval": [round(low, 2), round(high, 2)],
+        "best_step": fits[0]["note"]["best_step"],
+        "score_gain": round(fits[0]["note"]["score"] - fits[0]["note"]["start_score"], 4),
+        "seconds": round(float(np.mean([fit["seconds"] for fit in fits])), 1),
+    }
+
+
+def _by_gain(pair: tuple[str, dict[str, Any]]) -> float:
+    macro = pair[1]["gain over recipe"]
+    return -macro["value"] if macro else np.inf
+
+
+def markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "# Learned poolers and objectives",
+        "",
+        f"Made by `python benchmarks/learned.py`; do not edit. Against the closed-form recipe "
+        f"({result['recipe']}) at 64 dimensions; macro gain in points with its 95 % interval.",
+        "",
+        "| pooler and objective | over the recipe | over `OneVec()` | over the mean | tasks |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, entry in result["methods"].items():
+        cells = [
+            report.interval(entry[f"gain over {base}"]) for base in ("recipe", "onevec", "mean")
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} | {len(entry['tasks'])} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

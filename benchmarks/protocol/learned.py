@@ -1,0 +1,94 @@
+"""Learned poolers and objectives on frozen tokens, to be measured against the closed-form recipe.
+
+Three ways to stand: *alone*, *beside* the blocks of the recipe as one more block, and as a
+*residual* head on these blocks. All are trained by the defaults, without labels.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from onevec.objectives import OBJECTIVES, make_objective
+from onevec.poolers import POOLERS
+from onevec.recipe import BLOCKS, Candidate, Reduction, candidates, prepare, specs_of
+from onevec.train import Training, train
+from protocol.producer import DIM, Context, Producer, Result
+
+RECIPE = candidates("quick")[1]  # the closed-form recipe: what a learned part has to beat
+COLUMNS = (  # raw encoders of six kinds of sequences
+    ("ncrna13", "ncrna13"),
+    ("deeploc", "proteins"),
+    ("molecules/esol", "smiles"),
+    ("adfa", "adfa"),
+    ("chess", "chess"),
+    ("omniglot", "omniglot"),
+    ("fsdd/digit", "fsdd"),
+)
+BESIDE = ("query_attention", "convolution", "recurrent")
+TRIED = ("info_nce", "held_out_statistics")  # with every pooler
+CODE = (
+    *(f"src/onevec/{name}" for name in ("poolers", "project", "recipe.py", "judge", "train")),
+    *("src/onevec/objectives", "src/onevec/views.py", "benchmarks/protocol/learned.py"),
+)
+
+
+def fit(context: Context, seed: int, pooler: str, way: str, objective: str) -> Iterator[Result]:
+    """Train one pooler for one objective, and reduce it as the recipe does."""
+    began = time.process_time()
+    specs: dict[str, Any] = specs_of(candidates("quick"))
+    options = {"parts": [BLOCKS[name] for name in RECIPE.blocks]} if way == "residual" else {}
+    specs[pooler] = pooler, options
+    prepared = prepare(context.train, specs, "quick", seed)
+    blocks = (*RECIPE.blocks, pooler) if way == "beside" else (pooler,)
+    candidate = Candidate(blocks, RECIPE.block_power, RECIPE.power)
+    told = train(
+        context.train,
+        prepared,
+        candidate,
+        make_objective(objective),
+        Training(causal=True),  # whether it is, is not asked here: the table shows what comes of it
+        dim=DIM,
+        effort="quick",
+        random_state=seed,
+    )
+    prepared = prepared.renewed(context.train, [pooler])
+    reduction = Reduction(candidate).fit(prepared.features, DIM)
+    seconds = time.process_time() - began
+    used = prepared.blocks.only(blocks)
+    train_part, test_part = (
+        reduction.transform(used.of(part)) for part in (context.train, context.test)
+    )
+    note = {
+        "sentence": told.sentence,
+        "best_step": told.best_step,
+        "score": told.score,
+        "start_score": told.start_score,
+    }
+    yield Result(name_of(pooler, way, objective), train_part, test_part, seconds, note)
+
+
+def name_of(pooler: str, way: str, objective: str) -> str:
+    return f"learned: {pooler} {way}, {objective}"
+
+
+def producers() -> list[Producer]:
+    """Every objective with the residual head, every pooler with two objectives, some beside."""
+    tried = [("residual", "residual", objective) for objective in OBJECTIVES]
+    for pooler in POOLERS:
+        # Layers to mix are not in these stores.
+        if POOLERS[pooler]().learned and pooler not in ("residual", "layer_mix"):
+            tried += [(pooler, "alone", objective) for objective in TRIED]
+    tried += [(pooler, "beside", objective) for pooler in BESIDE for objective in TRIED]
+    return [
+        Producer(
+            name_of(pooler, way, objective),
+            "learned",
+            functools.partial(fit, pooler=pooler, way=way, objective=objective),
+            CODE,
+            rows=tuple({unit.split("/")[0] for unit, _ in COLUMNS}),
+        )
+        for pooler, way, objective in tried
+    ]
