@@ -186,11 +186,13 @@ def dimensions(context: Context, seed: int) -> Iterator[Result]:
             yield candidate_result(f"{name} at {dim}", plan, features, dim=dim, cost=cost)
 
 
+_BLOCKS = ("base", "codebook", "covariance", "fitting", "order", "statistics", "weighting")
 _CORE = (
-    *("src/onevec/poolers", "src/onevec/project", "src/onevec/recipe.py"),
-    "benchmarks/protocol/methods.py",
+    *(f"src/onevec/poolers/{name}.py" for name in _BLOCKS),
+    *("src/onevec/project", "src/onevec/recipe.py", "benchmarks/protocol/methods.py"),
 )
-_OURS = (*_CORE, "src/onevec/estimator.py", "src/onevec/judge")
+_JUDGE = tuple(f"src/onevec/judge/{name}.py" for name in ("exam", "unlabelled", "verdict"))
+_OURS = (*_CORE, *_JUDGE, "src/onevec/estimator.py")
 _PEERS = ("benchmarks/protocol/peers.py",)
 _BOUND = ("benchmarks/protocol/bounds.py",)
 
