@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from onevec import OneVec
+from onevec.train import settings
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -21,6 +26,15 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     exec(code[1], names)
     assert names["vectors"].shape == (500, 64)
     assert "mean" in capsys.readouterr().out
+
+
+def test_the_training_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(settings.STEPS, "quick", 10)
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    rng = np.random.default_rng(0)
+    tokens = [rng.normal(size=(n, 16)) for n in rng.integers(5, 40, size=130)]
+    exec(code.replace('"steps": 500', '"steps": 20'), {"OneVec": OneVec, "tokens": tokens})
 
 
 def test_every_command_and_folder_is_named():
