@@ -24,7 +24,6 @@ from onevec.judge.probes import (
     stratified_folds,
 )
 from onevec.judge.unlabelled import gather_evidence
-from onevec.ragged import Ragged
 
 
 def make_blobs(sizes, dim, spread, seed=0):
@@ -459,15 +458,6 @@ def test_evaluate_is_a_table_of_plain_numbers(blobs):
 
 
 # --- scores without labels ----------------------------------------------------------------------
-
-
-def test_halves_have_equal_length_and_drop_the_middle():
-    tokens = Ragged.from_list([np.arange(n)[:, None] + 0.0 for n in (5, 2, 6)])
-    first, second = halves(tokens)
-    assert first.lengths.tolist() == second.lengths.tolist() == [2, 1, 3]
-    assert first[0].flatten().tolist() == [0, 1]
-    assert second[0].flatten().tolist() == [3, 4]
-    assert second[2].flatten().tolist() == [3, 4, 5]
 
 
 def test_evidence_ranks_signal_over_noise(blobs):

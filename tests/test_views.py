@@ -6,7 +6,7 @@ import torch
 
 from onevec.errors import InputError
 from onevec.ragged import Ragged
-from onevec.views import VIEWS, Reencoded, crops_of, fixed_size
+from onevec.views import VIEWS, Reencoded, crops_of, fixed_size, halves
 
 DIM = 3
 
@@ -160,3 +160,12 @@ def test_bad_sizes_are_refused():
     for options in ({"size": 0}, {"gap": -1}):
         with pytest.raises(InputError, match="a view has at least 1 token"):
             VIEWS["spans"](**options)
+
+
+def test_halves_have_equal_length_and_drop_the_middle():
+    tokens = Ragged.from_list([np.arange(n)[:, None] + 0.0 for n in (5, 2, 6)])
+    first, second = halves(tokens)
+    assert first.lengths.tolist() == second.lengths.tolist() == [2, 1, 3]
+    assert first[0].flatten().tolist() == [0, 1]
+    assert second[0].flatten().tolist() == [3, 4]
+    assert second[2].flatten().tolist() == [3, 4, 5]

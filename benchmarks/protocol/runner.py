@@ -202,12 +202,20 @@ def fill_stores(rows: list[str], settings: Settings, workers: int) -> None:
             for unit in units(row, settings):
                 for encoder in tasks.ROWS[row].encoders:
                     columns[unit.id, encoders.store_name(encoder)] = row, unit.id, encoder
+
+    def tell(done: int, name: tuple[str, str]) -> None:
+        print(f"tokens [{done}/{len(columns)}] {' '.join(name)}", flush=True)
+
     if workers == 1:
-        for column in columns.values():
+        for done, (name, column) in enumerate(columns.items(), 1):
             _encode(column, settings)
+            tell(done, name)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        list(pool.map(_encode, columns.values(), [settings] * len(columns)))
+        waiting = {pool.submit(_encode, c, settings): name for name, c in columns.items()}
+        for done, ready in enumerate(as_completed(waiting), 1):
+            ready.result()
+            tell(done, waiting[ready])
 
 
 def run(
