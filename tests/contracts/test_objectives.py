@@ -481,6 +481,7 @@ def test_declarations():
     ]
     assert {n: kind.needs for n, kind in OBJECTIVES.items() if kind.needs} == {
         "held_out_statistics": ("statistics",),
+        "denoising": ("whole",),
         "distillation": ("teachers",),
     }
 

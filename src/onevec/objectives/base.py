@@ -27,7 +27,8 @@ class Context:
     views : tuple of Ragged
         The token vectors that the vectors were pooled from, one entry per view.
     whole : Ragged
-        The whole sequences.
+        The whole sequences. Their lengths are always right; their token vectors are prepared as
+        the views' only for an objective that needs "whole".
     groups : Tensor of int64, shape (seqs,)
         Rows with the same number are the same sequence (exact duplicates): no negatives of each
         other.
@@ -76,7 +77,7 @@ class Objective(nn.Module, ABC):
         Whether it predicts tokens that follow, which is trivial when the token vectors already
         saw them (bidirectional encoders).
     needs : tuple of str
-        Which optional parts of the `Context` it reads: "statistics", "teachers".
+        Which optional parts of the `Context` it reads: "statistics", "teachers", "whole".
     least_views : int
         How many views it takes at least.
     option_names : tuple of str

@@ -173,5 +173,7 @@ class Denoising(_SetDecoder):
     denoising autoencoders"; Wang, Reimers and Gurevych (2021), "TSDAE".
     """
 
+    needs = ("whole",)
+
     def _tasks(self, outputs: Vectors, context: Context) -> list[tuple[Rows, Ragged]]:
         return [(outputs[0], context.whole)]

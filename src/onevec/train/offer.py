@@ -104,7 +104,7 @@ class Offer:
         kept = rows[pair.rows.numpy()]
         context = Context(
             views=tuple(self.blocks.scaled(view).to(device) for view in views),
-            whole=self.blocks.scaled(whole).to(device),
+            whole=(self.blocks.scaled(whole) if "whole" in self.needs else whole).to(device),
             groups=same_sequence(whole).to(device),
             generator=generator,
             statistics=tuple(self._statistics(view).to(device) for view in views)
