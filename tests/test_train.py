@@ -21,7 +21,7 @@ from onevec.ragged import Ragged
 from onevec.recipe import Candidate, prepare
 from onevec.train import Training, train
 from onevec.train.head import Head, World, gradients
-from onevec.train.offer import draw_rows, same_sequence
+from onevec.train.offer import draw_rows, marks_of
 
 SMALL = {"steps": 3, "evaluations": 1, "batch": 24, "view_size": 8}
 LEARNED = [name for name in POOLERS if POOLERS[name]().learned]
@@ -151,8 +151,10 @@ if slow:
     loop.gradients = lambda *a, **k: (time.sleep(slow), plain(*a, **k))[1]
 training = {"steps": 40, "evaluations": 8, "patience": 99, "batch": 32, "view_size": 4,
             "checkpoint": sys.argv[2] or None, "piece_tokens": 100}
-model = OneVec(6, pooler="gated_attention", objective="info_nce", training=training).fit(tokens)
 import os
+if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a first fit must not hinder a second
+    OneVec(6, pooler="attention", training={"steps": 2, "batch": 16}).fit(tokens)
+model = OneVec(6, pooler="gated_attention", objective="info_nce", training=training).fit(tokens)
 if os.environ.get("RANK", "0") == "0":
     pooler = model.blocks_.poolers["gated_attention"]
     np.savez(sys.argv[1], vectors=model.transform(tokens), steps=model.training_.best_step,
@@ -192,6 +194,16 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
     assert not checkpoint.exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    tokens = needles(80)[0]
+    file = tmp_path / "state"
+    plan = {"steps": 400, "evaluations": 400, "patience": 400, "checkpoint": file}
+    fit(tokens, max_seconds=0.3, **plan)
+    with pytest.raises(StoreError, match="of a run with other data or settings"):
+        fit([t[::-1].copy() + 0.1 for t in tokens], **plan)
 
 
 @pytest.mark.slow
@@ -247,6 +259,95 @@ def test_the_monitor_stops_a_run_that_collapses():
     assert "stopped because the vectors collapsed" in told.sentence
 
 
+def test_a_condemned_state_is_not_kept(monkeypatch):
+    from onevec.train import loop
+
+    def shortcut(history):
+        return "it was told to" if len(history) > 1 else ""
+
+    monkeypatch.setattr(loop.Monitor, "alarm", staticmethod(shortcut))
+    monkeypatch.setattr(loop, "_score", lambda *_: float(np.random.default_rng().random()))
+    model = fit(needles(80)[0], steps=4, evaluations=2)
+    assert model.training_.best_step == 0
+    assert "stopped because it was told to" in model.training_.sentence
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_few_dimensions_are_no_collapse(dim):
+    rng = np.random.default_rng(0)
+    tokens = [rng.normal(size=(12, dim)).astype(np.float32) for _ in range(90)]
+    assert fit(tokens, dim=1).training_.steps == 3
+
+
+def test_few_sequences_are_refused_in_one_sentence():
+    for count in (2, 4, 20, 50):
+        with pytest.raises(InputError, match="could be held out|long enough for two views"):
+            fit(needles(count)[0])
+    assert fit(needles(66)[0]).training_.steps == 3
+
+
+def test_the_verdict_rests_on_sequences_that_selected_nothing():
+    tokens, prepared, _, _ = parts(needles(120)[0])
+    first, second = (prepared.half(which) for which in (0, 1))
+    held = [set(each.rows[-each.held_out :]) for each in (first, second)]
+    assert not held[0] & held[1]
+    assert held[0] | held[1] == set(prepared.rows[-prepared.held_out :])
+    assert set(first.rows) - held[0] == set(second.rows) - held[1]
+    assert [len(block) for block in first.features.values()] == [len(first.rows)] * 3
+
+
+def test_diverging_weights_end_the_run_and_the_start_is_kept():
+    model = fit(needles(80)[0], steps=4, evaluations=4, learning_rate=1e30)
+    assert "no longer finite" in model.training_.stopped or "the loss is" in model.training_.stopped
+    assert np.isfinite(model.transform(needles(80)[0])).all()
+
+
+def test_time_ends_a_run_within_a_step_and_the_checkpoint_stays(tmp_path):
+    tokens = needles(80)[0]
+    file = tmp_path / "new folder" / "state"
+    plan = {"steps": 400, "evaluations": 400, "patience": 400, "checkpoint": file}
+    model = fit(tokens, max_seconds=0.5, **plan)
+    assert model.training_.steps < 400
+    assert "its time was over" in model.training_.sentence
+    assert file.exists()
+    again = fit(tokens, max_seconds=0.5, **plan)
+    assert again.training_.steps > model.training_.steps
+    steps = [entry["step"] for entry in again.training_.history]
+    assert steps == sorted(set(steps))
+
+
+def test_reencoded_views_must_be_of_the_fitted_sequences():
+    from onevec.views import Reencoded
+
+    tokens = needles(80)[0]
+    texts = [f"sequence number {row} has words" for row in range(80)]
+    views = Reencoded(texts, lambda crops: [np.ones((3, 12), np.float32) for _ in crops])
+    with pytest.raises(InputError, match="Reencoded views of 80 sequences with 12 dimensions"):
+        fit(tokens[:70], views=views)
+    with pytest.raises(InputError, match="for 80 with 5"):
+        fit([t[:, :5] for t in tokens], views=views)
+
+
+def test_numpy_seeds_and_wide_offsets():
+    tokens = [t + 1000.0 for t in needles(80)[0]]
+    ragged, prepared, candidate, dim = parts(tokens)
+    candidate = Candidate(("mean", "gated_attention"), 0.5, 0.5)
+    head = Head(prepared, candidate, dim)
+    from onevec.recipe import Reduction
+
+    reduction = Reduction(candidate).fit(prepared.fitted, dim)
+    expected = reduction.transform(prepared.blocks.of(ragged))
+    with torch.no_grad():
+        np.testing.assert_allclose(head(ragged).numpy(), expected, atol=0.02)
+    model = OneVec(8, pooler="attention", training=SMALL, random_state=np.int64(3))
+    assert model.fit(tokens).training_.steps == 3
+
+
+def test_layers_are_part_of_a_stacked_fingerprint(store):
+    assert store.stacked().fingerprint != store.fingerprint
+    assert store.layer(2).stacked().fingerprint != store.stacked().fingerprint
+
+
 def test_patience_ends_a_run_and_the_best_state_is_kept():
     tokens, prepared, candidate, dim = parts(needles(200)[0])
     pooler = prepared.blocks.poolers[candidate.blocks[0]]
@@ -277,9 +378,9 @@ def test_every_sequence_comes_once_in_a_pass():
 def test_duplicates_share_a_number():
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 5, 3)).astype(np.float32)
-    groups = same_sequence(Ragged.from_list([first, second, first, first[:4]]))
-    assert groups[0] == groups[2]
-    assert len(set(groups.tolist())) == 3
+    marks = marks_of(Ragged.from_list([first, second, first, first[:4]]))
+    assert marks[0].tolist() == marks[2].tolist()
+    assert len({tuple(mark) for mark in marks.tolist()}) == 3
 
 
 def test_predicting_the_future_warns_unless_the_encoder_is_causal():
@@ -308,11 +409,33 @@ def test_short_sequences_are_counted():
         ({"views": "nothing"}, "views='nothing'"),
         ({"precision": "fp8"}, "precision='fp8'"),
         ({"device": "cuda:7"}, "no such device"),
+        ({"device": None}, "device=None"),
+        ({"steps": "10"}, "steps='10'"),
+        ({"steps": 2.5}, "steps=2.5"),
+        ({"batch": None}, "batch=None"),
+        ({"weight_decay": -1}, "weight_decay=-1"),
+        ({"gap": 2.5}, "gap=2.5"),
+        ({"causal": "no"}, "causal='no'"),
+        ({"max_seconds": "5"}, "max_seconds='5'"),
+        ({"teachers": None}, "teachers=None"),
+        ({"checkpoint": 5}, "checkpoint=5"),
+        ({"checkpoint": "/dev/null/state"}, "cannot be written"),
     ],
 )
 def test_wrong_settings_are_one_sentence(training, words):
     with pytest.raises(InputError, match=words):
         fit(needles(60)[0], **training)
+
+
+def test_settings_are_checked_where_nothing_learns_too():
+    for training in ({"stepz": 3}, "fast", 3):
+        with pytest.raises(InputError, match="got training"):
+            OneVec(training=training).fit(needles(60)[0])
+    for objective in (5, ["vicreg"]):
+        with pytest.raises(InputError, match="got objective="):
+            OneVec(pooler="attention", objective=objective).fit(needles(60)[0])
+    with pytest.raises(InputError, match="for the checkpoint|no checkpoint|is a"):
+        fit(needles(60)[0], checkpoint="/tmp")
 
 
 def test_wrong_combinations_are_one_sentence(store):

@@ -111,10 +111,13 @@ def test_nine_in_ten_have_room():
     rng = np.random.default_rng(0)
     for mean in (3, 9, 30, 300):
         lengths = 1 + rng.poisson(mean, 1000)
-        size = fixed_size(lengths, gap=2)
+        size, gap = fixed_size(lengths)
         assert 1 <= size <= 16
-        if size > 1:
-            assert (lengths >= 2 * size + 2).mean() >= 0.9
+        if np.quantile(lengths, 0.1) >= 2:
+            assert (lengths >= 2 * size + gap).mean() >= 0.9
+        assert fixed_size(lengths, size=3, gap=1) == (3, 1)
+    assert fixed_size(np.full(9, 5)) == (2, 1)
+    assert fixed_size(np.full(9, 2)) == (1, 0)
 
 
 def test_reencoded_crops_know_nothing_beyond_themselves():

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.judge.verdict import Verdict, judge
+from onevec.objectives import make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
 from onevec.recipe import (
@@ -32,7 +33,7 @@ from onevec.recipe import (
 from onevec.tokens.batches import Tokens, as_tokens
 from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore
-from onevec.train.settings import Trained
+from onevec.train.settings import Trained, Training
 
 FORMAT = 2
 LEARNED_HEAD = "residual"  # what an objective adds to the candidates
@@ -57,7 +58,8 @@ class OneVec(TransformerMixin, BaseEstimator):
     objective : str or mapping, default "auto"
         What learned poolers are trained for: an entry of `onevec.objectives.OBJECTIVES`, or
         several with their weights, ``{"vicreg": 0.5, "held_out_statistics": 1.0}``. With
-        ``pooler="auto"`` it adds a learned head on the closed-form blocks to the candidates.
+        ``pooler="auto"`` it adds a learned head on closed-form blocks as the last candidate: it
+        is chosen where it beats the mean and no closed-form candidate does.
     training : mapping, optional
         Settings of the training, fields of `onevec.train.Training` such as ``{"steps": 500}``.
     random_state : int, default 0
@@ -131,8 +133,10 @@ class OneVec(TransformerMixin, BaseEstimator):
             found = found.renewed(tokens, learned)
         if self.pooler == "auto":
             options = [*candidates(self.effort), *(Candidate((n,), 0.5, 0.5) for n in learned)]
+            # What selected the trained state does not judge it.
+            unseen = found.half(1) if learned else found
             chosen, verdict = judge(
-                tokens, found, options, dim=self.dim, random_state=self.random_state
+                tokens, unseen, options, dim=self.dim, random_state=self.random_state
             )
         else:
             chosen = Candidate(tuple(names), 0.5, 0.5)
@@ -212,8 +216,7 @@ class OneVec(TransformerMixin, BaseEstimator):
         return names, learned
 
     def _train(self, tokens: Tokens, found: Prepared, names: list[str]) -> Trained:
-        from onevec.objectives import make_objective
-        from onevec.train import Training, train
+        from onevec.train import train
 
         objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
         training = Training.of(self.training)
@@ -230,7 +233,7 @@ class OneVec(TransformerMixin, BaseEstimator):
                 training,
                 dim=self.dim,
                 effort=self.effort,
-                random_state=self.random_state,
+                random_state=int(self.random_state),
                 teachers=teachers,
                 on_step=bar.step,
             )
@@ -244,6 +247,9 @@ class OneVec(TransformerMixin, BaseEstimator):
                 )
         if not isinstance(self.pooler, str):
             raise InputError(f'got pooler={self.pooler!r}: it must be text, such as "mean|std"')
+        if self.objective != "auto":
+            make_objective(self.objective)
+        Training.of(self.training)
         if not isinstance(self.effort, str) or self.effort not in EFFORTS:
             raise InputError(f"got effort={self.effort!r}: choose one of {', '.join(EFFORTS)}")
 

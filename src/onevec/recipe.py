@@ -266,6 +266,13 @@ class Prepared:
         kept = {name: self.features[name] for name in names}
         return replace(self, blocks=self.blocks.only(names), features=kept)
 
+    def half(self, which: int) -> Prepared:
+        """The same with every second of the held-out rows: one half selects, the other judges."""
+        count = len(self.rows) - self.held_out
+        places = np.r_[np.arange(count), np.arange(count + which, len(self.rows), 2)]
+        kept = {name: block[places] for name, block in self.features.items()}
+        return replace(self, rows=self.rows[places], held_out=len(places) - count, features=kept)
+
     def renewed(self, tokens: Tokens, names: Sequence[str]) -> Prepared:
         """The same with the features of these blocks pooled anew."""
         return replace(self, features=self.features | self.blocks.of(tokens, self.rows, names))

@@ -29,10 +29,16 @@ _LARGEST = 16  # tokens of a view by default: small, or context gives the sequen
 _GAP = 4
 
 
-def fixed_size(lengths: Int[np.ndarray, " seqs"], gap: int) -> int:
-    """Tokens of a view such that nine in ten sequences have room for two and the gap."""
-    room = int(np.quantile(lengths, 0.1)) - gap
-    return int(np.clip(room // 2, 1, _LARGEST))
+def fixed_size(
+    lengths: Int[np.ndarray, " seqs"], size: int | None = None, gap: int | None = None
+) -> tuple[int, int]:
+    """Tokens of a view and of the gap such that nine in ten sequences have room for two.
+
+    What is given stays as it is.
+    """
+    room = int(np.quantile(lengths, 0.1))
+    gap = int(np.clip((room - 2) // 3, 0, _GAP)) if gap is None else gap
+    return size or int(np.clip((room - gap) // 2, 1, _LARGEST)), gap
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class Views(ABC):
         kept = torch.from_numpy(np.flatnonzero(self.usable(tokens.lengths.numpy(), rows)))
         part = tokens[kept] if len(kept) < len(tokens) else tokens
         return Pair(*self._draw(part, rows[kept.numpy()], generator), kept)
+
+    def check(self, count: int, dim: int) -> None:  # noqa: B027 - most views suit any data
+        """Raise `InputError` if the views are not of ``count`` sequences of ``dim`` dimensions."""
 
     def usable(
         self, lengths: Int[np.ndarray, " seqs"], rows: Int[np.ndarray, " seqs"]
@@ -328,6 +337,15 @@ class Reencoded(Views):
         self.places = np.full(len(sequences), -1)
         self.places[found] = np.arange(len(found))
         self.tokens = Ragged.from_list(list(encode(crops)))
+
+    def check(self, count: int, dim: int) -> None:
+        """Raise `InputError` unless there are crops of just these sequences."""
+        if (len(self.places), self.tokens.dim) != (count, dim):
+            raise InputError(
+                f"got Reencoded views of {len(self.places)} sequences with {self.tokens.dim} "
+                f"dimensions for {count} with {dim}: make them of the very sequences that are "
+                "fitted (they cannot be split, as in cross-validation), with the same encoder"
+            )
 
     def usable(
         self, lengths: Int[np.ndarray, " seqs"], rows: Int[np.ndarray, " seqs"]

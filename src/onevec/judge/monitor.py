@@ -21,6 +21,7 @@ _MOST = 1_000  # sequences looked at
 _COLLAPSED = 0.2  # of the effective rank at the start
 _SPREAD = 0.01  # of the standard deviation at the start
 _UNIFORMITY = -0.1  # 0: all vectors point the same way; about -2 to -4: spread over the sphere
+_LEAST = 50  # sequences to read length or position from; with fewer R² is noise
 _SHORTCUT = 0.3  # gain in R² of length or position over the start
 
 
@@ -83,30 +84,38 @@ class Monitor:
         vectors = torch.cat(wholes).numpy()
         names = ("spread", "effective_rank", "uniformity", "length_r2", "position_r2")
         if not np.isfinite(vectors).all():
-            return dict.fromkeys(names, 0.0)
+            return {"finite": 0.0, **dict.fromkeys(names, 0.0)}
         seen = {
+            "finite": 1.0,
             "spread": float(vectors.std(0).mean()),
             "effective_rank": effective_rank(vectors),
             "uniformity": uniformity(vectors),
-            "length_r2": length_readability(vectors, lengths, self.random_state),
+            "length_r2": 0.0,
             "position_r2": 0.0,
         }
-        if sum(map(len, spans)) >= 50:
+        if len(vectors) >= _LEAST:
+            seen["length_r2"] = length_readability(vectors, lengths, self.random_state)
+        if sum(map(len, spans)) >= _LEAST:
             at = np.concatenate(places)[:, None]
             inside = torch.cat(spans).numpy()
             seen["position_r2"] = readability(inside, at, self.random_state)
         return seen
 
     @staticmethod
-    def alarm(history: list[dict[str, Any]]) -> str:
+    def alarm(history: list[dict[str, Any]]) -> str:  # noqa: PLR0911 - one per kind of harm
         """Compare the last look with the first; a sentence if something is wrong, else nothing."""
         first, last = history[0], history[-1]
+        if not last["finite"]:
+            return "the vectors are no longer finite numbers: lower the learning rate"
+        if len(history) == 1:
+            return ""
         if last["spread"] < _SPREAD * first["spread"]:
             return (
                 f"the vectors collapsed: their standard deviation fell from {first['spread']:.3g} "
                 f"to {last['spread']:.3g}"
             )
-        if last["effective_rank"] < max(1.0, _COLLAPSED * first["effective_rank"]) + 0.5:
+        # Above 1, which is the least there is: vectors on a line.
+        if last["effective_rank"] - 1 < _COLLAPSED * (first["effective_rank"] - 1):
             return (
                 f"the vectors collapsed: their effective rank fell from "
                 f"{first['effective_rank']:.1f} to {last['effective_rank']:.1f}"

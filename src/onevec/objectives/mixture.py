@@ -128,6 +128,11 @@ def make_objective(spec: str | Mapping[str, Part]) -> Objective:
     """
     if isinstance(spec, str):
         return Mixture(_read_weights(spec)) if "=" in spec or "," in spec else _make(spec, {})
+    if not isinstance(spec, Mapping):
+        raise InputError(
+            f"got objective={spec!r}: pass a name, or a mapping of names to weights such as "
+            '{"vicreg": 0.5, "info_nce": 1.0}'
+        )
     return Mixture(spec)
 
 

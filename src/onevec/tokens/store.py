@@ -276,6 +276,12 @@ class _Stacked(TokenStore):
         super().__init__(path, layer)
         self._others = others
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Encoder and all layers."""
+        one, layers = super().fingerprint, [each.current_layer for each in self._others]
+        return one and f"{one} with {','.join(map(str, layers))}"
+
     def _gather(self, rows: np.ndarray) -> Ragged:
         found = super()._gather(rows)
         layers = [*(other._gather(rows).values for other in self._others), found.values]

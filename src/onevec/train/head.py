@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import torch
@@ -27,6 +26,9 @@ class Head(nn.Module):
     trained blocks, as for every other candidate.
     """
 
+    centre: Tensor
+    spread: Tensor
+
     def __init__(self, prepared: Prepared, candidate: Candidate, dim: int):
         super().__init__()
         self.blocks = prepared.blocks
@@ -34,20 +36,27 @@ class Head(nn.Module):
         self.poolers = nn.ModuleDict({name: self.blocks.poolers[name] for name in self.names})
         reduction = Reduction(candidate).fit(prepared.fitted, dim)
         widths = [self.blocks.poolers[name].dim_out for name in self.names]
-        # The reduction is affine: its value at 0 and at the unit vectors is all there is to know.
-        probe = np.vstack([np.zeros(sum(widths)), np.eye(sum(widths))]).astype(np.float32)
+        # The reduction is affine: its values at the mean and one deviation from it in each
+        # dimension are all there is to know. (From 0 rounding would eat features far from it.)
+        known = np.hstack([prepared.fitted[name] for name in self.names]).astype(np.float64)
+        centre, spread = known.mean(0), known.std(0)
+        spread[spread == 0] = 1.0
+        probe = np.vstack([centre, centre + np.diag(spread)])
         parts = np.split(probe, np.cumsum(widths)[:-1], axis=1)
-        found = torch.from_numpy(reduction.transform(dict(zip(self.names, parts, strict=True))))
+        found = reduction.transform(dict(zip(self.names, parts, strict=True))).astype(np.float64)
         self.dim = found.shape[1]
         self.linear = nn.Linear(sum(widths), self.dim)
+        self.register_buffer("centre", torch.from_numpy(centre.astype(np.float32)))
+        self.register_buffer("spread", torch.from_numpy(spread.astype(np.float32)))
         with torch.no_grad():
-            self.linear.bias.copy_(found[0])
-            self.linear.weight.copy_((found[1:] - found[0]).T)
+            self.linear.bias.copy_(torch.from_numpy(found[0]))
+            self.linear.weight.copy_(torch.from_numpy((found[1:] - found[0]).T))
 
     def forward(self, raw: Ragged) -> Float[Tensor, "seqs dim"]:
         """Pool token vectors as the encoder gave them, and map."""
         features = self.blocks.pool(raw, self.names)
-        return self.linear(torch.cat([features[name] for name in self.names], dim=1))
+        joined = torch.cat([features[name] for name in self.names], dim=1)
+        return self.linear((joined - self.centre) / self.spread)
 
 
 class World:
@@ -62,22 +71,10 @@ class World:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         several = kind == "cuda" and self.size > 1
         self.device = torch.device(f"cuda:{local}" if several else device)
-        self._own = False
-
-    def __enter__(self) -> Self:
+        # Once for the whole process: groups made and destroyed in turn can miss each other.
         if self.size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-            self._own = True
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._own:
-            dist.destroy_process_group()
+            atexit.register(dist.destroy_process_group)
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over the processes."""
@@ -90,6 +87,19 @@ class World:
         mark = torch.tensor(float(here), device=self.device)
         self.sum([mark])
         return bool(mark > 0)
+
+    def share(self, content: bytes) -> bytes:
+        """Give every process what the first one holds."""
+        if self.size == 1:
+            return content
+        size = torch.tensor(len(content), device=self.device)
+        dist.broadcast(size, 0)
+        held = torch.zeros(int(size), dtype=torch.uint8, device=self.device)
+        if self.rank == 0 and content:
+            held.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        if len(held):
+            dist.broadcast(held, 0)
+        return held.cpu().numpy().tobytes()
 
     def wait(self) -> None:
         """Let every process come to this place."""

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,6 +28,7 @@ from onevec.errors import InputError
 from onevec.judge.exam import Exam, half_features
 from onevec.judge.monitor import Monitor
 from onevec.objectives import Objective
+from onevec.ragged import Ragged
 from onevec.recipe import Candidate, Prepared, Reduction
 from onevec.tokens.batches import Tokens
 from onevec.train.head import Head, World, gradients
@@ -35,10 +37,11 @@ from onevec.train.settings import STEPS, Trained, Training
 from onevec.train.state import Run
 from onevec.views import VIEWS, Reencoded, Views, fixed_size
 
+_LEAST_HELD_OUT = 10
 _REFIT = 2_000  # sequences that the reduction is fitted to for a held-out score
 
 
-def train(
+def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
     tokens: Tokens,
     prepared: Prepared,
     candidate: Candidate,
@@ -80,18 +83,15 @@ def train(
     every = max(1, steps // training.evaluations)
     rows = training_rows(tokens, prepared)
     views = _views(training, objective, tokens)
-    short = int((~views.usable(tokens.lengths.numpy()[rows], rows)).sum())
-    if len(rows) - short < 2:
-        raise InputError(
-            f"{len(rows) - short} of {len(rows)} sequences are long enough for two views: pass a "
-            "smaller view_size, other views, or a closed-form pooler"
-        )
-    with World(training.device) as world, prepared.blocks.on(world.device):
+    judged = prepared.half(0)  # the other half is for the verdict
+    short = _check_enough(tokens, rows, views, judged)
+    world = World(training.device)
+    with prepared.blocks.on(world.device):
         head = Head(prepared, candidate, dim).to(world.device)
-        exam = Exam.set(tokens, prepared.closed(), random_state, {})
+        exam = Exam.set(tokens, judged.closed(), random_state, {})
         monitor = Monitor(tokens, exam.rows, views.size, random_state)
         offer = Offer(
-            tokens, prepared, views, objective, teachers=teachers, random_state=random_state
+            tokens, rows, prepared, views, objective, teachers=teachers, random_state=random_state
         )
         objective.fit(
             offer.sample, head.dim, statistics=offer.statistics_width, random_state=random_state
@@ -99,19 +99,21 @@ def train(
         objective.to(world.device).train()
         optimizer = torch.optim.AdamW(_groups(head, objective, training.weight_decay))
         run = Run(head, objective, optimizer, Trained(left_out=short))
-        identity = _identity(tokens, prepared, objective, training, [steps, dim, random_state])
-        first = run.resume(training.checkpoint, identity)
-        terms: dict[str, float] = {}
-        step = first
+        start = offer.batch(draw_rows(rows, training.batch, 0, random_state), 0, world.device)[0]
+        identity = _identity(run, start, training, [len(tokens), steps, dim, random_state])
+        done = run.resume(training.checkpoint, identity, world)
+        stopped, terms = run.told.stopped, {}
+        step = first = done or 0
         for step in range(first, steps + 1):
-            if (step % every == 0 or step == steps) and not (first and step == first):
-                run.note(step, _score(exam, prepared, candidate, dim), terms, monitor.look(head))
-                run.told.stopped = Monitor.alarm(run.told.history) or (
-                    run.impatient(training.patience) or _out_of_time(began, training)
-                )
-                if world.rank == 0:
-                    run.save(training.checkpoint, identity, step)
-            if step == steps or world.any(bool(run.told.stopped)):
+            if step != done and (step % every == 0 or step == steps):
+                run.note(step, terms, monitor.look(head))
+                stopped = Monitor.alarm(run.told.history)
+                if not stopped:  # a state that it warns of is not kept
+                    run.rate(step, _score(exam, prepared, candidate, dim))
+                    stopped = run.impatient(training.patience) if step < steps else ""
+                run.told.stopped = stopped
+                run.save(training.checkpoint, identity, step, world)
+            if step == steps or stopped or world.any(_late(began, training)):
                 break
             for group in optimizer.param_groups:
                 group["lr"] = training.learning_rate * _schedule(step, steps)
@@ -130,17 +132,37 @@ def train(
                 world=world,
             )
             if not math.isfinite(terms["total"]):
-                run.told.stopped = f"the loss is {terms['total']} at step {step}"
+                stopped = f"the loss is {terms['total']} at step {step}"
                 break
             nn.utils.clip_grad_norm_([*head.parameters(), *objective.parameters()], 1.0)
             optimizer.step()
             if on_step:
                 on_step(step + 1, steps, terms["total"])
+        unfinished = step < steps and not stopped  # out of time: the checkpoint stays
+        run.told.stopped = "its time was over" if unfinished else stopped
         run.conclude(step, time.perf_counter() - began)
         world.wait()
-        if training.checkpoint is not None and world.rank == 0:
+        if training.checkpoint is not None and world.rank == 0 and not unfinished:
             Path(training.checkpoint).unlink(missing_ok=True)
     return run.told
+
+
+def _check_enough(tokens: Tokens, rows: np.ndarray, views: Views, judged: Prepared) -> int:
+    """Return how many sequences are too short for views, if what is left is enough."""
+    short = int((~views.usable(tokens.lengths.numpy()[rows], rows)).sum())
+    if len(rows) - short < 2:
+        raise InputError(
+            f"{len(rows) - short} of {len(rows)} sequences are long enough for two views: pass a "
+            "smaller view_size or gap, other views, or a closed-form pooler"
+        )
+    held_out = len(judged.held_out_rows(tokens))
+    if held_out < _LEAST_HELD_OUT:
+        raise InputError(
+            f"got {len(tokens)} sequences, of which {held_out} of two or more tokens could be held "
+            f"out to tell whether training helps, and that takes {_LEAST_HELD_OUT}: pass about "
+            f"{6 * _LEAST_HELD_OUT} sequences, or a closed-form pooler"
+        )
+    return short
 
 
 def _views(training: Training, objective: Objective, tokens: Tokens) -> Views:
@@ -148,8 +170,9 @@ def _views(training: Training, objective: Objective, tokens: Tokens) -> Views:
     given = training.views
     if not isinstance(given, Views):
         name = given if given != "auto" else "prefixes" if objective.future else "spans"
-        size = training.view_size or fixed_size(tokens.lengths.numpy(), training.gap)
-        given = VIEWS[name](size, training.gap)
+        size, gap = fixed_size(tokens.lengths.numpy(), training.view_size, training.gap)
+        given = VIEWS[name](size, gap)
+    given.check(len(tokens), tokens.dim)
     if objective.ordered and not given.ordered:
         raise InputError(
             f"the objective asks which tokens come later, and views {type(given).__name__} have "
@@ -184,38 +207,32 @@ def _schedule(step: int, steps: int) -> float:
 def _score(exam: Exam, prepared: Prepared, candidate: Candidate, dim: int) -> float:
     """Held-out score of the blocks as they are now, reduced as the final vector is."""
     blocks = prepared.blocks.only(candidate.blocks)
-    known = blocks.of(exam.tokens, prepared.rows[: len(prepared.rows) - prepared.held_out][:_REFIT])
+    fitted = prepared.rows[: len(prepared.rows) - prepared.held_out]
+    some = np.random.default_rng(0).permutation(fitted)[:_REFIT]
+    known = blocks.of(exam.tokens, np.sort(some))
     reduction = Reduction(candidate).fit(known, dim)
     evidence = exam.evidence(reduction, half_features(exam.tokens, exam.rows, blocks))
     return float(evidence.predictability.mean() + evidence.pseudo_labels.mean())
 
 
-def _out_of_time(began: float, training: Training) -> str:
-    spent = time.perf_counter() - began
-    late = training.max_seconds is not None and spent > training.max_seconds
-    return f"{spent:.0f} seconds had passed" if late else ""
+def _late(began: float, training: Training) -> bool:
+    limit = training.max_seconds
+    return limit is not None and time.perf_counter() - began > limit
 
 
 def _identity(
-    tokens: Tokens,
-    prepared: Prepared,
-    objective: Objective,
-    training: Training,
-    numbers: list[int],
+    run: Run, start: tuple[Ragged, Ragged], training: Training, numbers: list[int]
 ) -> str:
-    """What a checkpoint must share with the run that goes on from it."""
-    apart = ("views", "teachers", "checkpoint", "progress", "max_seconds")
+    """What a checkpoint must share with the run that goes on from it: settings, start and data."""
+    apart = ("views", "teachers", "checkpoint", "progress", "max_seconds", "device")
     settings = {k: v for k, v in vars(training).items() if k not in apart}
-    views = training.views if isinstance(training.views, str) else type(training.views).__name__
     poolers = {
         name: [type(pooler).__name__, pooler.options]
-        for name, pooler in prepared.blocks.poolers.items()
+        for name, pooler in run.head.blocks.poolers.items()
     }
-    text = json.dumps(
-        [
-            [len(tokens), int(tokens.lengths.sum()), getattr(tokens, "fingerprint", None)],
-            [poolers, type(objective).__name__, objective.options, settings, views, numbers],
-        ],
-        default=str,
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
+    objective = [type(run.objective).__name__, run.objective.options]
+    digest = hashlib.sha256(json.dumps([poolers, objective, settings, numbers]).encode())
+    states = {**run.head.state_dict(), **run.objective.state_dict()}
+    for tensor in (*states.values(), *(view.values for view in start)):
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()

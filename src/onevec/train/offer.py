@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -10,12 +13,22 @@ from torch import Tensor
 from onevec.errors import InputError
 from onevec.objectives import Context, Objective
 from onevec.ragged import Ragged
-from onevec.recipe import KEEP_MEAN, Candidate, Prepared, Reduction, candidates
-from onevec.segment import segment_sum
+from onevec.recipe import (
+    KEEP_MEAN,
+    Candidate,
+    Features,
+    Prepared,
+    Reduction,
+    candidates,
+    read,
+)
+from onevec.segment import segment_mean, segment_sum
 from onevec.tokens.batches import Tokens
 from onevec.views import Views
 
 _SAMPLE = 2_000  # sequences that objectives and statistics learn from
+_SAMPLE_VALUES = 2**24  # and at most so many token values: 64 MiB in fp32
+_TEACHER_WIDTH = 64
 _STATISTICS_WIDTH = 16  # whitened directions of each block that make up the rich statistics
 
 
@@ -36,11 +49,21 @@ def draw_rows(
 
 
 class Offer:
-    """Makes the batch of a step: views and the objectives' `Context`."""
+    """Makes the batch of a step: views and the objectives' `Context`.
+
+    Sequences are read a token budget at a time and cut to their views at once: memory follows the
+    views, not the sequences, unless an objective reads whole ones.
+
+    Attributes
+    ----------
+    sample : Ragged
+        Token vectors as poolers see them, for objectives to learn from.
+    """
 
     def __init__(
         self,
         tokens: Tokens,
+        rows: Int[np.ndarray, " rows"],
         prepared: Prepared,
         views: Views,
         objective: Objective,
@@ -51,19 +74,21 @@ class Offer:
         self.tokens, self.views, self.random_state = tokens, views, random_state
         self.needs = objective.needs
         self.blocks = prepared.blocks
-        closed = [name for name, pooler in self.blocks.poolers.items() if not pooler.learned]
-        self.closed = self.blocks.only(closed)
-        picked = np.sort(prepared.rows[: len(prepared.rows) - prepared.held_out][:_SAMPLE])
-        raw = tokens[picked]
-        self.sample: Ragged = self.blocks.scaled(raw)
+        self.closed = prepared.closed().blocks
+        lengths = tokens.lengths.numpy()
+        usable = rows[views.usable(lengths[rows], rows)]
+        picked = np.random.default_rng([random_state, 3]).permutation(usable)[:_SAMPLE]
+        within = np.cumsum(lengths[picked]) * tokens.dim <= _SAMPLE_VALUES
+        picked = np.sort(picked[: max(2, int(within.sum()))])
+        self.sample = Ragged.concat([self.blocks.scaled(part) for part in read(tokens, picked)])
         self.statistics: list[Reduction] = []
         self.teachers: list[tuple[Tokens | None, Reduction]] = []
         if "statistics" in self.needs:
-            pair = views(raw, picked, self._generator(0))
-            known = self.closed(pair.first, closed)
+            first = self._cut(picked, self._generator(0)).first
+            known = self._features(first)
             self.statistics = [
                 Reduction(Candidate((name,), 0.0, 1.0)).fit(known, _STATISTICS_WIDTH)
-                for name in closed
+                for name in known
             ]
         if "teachers" in self.needs:
             self._engage(teachers, prepared, picked)
@@ -77,7 +102,7 @@ class Offer:
         """Fit a reduction to each teacher; without any, the closed-form recipe teaches."""
         if not teachers:
             recipe = candidates("quick")[1]
-            self.teachers = [(None, Reduction(recipe).fit(prepared.fitted, 64))]
+            self.teachers = [(None, Reduction(recipe).fit(prepared.fitted, _TEACHER_WIDTH))]
         for teacher in teachers:
             if len(teacher) != len(self.tokens):
                 raise InputError(
@@ -85,8 +110,8 @@ class Offer:
                     "hold the same sequences in the same order"
                 )
             mean = Candidate(KEEP_MEAN.blocks, 0.0, 0.5)
-            known = {"mean": _means(teacher[picked])}
-            self.teachers.append((teacher, Reduction(mean).fit(known, 64)))
+            known = {"mean": _means(teacher, picked)}
+            self.teachers.append((teacher, Reduction(mean).fit(known, _TEACHER_WIDTH)))
 
     def _generator(self, step: int) -> torch.Generator:
         seed = np.random.SeedSequence([self.random_state, 2, step]).generate_state(1)[0]
@@ -97,50 +122,80 @@ class Offer:
     ) -> tuple[tuple[Ragged, Ragged], Context]:
         """Draw the views of some sequences; those that are too short are left out."""
         generator = self._generator(step)
-        raw = self.tokens[rows]
-        pair = self.views(raw, rows, generator)
-        whole = raw[pair.rows] if len(pair.rows) < len(raw) else raw
-        views = pair.first, pair.second
-        kept = rows[pair.rows.numpy()]
+        drawn = self._cut(rows, generator)
+        views = drawn.first, drawn.second
         context = Context(
             views=tuple(self.blocks.scaled(view).to(device) for view in views),
-            whole=(self.blocks.scaled(whole) if "whole" in self.needs else whole).to(device),
-            groups=same_sequence(whole).to(device),
+            whole=drawn.whole.to(device),
+            groups=torch.unique(drawn.marks, dim=0, return_inverse=True)[1].to(device),
             generator=generator,
             statistics=tuple(self._statistics(view).to(device) for view in views)
             if "statistics" in self.needs
             else (),
-            teachers=tuple(self._teach(whole, kept, device)) if self.teachers else (),
+            teachers=tuple(self._teach(drawn.rows, device)) if len(drawn.rows) else (),
         )
         return views, context
 
+    def _cut(self, rows: Int[np.ndarray, " batch"], generator: torch.Generator) -> _Drawn:
+        """Read sequences and cut them to their views, a token budget at a time."""
+        parts, done = [], 0
+        for raw in read(self.tokens, rows):
+            here = rows[done : done + len(raw)]
+            done += len(raw)
+            pair = self.views(raw, here, generator)
+            kept = raw[pair.rows]
+            if "whole" in self.needs:
+                whole = self.blocks.scaled(kept)
+            else:  # its lengths alone
+                whole = Ragged(torch.empty(len(kept.values), 0), kept.lengths)
+            parts.append(
+                _Drawn(pair.first, pair.second, whole, marks_of(kept), here[pair.rows.numpy()])
+            )
+        return _Drawn(
+            Ragged.concat([part.first for part in parts]),
+            Ragged.concat([part.second for part in parts]),
+            Ragged.concat([part.whole for part in parts]),
+            torch.cat([part.marks for part in parts]),
+            np.concatenate([part.rows for part in parts]),
+        )
+
+    def _features(self, tokens: Ragged) -> Features:
+        return self.closed(tokens, list(self.closed.poolers))
+
     def _statistics(self, view: Ragged) -> Float[Tensor, "seqs statistics"]:
-        features = self.closed(view, list(self.closed.poolers))
+        features = self._features(view)
         return torch.from_numpy(np.hstack([each.transform(features) for each in self.statistics]))
 
-    def _teach(self, whole: Ragged, rows: np.ndarray, device: torch.device) -> list[Tensor]:
-        found = []
+    def _teach(self, rows: np.ndarray, device: torch.device) -> Iterator[Tensor]:
         for teacher, reduction in self.teachers:
             if teacher is None:
-                features = self.closed(whole, list(self.closed.poolers))
+                features = self.closed.of(self.tokens, rows, list(reduction.candidate.blocks))
             else:
-                features = {"mean": _means(teacher[rows])}
-            found.append(torch.from_numpy(reduction.transform(features)).to(device))
-        return found
+                features = {"mean": _means(teacher, rows)}
+            yield torch.from_numpy(reduction.transform(features)).to(device)
 
 
-def _means(tokens: Ragged) -> Float[np.ndarray, "seqs dim"]:
-    total = segment_sum(tokens.values, tokens.lengths)
-    return (total / tokens.lengths.clamp(min=1)[:, None]).numpy()
+@dataclass(frozen=True)
+class _Drawn:
+    """Views of those sequences of a batch that have some, with what tells duplicates."""
+
+    first: Ragged
+    second: Ragged
+    whole: Ragged
+    marks: Float[Tensor, "seqs marks"]
+    rows: Int[np.ndarray, " seqs"]
 
 
-def same_sequence(tokens: Ragged) -> Int[Tensor, " seqs"]:
-    """Number the sequences so that exact duplicates share a number.
+def _means(tokens: Tokens, rows: np.ndarray) -> Float[np.ndarray, "seqs dim"]:
+    parts = [segment_mean(part.values, part.lengths) for part in read(tokens, rows)]
+    return torch.cat(parts).numpy()
 
-    By length and two random projections of the token sum: equal sequences give equal sums to the
-    last bit, others do not in practice.
+
+def marks_of(tokens: Ragged) -> Float[Tensor, "seqs marks"]:
+    """Numbers that exact duplicates share: length and two random projections of the token sum.
+
+    Equal sequences give equal sums to the last bit, others do not in practice.
     """
     total = segment_sum(tokens.values, tokens.lengths).double()
     weights = torch.randn(tokens.dim, 2, generator=torch.Generator().manual_seed(0)).double()
-    marks = torch.cat([tokens.lengths[:, None].double(), total @ weights], dim=1)
-    return torch.unique(marks, dim=0, return_inverse=True)[1]
+    return torch.cat([tokens.lengths[:, None].double(), total @ weights], dim=1)

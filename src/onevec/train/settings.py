@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from onevec.errors import InputError
+from onevec.files import check_target
 from onevec.views import VIEWS, Views
 
 STEPS = {"quick": 100, "standard": 400, "thorough": 1_500}
@@ -31,8 +35,8 @@ class Training:
         needs: prefixes for a predictive one, else spans.
     view_size : int, optional
         Tokens of a view; default: at most 16, such that nine in ten sequences have two views.
-    gap : int
-        Tokens between views that lie apart.
+    gap : int, optional
+        Tokens between views that lie apart; default: at most 4, fewer where sequences are short.
     causal : bool
         Whether the encoder is: a token vector has seen nothing that follows.
     evaluations : int
@@ -40,7 +44,7 @@ class Training:
     patience : int
         Stop after so many evaluations without a better score.
     max_seconds : float, optional
-        Stop at the first step after so long.
+        Stop at the first step after so long; a checkpoint stays, to go on from.
     piece_tokens : int
         Tokens pooled at once; larger batches go in pieces.
     precision : {"fp32", "bf16"}
@@ -63,7 +67,7 @@ class Training:
     weight_decay: float = 0.01
     views: Any = "auto"
     view_size: int | None = None
-    gap: int = 4
+    gap: int | None = None
     causal: bool = False
     evaluations: int = 10
     patience: int = 4
@@ -76,33 +80,71 @@ class Training:
     device: str = "cpu"
 
     @classmethod
-    def of(cls, options: Mapping[str, Any] | None) -> Training:
+    def of(cls, options: Mapping[str, Any] | Training | None) -> Training:
         """Make settings from a user's mapping, checked."""
-        options = dict(options or {})
-        unknown = sorted(set(options) - {each.name for each in fields(cls)})
+        if isinstance(options, Training):
+            options = vars(options)
+        if not isinstance(options, Mapping | None):
+            raise InputError(
+                f'got training={options!r}: pass a mapping of settings, such as {{"steps": 500}}'
+            )
+        unknown = sorted(set(options or ()) - {each.name for each in fields(cls)}, key=str)
         if unknown:
             known = ", ".join(each.name for each in fields(cls))
             raise InputError(f"got training setting {unknown[0]!r}: there are {known}")
-        made = cls(**options)
-        rules = (
-            (made.steps is None or made.steps >= 1, "steps", "at least 1"),
-            (made.batch >= 2, "batch", "at least 2"),
-            (made.learning_rate > 0, "learning_rate", "above 0"),
-            (made.view_size is None or made.view_size >= 1, "view_size", "at least 1"),
-            (made.evaluations >= 1, "evaluations", "at least 1"),
-            (made.patience >= 1, "patience", "at least 1"),
-            (made.piece_tokens >= 1, "piece_tokens", "at least 1"),
-            (made.precision in ("fp32", "bf16"), "precision", '"fp32" or "bf16"'),
-            (
-                isinstance(made.views, Views) or made.views in ("auto", *VIEWS),
-                "views",
-                f"auto, {', '.join(VIEWS)}, or a Views such as Reencoded(...)",
-            ),
-        )
-        for holds, name, rule in rules:
-            if not holds:
+        made = cls(**(options or {}))
+        for name, (holds, rule) in _RULES.items():
+            if not holds(getattr(made, name)):
                 raise InputError(f"got training {name}={getattr(made, name)!r}: it must be {rule}")
+        if made.checkpoint is not None:
+            check_target(made.checkpoint, overwrite=True, what="checkpoint")
         return made
+
+
+def _count(least: int, optional: bool = False) -> tuple[Callable[[Any], bool], str]:
+    def holds(value: Any) -> bool:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return (optional and value is None) or (whole and int(value) >= least)
+
+    return holds, f"a whole number of at least {least}" + (" or None" if optional else "")
+
+
+def _number(above: float, optional: bool = False) -> tuple[Callable[[Any], bool], str]:
+    def holds(value: Any) -> bool:
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        return (optional and value is None) or (real and above < float(value) < math.inf)
+
+    what = "a number above 0" if above == 0 else "a number of 0 or more"
+    return holds, what + (" or None" if optional else "")
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, str) and value.split(":")[0] in ("cpu", "cuda")
+
+
+def _are_views(value: Any) -> bool:
+    return isinstance(value, Views) or (isinstance(value, str) and value in ("auto", *VIEWS))
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "steps": _count(1, optional=True),
+    "batch": _count(2),
+    "learning_rate": _number(0),
+    "weight_decay": _number(-1e-300),
+    "views": (_are_views, f"auto, {', '.join(VIEWS)}, or a Views such as Reencoded(...)"),
+    "view_size": _count(1, optional=True),
+    "gap": _count(0, optional=True),
+    "causal": (lambda value: isinstance(value, bool), "True or False"),
+    "evaluations": _count(1),
+    "patience": _count(1),
+    "max_seconds": _number(0, optional=True),
+    "piece_tokens": _count(1),
+    "precision": (lambda value: value in ("fp32", "bf16"), '"fp32" or "bf16"'),
+    "device": (_is_device, '"cpu", "cuda" or such as "cuda:1"'),
+    "checkpoint": (lambda value: isinstance(value, str | Path | None), "a path or None"),
+    "teachers": (lambda value: isinstance(value, list | tuple), "a list of token vectors"),
+    "progress": (lambda value: isinstance(value, bool), "True or False"),
+}
 
 
 @dataclass

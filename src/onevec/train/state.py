@@ -12,7 +12,7 @@ from torch import Tensor
 from onevec.errors import StoreError
 from onevec.files import appears_whole
 from onevec.objectives import Objective
-from onevec.train.head import Head
+from onevec.train.head import Head, World
 from onevec.train.settings import Trained
 
 
@@ -36,12 +36,14 @@ class Run:
     def _poolers(self) -> dict[str, Tensor]:
         return {k: v.detach().clone() for k, v in self.head.poolers.state_dict().items()}
 
-    def note(
-        self, step: int, score: float, terms: dict[str, float], seen: dict[str, float]
-    ) -> None:
-        """Write an evaluation down, and keep the state if none before scored higher."""
+    def note(self, step: int, terms: dict[str, float], seen: dict[str, float]) -> None:
+        """Write down what was seen at a step."""
+        self.told.history.append({"step": step, **seen, "terms": terms})
+
+    def rate(self, step: int, score: float) -> None:
+        """Keep the state if none before scored higher."""
         told = self.told
-        told.history.append({"step": step, "score": score, **seen, "terms": terms})
+        told.history[-1]["score"] = score
         if len(told.history) == 1:
             told.start_score = told.score = score
         elif score > told.score:
@@ -49,7 +51,8 @@ class Run:
 
     def impatient(self, patience: int) -> str:
         """Say so when the score has not risen for ``patience`` evaluations."""
-        since = sum(entry["step"] > self.told.best_step for entry in self.told.history)
+        told = self.told
+        since = sum(entry["step"] > told.best_step for entry in told.history)
         return f"{since} evaluations in a row brought no better score" if since >= patience else ""
 
     def conclude(self, steps: int, seconds: float) -> None:
@@ -73,9 +76,9 @@ class Run:
 
     # --- the file ---
 
-    def save(self, path: str | Path | None, identity: str, step: int) -> None:
+    def save(self, path: str | Path | None, identity: str, step: int, world: World) -> None:
         """Write everything that the next step depends on; the file appears whole."""
-        if path is None:
+        if path is None or world.rank > 0:
             return
         from safetensors.torch import save_file
 
@@ -84,16 +87,22 @@ class Run:
         with appears_whole(Path(path)) as part:
             save_file(tensors, part, metadata={"onevec": json.dumps(about)})
 
-    def resume(self, path: str | Path | None, identity: str) -> int:
-        """Take the state of a file over, if there is one; return the step to go on with."""
-        if path is None or not Path(path).exists():
-            return 0
-        from safetensors import safe_open
+    def resume(self, path: str | Path | None, identity: str, world: World) -> int | None:
+        """Take the state of a file over; return its step, None if there is no file.
+
+        The first process reads it for all.
+        """
+        file = None if path is None or world.rank > 0 else Path(path)
+        content = world.share(file.read_bytes() if file and file.exists() else b"")
+        if not content:
+            return None
+        from safetensors.torch import load
 
         try:
-            with safe_open(str(path), "pt") as file:
-                about = json.loads(file.metadata()["onevec"])
-                held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            size = int.from_bytes(content[:8], "little")
+            header = json.loads(content[8 : 8 + size])
+            about = json.loads(header["__metadata__"]["onevec"])
+            held = load(content)
         except Exception as error:  # whatever a damaged file does to its reader
             raise StoreError(
                 f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}): delete "
