@@ -163,7 +163,7 @@ class OneVec(TransformerMixin, BaseEstimator):
             If a store was made by another encoder (``check_encoder=False`` overrides).
         """
         check_is_fitted(self, "reduction_")
-        tokens = _with_layers(self._matching(X), self.blocks_.poolers.values())
+        tokens = self._matching(X)
         parts = [
             self.reduction_.transform(self.blocks_.of(tokens, rows))
             for rows in np.array_split(np.arange(len(tokens)), max(1, len(tokens) // 4_096))
@@ -260,7 +260,7 @@ class OneVec(TransformerMixin, BaseEstimator):
         self.mean_blocks_ = blocks.only(("mean",))
 
     def _matching(self, X: Any) -> Tokens:
-        tokens = as_tokens(X)
+        tokens = _with_layers(as_tokens(X), self.blocks_.poolers.values())
         if tokens.dim != self.n_features_in_:
             raise InputError(
                 f"got token vectors of {tokens.dim} dimensions, fitted were {self.n_features_in_}: "

@@ -37,7 +37,9 @@ def fixed_size(
     What is given stays as it is.
     """
     room = int(np.quantile(lengths, 0.1))
-    gap = int(np.clip((room - 2) // 3, 0, _GAP)) if gap is None else gap
+    if gap is None:
+        spare = (room - 2) // 3 if size is None else room - 2 * size
+        gap = int(np.clip(spare, 0, _GAP))
     return size or int(np.clip((room - gap) // 2, 1, _LARGEST)), gap
 
 

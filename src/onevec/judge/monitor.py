@@ -81,7 +81,7 @@ class Monitor:
                     size = torch.full_like(room, self.span)
                     spans.append(pool(take_spans(part, start, size)).float().cpu())
                     places.append((start / room).numpy())
-        vectors = torch.cat(wholes).numpy()
+        vectors = torch.cat(wholes).double().numpy()  # the squares of diverging ones overflow
         names = ("spread", "effective_rank", "uniformity", "length_r2", "position_r2")
         if not np.isfinite(vectors).all():
             return {"finite": 0.0, **dict.fromkeys(names, 0.0)}
@@ -97,7 +97,7 @@ class Monitor:
             seen["length_r2"] = length_readability(vectors, lengths, self.random_state)
         if sum(map(len, spans)) >= _LEAST:
             at = np.concatenate(places)[:, None]
-            inside = torch.cat(spans).numpy()
+            inside = torch.cat(spans).double().numpy()
             seen["position_r2"] = readability(inside, at, self.random_state)
         return seen
 
