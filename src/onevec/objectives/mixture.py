@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from onevec.errors import InputError
+from onevec.errors import InputError, make_named
 from onevec.objectives.base import Context, Objective, Vectors
 from onevec.objectives.table import OBJECTIVES
 from onevec.ragged import Ragged
@@ -19,17 +18,7 @@ Part = float | Sequence[Any]  # a weight, or (weight, options)
 
 
 def _make(name: str, options: Mapping[str, Any]) -> Objective:
-    if name not in OBJECTIVES:
-        close = difflib.get_close_matches(name, OBJECTIVES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(OBJECTIVES)}"
-        raise InputError(f"there is no objective {name!r}: {hint}")
-    try:
-        return OBJECTIVES[name](**options)
-    except TypeError as error:
-        known = ", ".join(OBJECTIVES[name].option_names) or "none"
-        raise InputError(
-            f"objective {name!r} does not take the options {dict(options)}: it takes {known}"
-        ) from error
+    return make_named("objective", name, OBJECTIVES, options)
 
 
 def _weight_and_options(name: str, part: Any) -> tuple[float, Mapping[str, Any]]:

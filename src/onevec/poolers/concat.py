@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,24 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onevec.errors import InputError
+from onevec.errors import InputError, make_named
 from onevec.poolers.base import Pooler
 from onevec.poolers.table import POOLERS
 from onevec.ragged import Ragged
 
 
 def _make(name: str, options: Mapping[str, Any]) -> Pooler:
-    if name not in POOLERS:
-        close = difflib.get_close_matches(name, POOLERS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(POOLERS)}"
-        raise InputError(f"there is no pooler {name!r}: {hint}")
-    try:
-        return POOLERS[name](**options)
-    except TypeError as error:
-        known = ", ".join(POOLERS[name].option_names) or "none"
-        raise InputError(
-            f"pooler {name!r} does not take the options {dict(options)}: it takes {known}"
-        ) from error
+    return make_named("pooler", name, POOLERS, options)
 
 
 def split_names(spec: str) -> list[str]:
