@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.judge.verdict import Verdict, judge
-from onevec.objectives import make_objective
+from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
 from onevec.recipe import (
@@ -118,6 +118,8 @@ class OneVec(TransformerMixin, BaseEstimator):
             There so that scikit-learn's pipelines can call it.
         """
         self._check_parameters()
+        objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
+        training = Training.of(self.training)
         names, learned = self._named_poolers()
         tokens = as_tokens(X)
         if len(tokens) < 2:
@@ -129,7 +131,7 @@ class OneVec(TransformerMixin, BaseEstimator):
         found = prepare(tokens, specs, self.effort, self.random_state)
         self.training_ = None
         if learned:
-            self.training_ = self._train(tokens, found, names)
+            self.training_ = self._train(tokens, found, names, objective, training)
             found = found.renewed(tokens, learned)
         if self.pooler == "auto":
             options = [*candidates(self.effort), *(Candidate((n,), 0.5, 0.5) for n in learned)]
@@ -215,11 +217,16 @@ class OneVec(TransformerMixin, BaseEstimator):
             )
         return names, learned
 
-    def _train(self, tokens: Tokens, found: Prepared, names: list[str]) -> Trained:
+    def _train(
+        self,
+        tokens: Tokens,
+        found: Prepared,
+        names: list[str],
+        objective: Objective,
+        training: Training,
+    ) -> Trained:
         from onevec.train import train
 
-        objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
-        training = Training.of(self.training)
         teachers = tuple(as_tokens(each) for each in training.teachers)
         if not teachers and isinstance(tokens, TokenStore):
             others = [layer for layer in tokens.layers if layer != tokens.current_layer]
@@ -247,9 +254,6 @@ class OneVec(TransformerMixin, BaseEstimator):
                 )
         if not isinstance(self.pooler, str):
             raise InputError(f'got pooler={self.pooler!r}: it must be text, such as "mean|std"')
-        if self.objective != "auto":
-            make_objective(self.objective)
-        Training.of(self.training)
         if not isinstance(self.effort, str) or self.effort not in EFFORTS:
             raise InputError(f"got effort={self.effort!r}: choose one of {', '.join(EFFORTS)}")
 

@@ -255,9 +255,14 @@ class Prepared:
     features: Features
 
     @property
+    def count(self) -> int:
+        """How many rows are fitted: the held-out ones come after them."""
+        return len(self.rows) - self.held_out
+
+    @property
     def fitted(self) -> Features:
         """Features of the rows that are not held out."""
-        count = len(self.rows) - self.held_out
+        count = self.count
         return {name: block[:count] for name, block in self.features.items()}
 
     def closed(self) -> Prepared:
@@ -268,7 +273,7 @@ class Prepared:
 
     def half(self, which: int) -> Prepared:
         """The same with every second of the held-out rows: one half selects, the other judges."""
-        count = len(self.rows) - self.held_out
+        count = self.count
         places = np.r_[np.arange(count), np.arange(count + which, len(self.rows), 2)]
         kept = {name: block[places] for name, block in self.features.items()}
         return replace(self, rows=self.rows[places], held_out=len(places) - count, features=kept)
@@ -280,8 +285,7 @@ class Prepared:
     def held_out_rows(self, tokens: Tokens) -> np.ndarray:
         """Places in ``rows`` of the held-out sequences that can be halved."""
         lengths = tokens.lengths.cpu().numpy()[self.rows]
-        first = len(self.rows) - self.held_out
-        return first + np.flatnonzero(lengths[first:] >= 2)
+        return self.count + np.flatnonzero(lengths[self.count :] >= 2)
 
 
 def prepare(

@@ -65,6 +65,15 @@ class Exam:
             questions.append((targets, cluster_panel(targets, random_state)))
         return cls(tokens, rows, held, lengths, both, tuple(questions), random_state)
 
+    def answers(self, blocks: Blocks) -> tuple[Features, Features]:
+        """Features of the halves by these blocks; those that asked are not pooled again."""
+        first, second = self.halves
+        more = [name for name in blocks.poolers if name not in first]
+        if not more:
+            return self.halves
+        added = half_features(self.tokens, self.rows, blocks.only(more))
+        return first | added[0], second | added[1]
+
     def evidence(self, reduction: Reduction, halves: tuple[Features, Features]) -> Evidence:
         """Score a reduction of the halves' block features."""
         return Evidence.mean(

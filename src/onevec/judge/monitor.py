@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onevec.judge.unlabelled import length_readability, readability
+from onevec.objectives.common import unit_rows
+from onevec.objectives.contrastive import uniformity
 from onevec.ragged import Ragged
 from onevec.recipe import read
 from onevec.tokens.batches import Tokens
@@ -35,13 +37,9 @@ def effective_rank(vectors: Float[np.ndarray, "seqs dim"]) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def uniformity(vectors: Float[np.ndarray, "seqs dim"]) -> float:
-    """Logarithm of the mean Gaussian potential of unit vectors (Wang and Isola 2020)."""
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = vectors / np.where(norm > 0, norm, 1.0)
-    potential = np.exp(2 * (unit @ unit.T) - 2)
-    off = ~np.eye(len(unit), dtype=bool)
-    return float(np.log(potential[off].mean())) if len(unit) > 1 else 0.0
+def _uniformity(vectors: Float[np.ndarray, "seqs dim"]) -> float:
+    """Uniformity of the directions, each sequence a group of its own."""
+    return float(uniformity(unit_rows(torch.from_numpy(vectors)), torch.arange(len(vectors)), 1.0))
 
 
 @dataclass
@@ -89,7 +87,7 @@ class Monitor:
             "finite": 1.0,
             "spread": float(vectors.std(0).mean()),
             "effective_rank": effective_rank(vectors),
-            "uniformity": uniformity(vectors),
+            "uniformity": _uniformity(vectors),
             "length_r2": 0.0,
             "position_r2": 0.0,
         }

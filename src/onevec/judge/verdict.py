@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from onevec.judge.exam import Exam, half_features
+from onevec.judge.exam import Exam
 from onevec.judge.unlabelled import Evidence, length_readability
 from onevec.recipe import KEEP_MEAN, Candidate, Prepared, Reduction
 from onevec.tokens.batches import Tokens
@@ -84,7 +84,7 @@ def judge(
     cache: dict[Any, Any] = {}
     # Closed-form blocks ask, learned ones too must answer.
     exam = Exam.set(tokens, prepared.closed(), random_state, cache)
-    halves = half_features(tokens, exam.rows, prepared.blocks)
+    halves = exam.answers(prepared.blocks)
     reductions = {o.name: Reduction(o).fit(prepared.fitted, dim, cache) for o in options}
     evidence = {name: exam.evidence(r, halves) for name, r in reductions.items()}
     chosen, verdict = _choose(options, evidence)

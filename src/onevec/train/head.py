@@ -154,13 +154,13 @@ def gradients(
     total.backward()
     for view, (first, last, piece) in mine:
         slope = vectors[view].grad
-        if slope is not None:
-            pool(piece).backward(slope[first:last])
+        assert slope is not None, "an objective gives every vector a gradient"
+        pool(piece).backward(slope[first:last])
     if world.size > 1:
         for parameter in head.parameters():  # a process without a piece has no gradient yet
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        world.sum([p.grad for p in head.parameters() if p.grad is not None])
+            world.sum([parameter.grad])
     return told
 
 

@@ -207,8 +207,7 @@ def _schedule(step: int, steps: int) -> float:
 def _score(exam: Exam, prepared: Prepared, candidate: Candidate, dim: int) -> float:
     """Held-out score of the blocks as they are now, reduced as the final vector is."""
     blocks = prepared.blocks.only(candidate.blocks)
-    fitted = prepared.rows[: len(prepared.rows) - prepared.held_out]
-    some = np.random.default_rng(0).permutation(fitted)[:_REFIT]
+    some = np.random.default_rng(0).permutation(prepared.rows[: prepared.count])[:_REFIT]
     known = blocks.of(exam.tokens, np.sort(some))
     reduction = Reduction(candidate).fit(known, dim)
     evidence = exam.evidence(reduction, half_features(exam.tokens, exam.rows, blocks))

@@ -34,8 +34,7 @@ _STATISTICS_WIDTH = 16  # whitened directions of each block that make up the ric
 
 def training_rows(tokens: Tokens, prepared: Prepared) -> Int[np.ndarray, " rows"]:
     """Every sequence that is not held out."""
-    held = prepared.rows[len(prepared.rows) - prepared.held_out :]
-    return np.setdiff1d(np.arange(len(tokens)), held)
+    return np.setdiff1d(np.arange(len(tokens)), prepared.rows[prepared.count :])
 
 
 def draw_rows(

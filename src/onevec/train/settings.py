@@ -109,12 +109,13 @@ def _count(least: int, optional: bool = False) -> tuple[Callable[[Any], bool], s
     return holds, f"a whole number of at least {least}" + (" or None" if optional else "")
 
 
-def _number(above: float, optional: bool = False) -> tuple[Callable[[Any], bool], str]:
+def _number(zero: bool = False, optional: bool = False) -> tuple[Callable[[Any], bool], str]:
     def holds(value: Any) -> bool:
         real = isinstance(value, Real) and not isinstance(value, bool)
-        return (optional and value is None) or (real and above < float(value) < math.inf)
+        fits = real and (0 < float(value) < math.inf or (zero and value == 0))
+        return fits or (optional and value is None)
 
-    what = "a number above 0" if above == 0 else "a number of 0 or more"
+    what = "a number of 0 or more" if zero else "a number above 0"
     return holds, what + (" or None" if optional else "")
 
 
@@ -129,15 +130,15 @@ def _are_views(value: Any) -> bool:
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": _count(1, optional=True),
     "batch": _count(2),
-    "learning_rate": _number(0),
-    "weight_decay": _number(-1e-300),
+    "learning_rate": _number(),
+    "weight_decay": _number(zero=True),
     "views": (_are_views, f"auto, {', '.join(VIEWS)}, or a Views such as Reencoded(...)"),
     "view_size": _count(1, optional=True),
     "gap": _count(0, optional=True),
     "causal": (lambda value: isinstance(value, bool), "True or False"),
     "evaluations": _count(1),
     "patience": _count(1),
-    "max_seconds": _number(0, optional=True),
+    "max_seconds": _number(optional=True),
     "piece_tokens": _count(1),
     "precision": (lambda value: value in ("fp32", "bf16"), '"fp32" or "bf16"'),
     "device": (_is_device, '"cpu", "cuda" or such as "cuda:1"'),

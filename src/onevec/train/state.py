@@ -138,9 +138,7 @@ class Run:
             parts.setdefault(part, {})[name] = value
         self.head.load_state_dict(parts["head"])
         self.objective.load_state_dict(parts.get("objective", {}))
-        self.best = {
-            name: value.to(self.best[name].device) for name, value in parts["best"].items()
-        }
+        self.best = parts["best"]
         whole = self.optimizer.state_dict()
         whole["state"] = {
             int(part.split(".")[1]): entries
