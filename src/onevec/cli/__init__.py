@@ -1,0 +1,26 @@
+"""The command line. Each command parses, calls one public function and prints."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+
+import typer
+
+from onevec.cli.common import app, say
+from onevec.errors import OnevecError
+
+__all__ = ["app", "main"]
+for _area in ("tokens", "model"):  # their commands join the application, in the order of the help
+    import_module(f"onevec.cli.{_area}")
+
+
+def main() -> None:
+    """Run the command line; a rule that is broken ends with one sentence and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: say(f"onevec: warning: {message}")
+    try:
+        app()
+    except (OnevecError, OSError) as error:
+        typer.echo(f"onevec: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,5 @@
+"""`python -m onevec.cli`."""
+
+from onevec.cli import main
+
+main()

@@ -1,0 +1,53 @@
+"""What the commands share: the application, options that recur, printing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="onevec",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""One vector per sequence, learned without labels, on top of a frozen model.
+
+The way: **encode** sequences with a frozen encoder into a store of token vectors, **fit** on the
+store, **transform** a store to vectors. `onevec demo` walks it on proteins. No encoder? Make one
+with **pretrain**. Only **evaluate** reads labels.""",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace what stands at --out.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every draw.")]
+Column = Annotated[
+    str | None, typer.Option(help="Column of the sequences; guessed when there is one candidate.")
+]
+
+
+def say(line: str) -> None:
+    """Print to stderr: progress and warnings, no result."""
+    typer.echo(line, err=True)
+
+
+def show(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """Print a result, as one JSON object or as text."""
+    typer.echo(json.dumps(result) if as_json else text)
+
+
+def score_table(evaluation: dict[str, dict[str, Any]]) -> str:
+    """Lay out what `evaluate` returned."""
+    from onevec.report.summarize import METHOD_NAMES
+
+    lines = [f"{'':<18}{'dim':>5}{'kNN':>8}{'10-shot':>9}{'gain':>8}   95 % interval"]
+    for name, row in evaluation.items():
+        line = f"{METHOD_NAMES.get(name, name):<18}{row['dim']:>5}"
+        line += f"{row['knn']:>8.1f}{row['shot10']:>9.1f}"
+        if "gain" in row:
+            low, high = row["interval"]
+            line += f"{row['gain']:>+8.1f}   {low:+.1f} … {high:+.1f}"
+        lines.append(line)
+    return "\n".join(lines)

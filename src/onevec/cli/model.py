@@ -1,0 +1,151 @@
+"""From token vectors to one vector each, and what to think of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onevec.cli.common import Json, Overwrite, Seed, app, say, score_table, show
+
+
+@app.command()
+def fit(
+    store: Annotated[Path, typer.Argument(help="Token store.")],
+    out: Annotated[Path, typer.Option(help="Folder of the model to write.")],
+    dim: Annotated[int, typer.Option(help="Dimensions of the vector.")] = 64,
+    effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "quick",
+    pooler: Annotated[
+        str, typer.Option(help="auto, or such as 'mean|std|vlad' or 'attention', which learns.")
+    ] = "auto",
+    objective: Annotated[
+        str, typer.Option(help="What poolers learn for: 'info_nce', or 'vicreg=0.5,info_nce=1'.")
+    ] = "auto",
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; default by effort: 100, 400 or 1,500.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File from which a killed training goes on.")
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Learn the aggregation from a store, without labels, and say whether it beats the mean.
+
+    Example: `onevec fit store --out model --dim 64`
+    """
+    from onevec.estimator import OneVec, is_model
+    from onevec.files import check_target
+    from onevec.train.head import first_process
+
+    check_target(out, overwrite, what="onevec model", ours=is_model)
+    training = {"steps": steps, "checkpoint": checkpoint, "progress": True}
+    model = OneVec(
+        dim, effort=effort, pooler=pooler, objective=objective, training=training,
+        random_state=seed,
+    ).fit(store)  # fmt: skip
+    if not first_process():  # of `torchrun`: every process has the same model
+        return
+    model.save(out, overwrite=overwrite)
+    show({"model": str(out), "verdict": model.verdict_.as_dict()}, as_json, model.verdict_.sentence)
+
+
+@app.command()
+def transform(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    store: Annotated[Path, typer.Argument(help="Token store.")],
+    out: Annotated[Path, typer.Option(help="vectors.npy, or .parquet with the ids.")],
+    check_encoder: Annotated[bool, typer.Option(help="Refuse a store of another encoder.")] = True,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a store into one vector per sequence.
+
+    Example: `onevec transform model store --out vectors.parquet`
+    """
+    from onevec.estimator import load
+    from onevec.use.vectors import check_file, write_vectors
+
+    check_file(out, overwrite)
+    fitted = load(model).set_params(check_encoder=check_encoder)
+    shape = write_vectors(fitted, store, out)
+    show(
+        {"out": str(out), "shape": shape},
+        as_json,
+        f"{out}: {shape[0]:,} vectors of {shape[1]} dimensions",
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    store: Annotated[Path, typer.Argument(help="Store whose labels are the probes' memory.")],
+    labels: Annotated[str, typer.Option(help="Metadata column of the store with the labels.")],
+    test: Annotated[
+        Path | None, typer.Option(help="Store to score on; else a seeded half of STORE.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Score onevec and the mean's variants with labels: the only command that reads them.
+
+    Example: `onevec evaluate model train-store --test test-store --labels family`
+    """
+    from onevec.use.vectors import evaluate_stores
+
+    result = evaluate_stores(model, store, labels, test=test, random_state=seed)
+    show(result, as_json, score_table(result))
+
+
+@app.command()
+def report(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """Write the verdict and its evidence as one HTML file.
+
+    Example: `onevec report model --out report.html`
+    """
+    from onevec.estimator import load
+    from onevec.report.html import check_report, write
+    from onevec.report.summarize import summarize
+
+    check_report(out)
+    write(summarize(load(model), title=f"onevec: {model.name}"), out)
+    show({"report": str(out)}, as_json, f"{out} written")
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Token store, model or encoder folder.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a folder holds; a store's checksums are verified.
+
+    Example: `onevec inspect store`
+    """
+    from onevec.report.describe import describe
+
+    facts = describe(path)
+    show(facts, as_json, "\n".join(f"{name:<16}{value}" for name, value in facts.items()))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="HTML report to write.")] = Path("report.html"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Walk the whole way on real proteins that come with onevec (two to three minutes).
+
+    Example: `onevec demo`
+    """
+    from onevec.demo.walk import run_demo
+    from onevec.use.vectors import METHODS
+
+    result = run_demo(out, say, seed)
+    scores = score_table({name: result[name] for name in METHODS})
+    show(result, as_json, f"\n{scores}\n\nVerdict  {result['verdict']['sentence']}\nReport   {out}")
