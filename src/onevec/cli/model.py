@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from onevec.cli.common import Json, Overwrite, Seed, app, say, score_table, show
+from onevec.errors import InputError
 
 
 @app.command()
@@ -103,18 +104,30 @@ def evaluate(
 def report(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    store: Annotated[Path | None, typer.Option(help="Token store to draw, as points.")] = None,
+    colour: Annotated[
+        str | None, typer.Option(help="Metadata column of the store that colours the points.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the verdict and its evidence as one HTML file.
 
-    Example: `onevec report model --out report.html`
+    Example: `onevec report model --store store --out report.html`
     """
     from onevec.estimator import load
     from onevec.report.html import check_report, write
-    from onevec.report.summarize import summarize
+    from onevec.report.summarize import summarize, summarize_store
+    from onevec.tokens.store import TokenStore
 
     check_report(out)
-    write(summarize(load(model), title=f"onevec: {model.name}"), out)
+    if colour and not store:
+        raise InputError(f"got --colour {colour} without --store: name the store with that column")
+    fitted, title = load(model), f"onevec: {model.name}"
+    if store:
+        summary = summarize_store(fitted, TokenStore(store), title=title, colour=colour)
+    else:
+        summary = summarize(fitted, title=title)
+    write(summary, out)
     show({"report": str(out)}, as_json, f"{out} written")
 
 

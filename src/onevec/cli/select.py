@@ -51,3 +51,30 @@ def select(
         f"nearest chosen one {facts['coverage']:.3f} ({facts['random_coverage']:.3f} for as many "
         "at random)",
     )
+
+
+@app.command()
+def explore(
+    vectors: Vectors,
+    out: Annotated[Path, typer.Option(help="Parquet file of the points.")],
+    store: Annotated[
+        Path | None, typer.Option(help="Token store of the same: text and metadata come along.")
+    ] = None,
+    neighbours: Annotated[int, typer.Option(help="Of each point; 0 leaves them out.")] = 15,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Place vectors on a plane, with neighbours, for embedding-atlas to show.
+
+    Example: `onevec explore vectors.parquet --store store --out points.parquet`
+    """
+    from onevec.use.explore import explore as run
+
+    facts = run(vectors, out, store=store, count=neighbours, random_state=seed, overwrite=overwrite)
+    show(
+        facts,
+        as_json,
+        f"{out}: {facts['rows']:,} points, placed by {facts['method']}\n"
+        f"Look at them with (pip install embedding-atlas)\n  {facts['command']}",
+    )

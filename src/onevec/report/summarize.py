@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onevec.errors import MissingExtraError
-from onevec.judge.probes import normalise
+from onevec.errors import InputError
+from onevec.report.picture import new_figure, png, points_figure
+from onevec.tokens.store import TokenStore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from onevec.estimator import OneVec
 
-_MOST_POINTS = 1_200
 METHOD_NAMES = {
     "mean": "mean",
     "mean_pca": "mean + PCA",
@@ -33,7 +31,8 @@ def summarize(
     lengths: Sequence[int] | np.ndarray | None = None,
     evaluation: Mapping[str, Mapping[str, Any]] | None = None,
     maps: Mapping[str, np.ndarray] | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[Any] | None = None,
+    colour: str | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather what `onevec.report.html.render` shows.
@@ -50,16 +49,20 @@ def summarize(
         What `onevec.evaluate` returned.
     maps : mapping of method to vectors, optional
         Drawn side by side in two dimensions (t-SNE).
-    labels : sequence of str, optional
-        Colours of the maps.
+    labels : sequence, optional
+        Colours of the maps: names, or numbers.
+    colour : str, optional
+        What the labels are, for the heading.
     facts : mapping, optional
         Further lines, such as the encoder's accuracy.
     """
     pictures = {"The candidates, scored without labels": _candidate_figure(model)}
     if evaluation:
         pictures["Gain over the mean, with labels used for scoring only"] = _gain_figure(evaluation)
-    if maps and labels is not None:
-        pictures["The vectors in two dimensions (t-SNE)"] = _map_figure(maps, labels)
+    if maps:
+        by = f", coloured by {colour}" if colour else ""
+        named = {METHOD_NAMES.get(name, name): vectors for name, vectors in maps.items()}
+        pictures[f"The vectors in two dimensions (t-SNE){by}"] = points_figure(named, labels)
     if lengths is not None:
         pictures["Tokens per sequence"] = _length_figure(np.asarray(lengths))
     return {
@@ -73,33 +76,43 @@ def summarize(
             "encoder fingerprint": (model.fingerprint_ or "none (ready arrays)")[:16],
             **(facts or {}),
         },
-        "pictures": {name: _png(figure) for name, figure in pictures.items() if figure},
+        "pictures": {name: png(figure) for name, figure in pictures.items() if figure},
     }
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def summarize_store(
+    model: OneVec, store: TokenStore, *, title: str, colour: str | None = None
+) -> dict[str, Any]:
+    """Gather what a report shows, with the vectors of a store in two dimensions.
 
-
-def _png(figure: Figure) -> str:
-    raw = io.BytesIO()
-    figure.savefig(raw, format="png", dpi=130)
-    return base64.b64encode(raw.getvalue()).decode()
+    Parameters
+    ----------
+    store : TokenStore
+        Its sequences are drawn as the mean and as the model place them.
+    colour : str, optional
+        Metadata column of the store that colours the points; nothing is fitted to it.
+    """
+    labels = None
+    if colour is not None:
+        labels = store.column(colour).to_pylist()
+        if any(isinstance(value, list | dict) for value in labels):
+            raise InputError(f"column {colour!r} holds lists: choose one with one value per row")
+    return summarize(
+        model,
+        title=title,
+        lengths=store.lengths.numpy(),
+        maps={"mean": model.transform_baselines(store)["mean"], "onevec": model.transform(store)},
+        labels=labels,
+        colour=colour,
+        facts={"drawn": f"{store.path.name}, {len(store):,} sequences"},
+    )
 
 
 def _candidate_figure(model: OneVec) -> Figure | None:
     rows = model.verdict_.candidates
     if not rows:
         return None
-    figure, axes = _figure(9, 0.8 + 0.42 * len(rows), 2)
+    figure, axes = new_figure(9, 0.8 + 0.42 * len(rows), 2)
     order = rows[::-1]
     place = np.arange(len(order))
     titles = {
@@ -131,7 +144,7 @@ def _candidate_figure(model: OneVec) -> Figure | None:
 
 def _gain_figure(evaluation: Mapping[str, Mapping[str, Any]]) -> Figure:
     names = [name for name in evaluation if "gain" in evaluation[name]]
-    figure, (axis,) = _figure(6.5, 0.9 + 0.4 * len(names))
+    figure, (axis,) = new_figure(6.5, 0.9 + 0.4 * len(names))
     for place, name in enumerate(reversed(names)):
         entry = evaluation[name]
         low, high = entry["interval"]
@@ -144,35 +157,8 @@ def _gain_figure(evaluation: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _map_figure(maps: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
-    from sklearn.manifold import TSNE
-
-    figure, axes = _figure(10.5, 4.6, len(maps))
-    rows = np.random.default_rng(0).permutation(len(labels))[:_MOST_POINTS]
-    kinds = np.asarray(labels)[rows]
-    for axis, (name, vectors) in zip(axes, maps.items(), strict=True):
-        perplexity = min(30.0, max(2.0, len(rows) / 4))
-        spread = TSNE(perplexity=perplexity, init="pca", random_state=0)
-        at = spread.fit_transform(normalise(np.asarray(vectors, np.float64)[rows]))
-        for number, kind in enumerate(np.unique(kinds)):
-            mine = kinds == kind
-            colour = f"C{number % 10}"
-            axis.scatter(*at[mine].T, s=6, color=colour, label=str(kind), linewidths=0)
-        axis.set_title(METHOD_NAMES.get(name, name))
-        axis.set_xticks([])
-        axis.set_yticks([])
-    if len(np.unique(kinds)) <= 15:
-        figure.legend(
-            *axes[0].get_legend_handles_labels(),
-            loc="outside right center",
-            fontsize=8,
-            markerscale=2,
-        )
-    return figure
-
-
 def _length_figure(lengths: np.ndarray) -> Figure:
-    figure, (axis,) = _figure(6.5, 2.4)
+    figure, (axis,) = new_figure(6.5, 2.4)
     axis.hist(
         lengths, bins=np.geomspace(max(1, lengths.min()), lengths.max() + 1, 40), color="#1c7ed6"
     )

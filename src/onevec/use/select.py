@@ -124,7 +124,7 @@ def select(
     No matrix of all rows by all rows is ever made. Above `Selector.most` rows the greedy methods
     first choose from random parts, then among what these gave (GreeDi, Mirzasoleiman et al. 2013;
     random parts, Barbosa et al. 2015); facility location and coverage let each row given stand for
-    the rows it represents. Where ``count`` is more than half of ``most``, each part gives its
+    the rows it represents. Where ``count`` is more than a quarter of ``most``, each part gives its
     share and nothing is merged.
 
     Examples
@@ -194,40 +194,43 @@ def _greedy(task: _Task, count: int, selector: Selector) -> Order:
         places, gains = greedy(found, min(number, len(rows)))
         return rows[places], gains
 
-    if len(task.free) <= selector.most:
-        return choose(task.free, task.weights[task.free], count)
-    parts = np.array_split(
-        task.rng.permutation(task.free), math.ceil(_PARTS * len(task.free) / selector.most)
-    )
-    parts = [np.sort(part) for part in parts]
-    if 2 * count > selector.most:
+    def parted(rows: np.ndarray) -> list[np.ndarray]:
+        number = math.ceil(_PARTS * len(rows) / selector.most)
+        return [np.sort(part) for part in np.array_split(task.rng.permutation(len(rows)), number)]
+
+    rows, weights = task.free, task.weights[task.free]
+    if len(rows) > selector.most and 4 * count > selector.most:
+        parts = parted(rows)
         shares = np.diff(np.linspace(0, count, len(parts) + 1).astype(int))
         found = [
-            choose(part, task.weights[part], share)
+            choose(rows[part], weights[part], share)
             for part, share in zip(parts, shares, strict=True)
         ]
-        rows, gains = (np.concatenate(each) for each in zip(*found, strict=True))
-        return rows, gains
-    each = min(count, max(selector.most // len(parts), math.ceil(2 * count / len(parts))))
-    candidates = [choose(part, task.weights[part], each)[0] for part in parts]
-    masses = [
-        _mass(task, part, chosen) if selector.stands_in else task.weights[chosen]
-        for part, chosen in zip(parts, candidates, strict=True)
-    ]
-    return choose(np.concatenate(candidates), np.concatenate(masses), count)
+        return np.concatenate([r for r, _ in found]), np.concatenate([g for _, g in found])
+    while len(rows) > selector.most:
+        parts = parted(rows)
+        each = min(count, max(1, selector.most // len(parts)))
+        given = []
+        for part in parts:
+            chosen, _ = choose(rows[part], weights[part], each)
+            mass = weights[part][np.searchsorted(rows[part], chosen)]
+            if selector.stands_in:
+                mass = np.maximum(mass, _mass(task, rows[part], weights[part], chosen))
+            given.append((chosen, mass))
+        rows, weights = (np.concatenate(each) for each in zip(*given, strict=True))
+        order = np.argsort(rows)
+        rows, weights = rows[order], weights[order]
+    return choose(rows, weights, count)
 
 
-def _mass(task: _Task, part: np.ndarray, chosen: np.ndarray) -> Float[np.ndarray, " chosen"]:
-    """Weight of the rows of a part that each chosen one is nearest to; labelled ones take theirs.
-
-    Every chosen row counts at least for itself.
-    """
+def _mass(
+    task: _Task, rows: np.ndarray, weights: np.ndarray, chosen: np.ndarray
+) -> Float[np.ndarray, " chosen"]:
+    """Weight of the rows that each chosen one is nearest to; labelled vectors take theirs."""
     centres = np.concatenate([task.source.take(chosen), task.labelled])
-    X = task.source.take(part)
-    pieces = np.array_split(X, len(X) * len(centres) // BLOCK + 1)
-    owner = np.concatenate([squared_distances(piece, centres).argmin(1) for piece in pieces])
-    mass = np.bincount(owner, task.weights[part], len(centres))[: len(chosen)]
-    return np.maximum(mass, task.weights[chosen])
+    pieces = np.array_split(rows, len(rows) * len(centres) // BLOCK + 1)
+    owner = [squared_distances(task.source.take(piece), centres).argmin(1) for piece in pieces]
+    return np.bincount(np.concatenate(owner), weights, len(centres))[: len(chosen)]
 
 
 def _scales(task: _Task, count: int) -> tuple[float, float]:
