@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from onevec import OneVec, encode
+from onevec import OneVec, TokenStore, encode
 from onevec.errors import InputError, StoreError
 from onevec.use.explore import PLACED, explore, neighbours, place
 from onevec.use.rows import Source
@@ -34,7 +34,6 @@ def test_like_vectors_lie_together_and_the_seed_decides():
     assert method == "t-SNE"
     assert share_of_own(places, own) > 0.95
     np.testing.assert_array_equal(place(X)[0], places)
-    assert np.abs(place(X, random_state=1)[0] - places).max() >= 0
 
 
 def test_rows_beyond_the_sample_are_placed_by_their_neighbours():
@@ -117,21 +116,7 @@ def test_rows_are_matched_by_id(room, tmp_path):
     explore(tmp_path / "v.parquet", tmp_path / "p.parquet", store=room / "store", count=0)
     points = pq.read_table(tmp_path / "p.parquet")
     assert "neighbors" not in points.column_names
-    whole = dict(
-        zip(
-            *(
-                encode_column
-                for encode_column in (
-                    [f"s{row}" for row in range(80)],
-                    pq.read_table(room / "v.parquet")["id"].to_pylist(),
-                )
-            ),
-            strict=True,
-        )
-    )
-    assert points["id"].to_pylist() == [whole[f"s{row}"] for row in order]
-    from onevec import TokenStore
-
+    assert points["id"].to_pylist() == [f"s{row}" for row in order]
     kinds = TokenStore(room / "store").column("kind").to_pylist()
     assert points["kind"].to_pylist() == [kinds[row] for row in order]
 
