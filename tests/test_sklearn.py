@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from onevec import OneVec, Ragged, encode, load
 
@@ -62,6 +62,7 @@ def test_a_grid_over_parameters(data):
     assert search.best_score_ > 0.85
 
 
+@pytest.mark.slow  # each process imports torch
 def test_in_several_processes(data):
     pipeline = make_pipeline(quick(), LogisticRegression())
     alone = cross_val_score(pipeline, Ragged.from_list(data[0]), data[1], cv=3)
@@ -111,23 +112,10 @@ def test_data_frames_come_out(container, sequences):
     assert list(pipeline.fit_transform(sequences).columns) == list(frame.columns)
 
 
-@named
 def test_a_column_of_sequences_in_a_data_frame(data):
     """Sequences beside other columns: a ColumnTransformer hands OneVec the one column."""
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"tokens": data[0], "age": np.arange(150.0)})
-    both = ColumnTransformer([("vector", _Column(), "tokens"), ("age", StandardScaler(), ["age"])])
+    vector = make_pipeline(FunctionTransformer(list), quick())
+    both = ColumnTransformer([("vector", vector, "tokens"), ("age", StandardScaler(), ["age"])])
     assert both.fit_transform(frame).shape == (150, 5)
-
-
-class _Column(OneVec):
-    """A pandas column of arrays, as the list that OneVec takes."""
-
-    def __init__(self, dim=4, pooler="mean|std"):
-        super().__init__(dim, pooler=pooler)
-
-    def fit(self, X, y=None):
-        return super().fit(list(X))
-
-    def transform(self, X):
-        return super().transform(list(X))

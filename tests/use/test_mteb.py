@@ -35,7 +35,8 @@ def sentences(n, seed=0):
 def described(name, kind, score, category="t2c"):
     return TaskMetadata(
         name=name, description="Made-up letters.", type=kind, category=category,
-        eval_splits=["test"], eval_langs=["eng-Latn"], main_score=score, dataset={"path": "local", "revision": "1"},
+        eval_splits=["test"], eval_langs=["eng-Latn"], main_score=score,
+        dataset={"path": "local", "revision": "1"},
     )  # fmt: skip
 
 
