@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from onevec.errors import InputError, StoreError
@@ -41,7 +41,7 @@ OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 
 
-class OneVec(TransformerMixin, BaseEstimator):
+class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Learn, without labels, one vector per sequence that beats the mean, or keep the mean.
 
     Parameters
@@ -171,6 +171,11 @@ class OneVec(TransformerMixin, BaseEstimator):
             for rows in np.array_split(np.arange(len(tokens)), max(1, len(tokens) // 4_096))
         ]
         return np.concatenate(parts)
+
+    @property
+    def _n_features_out(self) -> int:
+        """How many columns there are: scikit-learn names them onevec0, onevec1 and so on."""
+        return self.reduction_.dim_out
 
     def transform_baselines(self, X: Any) -> dict[str, Float[np.ndarray, "seqs dim"]]:
         """Return the vectors of the baselines fitted to the same data; tokens are read once.
