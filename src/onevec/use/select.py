@@ -295,12 +295,13 @@ def _deduplicate(task: _Task, count: int, threshold: float | None) -> Order:
     """Drop rows that say what another says (SemDeDup, Abbas et al. 2023).
 
     Within clusters of about 512 rows, each row has the largest cosine with those before it (the
-    heavier first, then the earlier) and with the labelled vectors. Rows below the threshold are
-    kept; with a count, those least like any other. Exact duplicates are found across clusters.
-    The gain is one less that cosine.
+    heavier first, then the earlier; without a threshold in random order) and with the labelled
+    vectors. Rows below the threshold are kept; with a count, those of the least cosine. Exact
+    duplicates are found across clusters. The gain is one less that cosine.
     """
     source, likeness = task.source, np.full(len(task.source), -1.0)
-    order = task.free[np.argsort(-task.weights[task.free], kind="stable")]
+    order = task.free if threshold is not None else task.rng.permutation(task.free)
+    order = order[np.argsort(-task.weights[order], kind="stable")]
     keys = np.concatenate([_keys(piece) for piece in source.pieces()])[order]
     _, first = np.unique(keys, return_index=True)
     likeness[np.delete(order, first)] = 1.0
@@ -317,7 +318,8 @@ def _deduplicate(task: _Task, count: int, threshold: float | None) -> Order:
         for rows in np.array_split(order, len(order) * len(task.labelled) // BLOCK + 1):
             seen = 1 - nearest_distances(source.take(rows), task.labelled) / 2
             likeness[rows] = np.maximum(likeness[rows], seen)
-    kept = task.free[np.argsort(likeness[task.free], kind="stable")][:count]
+    kept = task.rng.permutation(task.free) if threshold is None else task.free
+    kept = kept[np.argsort(likeness[kept], kind="stable")][:count]
     if threshold is not None:
         kept = kept[likeness[kept] < threshold]
     return kept, 1 - likeness[kept]
