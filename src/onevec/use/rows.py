@@ -106,3 +106,39 @@ def _unit(X: np.ndarray) -> Float[np.ndarray, "some dim"]:
     X = np.asarray(X, np.float64)
     norm = np.linalg.norm(X, axis=1, keepdims=True)
     return (X / np.where(norm > 0, norm, 1)).astype(np.float32)
+
+
+def split_labelled(labelled: Any, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows that are labelled, and labelled vectors from elsewhere."""
+    rows, none = np.empty(0, np.int64), np.empty((0, source.dim), np.float32)
+    if labelled is None:
+        return rows, none
+    found = np.asarray(labelled)
+    if found.ndim == 1 and (found.dtype.kind in "iu" or not found.size):
+        rows = np.unique(found.astype(np.int64))
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(source):
+            raise InputError(
+                f"labelled holds row {rows[0] if rows[0] < 0 else rows[-1]}, the vectors have rows "
+                f"0 to {len(source) - 1}"
+            )
+        return rows, none
+    given = Source.of(as_table(found, "labelled"))
+    if given.dim != source.dim:
+        raise InputError(
+            f"labelled vectors have {given.dim} dimensions, the vectors {source.dim}: both must "
+            "come from one model"
+        )
+    return rows, given.take(np.arange(len(given)))
+
+
+def check_weights(weights: Any, rows: int) -> Float[np.ndarray, " rows"]:
+    """Return one weight per row, 1 where none are given, or raise `InputError`."""
+    if weights is None:
+        return np.ones(rows)
+    found = np.asarray(weights, np.float64)
+    if found.shape != (rows,) or not np.isfinite(found).all() or not (found > 0).all():
+        raise InputError(
+            f"got weights of shape {found.shape} for {rows} rows: pass one finite number above 0 "
+            "for each"
+        )
+    return found

@@ -23,7 +23,7 @@ from onevec.use.greedy import (
     nearest_distances,
     squared_distances,
 )
-from onevec.use.rows import BLOCK, Source, as_table, covered
+from onevec.use.rows import BLOCK, Source, check_weights, covered, split_labelled
 
 _PARTS = 8  # rows of a part: an eighth of what is taken at once
 _SAMPLE = 2_048  # rows that tell how far apart vectors are
@@ -38,7 +38,8 @@ class Selected:
     Attributes
     ----------
     rows : ndarray of int64, shape (chosen,)
-        In the order of choice: of the greedy methods, the first k are the choice for k.
+        In the order of choice. Of k_center, facility_location and determinantal the first k are
+        the choice for k, where the rows are at most `Selector.most`.
     gains : ndarray, shape (chosen,)
         What each added to its method's objective; see the methods.
     coverage : float
@@ -138,15 +139,17 @@ def select(
         raise InputError(f"there is no method {method!r}: choose from {', '.join(SELECTORS)}")
     if threshold is not None and method != "deduplicate":
         raise InputError(f"got threshold={threshold} with method={method!r}: only deduplicate has")
+    if not isinstance(random_state, int | np.integer) or random_state < 0:
+        raise InputError(f"got random_state={random_state!r}: a whole number of at least 0")
     source = Source.of(vectors)
-    known, given = _labelled(labelled, source)
+    known, given = split_labelled(labelled, source)
     free = np.setdiff1d(np.arange(len(source)), known)
     count = _count(count, method, threshold, len(free))
     task = _Task(
         source,
         free,
         np.concatenate([source.take(known), given]),
-        _weights(weights, len(source)),
+        check_weights(weights, len(source)),
         np.random.default_rng(random_state),
         int(random_state),
     )
@@ -359,48 +362,15 @@ SELECTORS: dict[str, Selector] = {
 # --- input --------------------------------------------------------------------------------------
 
 
-def _labelled(labelled: Any, source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows that are labelled, and labelled vectors from elsewhere."""
-    rows, none = np.empty(0, np.int64), np.empty((0, source.dim), np.float32)
-    if labelled is None:
-        return rows, none
-    found = np.asarray(labelled)
-    if found.ndim == 1 and (found.dtype.kind in "iu" or not found.size):
-        rows = np.unique(found.astype(np.int64))
-        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(source):
-            raise InputError(
-                f"labelled holds row {rows[0] if rows[0] < 0 else rows[-1]}, the vectors have rows "
-                f"0 to {len(source) - 1}"
-            )
-        return rows, none
-    given = Source.of(as_table(found, "labelled"))
-    if given.dim != source.dim:
-        raise InputError(
-            f"labelled vectors have {given.dim} dimensions, the vectors {source.dim}: both must "
-            "come from one model"
-        )
-    return rows, given.take(np.arange(len(given)))
-
-
-def _weights(weights: Any, rows: int) -> Float[np.ndarray, " rows"]:
-    if weights is None:
-        return np.ones(rows)
-    found = np.asarray(weights, np.float64)
-    if found.shape != (rows,) or not np.isfinite(found).all() or not (found > 0).all():
-        raise InputError(
-            f"got weights of shape {found.shape} for {rows} rows: pass one finite number above 0 "
-            "for each"
-        )
-    return found
-
-
 def _count(count: int | None, method: str, threshold: float | None, free: int) -> int:
     if count is None and method == "deduplicate":
         if threshold is None:
             raise InputError("deduplicate needs a count or a threshold (such as 0.95)")
-        return free
+        count = max(free, 1)
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
         raise InputError(f"got count={count!r}: it must be a whole number of at least 1")
+    if free == 0:
+        raise InputError("all rows are labelled: there is nothing left to choose")
     if threshold is not None and not -1 < threshold <= 1:
         raise InputError(f"got threshold={threshold}: a cosine is above -1 and at most 1")
     return min(int(count), free)
