@@ -1,6 +1,6 @@
 """Data selection: labels needed for a probe score, against random choice and the mean's vectors.
 
-    python benchmarks/use_select.py [--data DIR] [--tasks chess banking77] [--seeds 5] [--quick]
+    python benchmarks/use_select.py [--data DIR] [--tasks chess] [--methods k_center] [--quick]
 
 Rows of the train part are chosen without labels, by every entry of SELECTORS, on onevec vectors
 (64 dimensions) and on mean-pooled ones. Only the chosen rows' labels are then read: a logistic
@@ -149,7 +149,9 @@ def _interval(value: float, drawn: np.ndarray) -> list[float | None]:
     return [round(float(v), 3) if np.isfinite(v) else None for v in (value, low, high)]
 
 
-def task(name: str, data: Path, seeds: int, quick: bool) -> dict[str, Any]:
+def task(
+    name: str, data: Path, methods: Sequence[str], seeds: int, *, quick: bool
+) -> dict[str, Any]:
     """Measure one task."""
     began = time.perf_counter()
     unit = tasks.units(name, data)[0]
@@ -165,7 +167,8 @@ def task(name: str, data: Path, seeds: int, quick: bool) -> dict[str, Any]:
     classes = len(np.unique(target.y_train))
     most = int(SHARE * len(target.train)) // 2
     budgets = [each * classes for each in PER_CLASS if each * classes <= most]
-    hits = measure(spaces, y, model.transform(test)[target.test], budgets, seeds=seeds)
+    scored = model.transform(test)[target.test]
+    hits = measure(spaces, y, scored, budgets, seeds=seeds, methods=methods)
     return {
         "encoder": COLUMNS[name],
         "train": len(target.train),
@@ -219,15 +222,16 @@ def main() -> None:
     default = Path(os.environ.get("ONEVEC_DATA", ROOT / "data"))
     parser.add_argument("--data", type=Path, default=default, help="folder of the data sets")
     parser.add_argument("--tasks", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
+    parser.add_argument("--methods", nargs="+", default=list(SELECTORS), choices=list(SELECTORS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="1,500 + 1,000 items, 2 seeds")
+    parser.add_argument("--quick", action="store_true", help="at most 1,500 + 1,000 items")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
-    seeds = 2 if args.quick else args.seeds
-    result: dict[str, Any] = {"seeds": seeds, "quick": args.quick, "tasks": {}}
+    methods = list(dict.fromkeys([*args.methods, RANDOM]))
+    result: dict[str, Any] = {"seeds": args.seeds, "quick": args.quick, "tasks": {}}
     for name in args.tasks:
         try:
-            result["tasks"][name] = task(name, args.data, seeds, args.quick)
+            result["tasks"][name] = task(name, args.data, methods, args.seeds, quick=args.quick)
         except (tasks.MissingDataError, encoders.NotMadeError) as error:
             print(f"left out: {name}: {error}", file=sys.stderr)
             continue
