@@ -37,8 +37,8 @@ test-slow: $(STAMP)  ## the slow ones: memory limits, the RNA figure, the wheel
 	@$(RUN)/python -m pytest -q -m slow
 
 check: $(STAMP)  ## format, lint, types, import order
-	@$(RUN)/ruff format --check src tests benchmarks
-	@$(RUN)/ruff check src tests benchmarks
+	@$(RUN)/ruff format --check src tests benchmarks examples
+	@$(RUN)/ruff check src tests benchmarks examples
 	@$(RUN)/pyright
 	@$(RUN)/python -m pytest -q tests/test_imports.py
 

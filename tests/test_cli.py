@@ -11,7 +11,18 @@ from typer.testing import CliRunner
 
 from onevec.cli import app
 
-COMMANDS = ("encode", "pretrain", "fit", "transform", "evaluate", "report", "inspect", "demo")
+COMMANDS = (
+    "encode",
+    "pretrain",
+    "fit",
+    "transform",
+    "evaluate",
+    "report",
+    "inspect",
+    "demo",
+    "select",
+    "explore",
+)
 
 
 def run(*words):

@@ -115,7 +115,7 @@ def explore(
         id; without ids they must be as many, in the same order.
     count : int
         Neighbours of each row; 0 leaves them out. They are exact: time grows with the square of
-        the rows (about 20 s for 50,000 of 64 dimensions on one core).
+        the rows.
 
     Returns
     -------
