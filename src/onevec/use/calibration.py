@@ -1,0 +1,163 @@
+"""How unusual a score is among random pairs of a collection."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float
+
+from onevec.errors import InputError
+from onevec.use.exact import check_metric, scores_of
+from onevec.use.formats import Vectors
+
+FEWEST = 30  # vectors: 435 pairs
+_TAIL, _FEWEST_TAIL = 0.0005, 50  # share of the pairs that make the tail, and at least so many
+_HEAVIEST = 0.5  # up to here the estimate of the shape is reliable
+_NEAREST = 1e-7  # cosines nearer to 1, and distances nearer to 0, are rounding
+
+
+class Calibration:
+    """Turns a score into the chance that a random pair of the reference scores as high.
+
+    Up to the highest pairs of the sample the chance is the empirical one, ``(1 + pairs that score
+    as high) / (1 + pairs)``; there a generalised Pareto tail takes over, fitted by
+    probability-weighted moments (Pickands 1975; Hosking and Wallis 1987). Cosines go through
+    ``atanh`` and distances through ``-log`` first: of directions, or points, that fill m
+    dimensions these have tails that in the end fall exponentially. A shape below 0 would give the
+    tail an end, and scores beyond it a chance of nothing: it is taken as 0, an exponential, which
+    errs towards chance.
+
+    The expected number of chance hits is to be read as BLAST's E-value (Karlin and Altschul 1990).
+    "Chance" means: like two different vectors of the reference drawn at random. Where half of a
+    collection is of one kind, a quarter of the random pairs are alike.
+    """
+
+    def __init__(
+        self,
+        scores: Float[np.ndarray, " pairs"],
+        *,
+        metric: str = "cosine",
+    ):
+        self.metric = check_metric(metric)
+        self._sample = np.sort(self._stretched(np.asarray(scores, np.float64)))
+        count = len(self._sample)
+        beyond = min(max(round(_TAIL * count), _FEWEST_TAIL), count - 1)
+        self._border = self._sample[count - beyond - 1]
+        excess = self._sample[count - beyond :] - self._border
+        self._share = beyond / count
+        self._shape, self._scale = _pareto(excess)
+
+    @classmethod
+    def fit(
+        cls, reference: Any, *, metric: str = "cosine", pairs: int = 200_000, random_state: int = 0
+    ) -> Self:
+        """Sample pairs of different vectors of a reference.
+
+        Parameters
+        ----------
+        reference : array of shape (rows, dim), Vectors, or path of a file
+            At least `FEWEST` vectors.
+        metric : {"cosine", "dot", "euclidean"}
+            What is compared.
+        pairs : int
+            How many pairs are drawn, at most; all, where there are fewer.
+        """
+        vectors = Vectors.of(reference, what="reference vectors").vectors
+        if len(vectors) < FEWEST:
+            raise InputError(
+                f"got {len(vectors)} reference vectors: at least {FEWEST} are needed to say how "
+                "unusual a score is"
+            )
+        left, right = _pairs(len(vectors), pairs, random_state)
+        parts = range(0, len(left), 8_192)
+        scores = [
+            scores_of(vectors[left[i : i + 8_192]], vectors[right[i : i + 8_192]], metric)
+            for i in parts
+        ]
+        return cls(np.concatenate(scores), metric=metric)
+
+    def chance(self, scores: Any) -> Float[np.ndarray, ...]:
+        """Return the probability that a random pair scores at least as high; same shape."""
+        values = self._stretched(np.asarray(scores, np.float64))
+        count = len(self._sample)
+        as_high = count - np.searchsorted(self._sample, values, side="left")
+        empirical = (1 + as_high) / (1 + count)
+        excess = np.maximum(values - self._border, 0) / self._scale
+        if self._shape > 0:
+            tail = (1 + self._shape * excess) ** (-1 / self._shape)
+        else:
+            tail = np.exp(-excess)
+        return np.where(excess > 0, self._share * tail, empirical)
+
+    def expected(self, scores: Any, n: int) -> Float[np.ndarray, ...]:
+        """Return how many hits as good chance would give one query in a collection of ``n``."""
+        return n * self.chance(scores)
+
+    def threshold(self, chance: float) -> float:
+        """Return the score that random pairs reach with this chance.
+
+        Raises
+        ------
+        InputError
+            If the chance is not between 0 and 1.
+        """
+        if not 0 < chance < 1:
+            raise InputError(f"got chance={chance}: it must lie between 0 and 1")
+        if chance >= self._share:
+            value = float(np.quantile(self._sample, 1 - chance))
+        elif self._shape > 0:
+            ratio = (chance / self._share) ** -self._shape
+            value = self._border + self._scale * (ratio - 1) / self._shape
+        else:
+            value = self._border - self._scale * np.log(chance / self._share)
+        return self._shrunk(value)
+
+    def sentence(self, score: float, n: int | None = None) -> str:
+        """Say how unusual a score is; with ``n``, also what to expect in a collection."""
+        chance = float(self.chance(score))
+        said = f"{_rate(chance)} random pairs of the reference score {score:.3f} or more"
+        if n is not None:
+            said += f"; chance alone gives {_number(n * chance)} such hits per query among {n:,}"
+        return said
+
+    def _stretched(self, scores: np.ndarray) -> np.ndarray:
+        if self.metric == "cosine":
+            return np.arctanh(np.clip(scores, -1 + _NEAREST, 1 - _NEAREST))
+        return -np.log(np.maximum(-scores, _NEAREST)) if self.metric == "euclidean" else scores
+
+    def _shrunk(self, value: float) -> float:
+        if self.metric == "cosine":
+            return float(np.tanh(value))
+        return float(-np.exp(-value)) if self.metric == "euclidean" else float(value)
+
+
+def _pareto(excess: Float[np.ndarray, " pairs"]) -> tuple[float, float]:
+    """Fit shape and scale of a generalised Pareto distribution (Hosking and Wallis 1987)."""
+    excess = np.sort(excess)
+    count = len(excess)
+    first = excess.mean()
+    second = float((excess * (count - np.arange(1, count + 1) + 0.65) / count).mean())
+    shape = 2 - first / (first - 2 * second) if first > 2 * second else _HEAVIEST
+    shape = min(max(float(shape), 0.0), _HEAVIEST)
+    return shape, max(float(first) * (1 - shape), 1e-12)
+
+
+def _pairs(count: int, most: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw pairs of different rows; all of them where they are few."""
+    if count * (count - 1) // 2 <= most:
+        return np.triu_indices(count, 1)
+    rng = np.random.default_rng(random_state)
+    left = rng.integers(count, size=most)
+    right = (left + rng.integers(1, count, size=most)) % count
+    return left, right
+
+
+def _rate(chance: float) -> str:
+    return f"{100 * chance:.0f} % of" if chance > 0.1 else f"1 in {_number(1 / chance)}"
+
+
+def _number(value: float) -> str:
+    if value >= 1e6 or 0 < value < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
