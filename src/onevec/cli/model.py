@@ -123,10 +123,10 @@ def report(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Token store, model or encoder folder.")],
+    path: Annotated[Path, typer.Argument(help="Token store, model, index or encoder folder.")],
     as_json: Json = False,
 ) -> None:
-    """Say what a folder holds; a store's checksums are verified.
+    """Say what a folder holds; checksums of stores and indexes are verified.
 
     Example: `onevec inspect store`
     """

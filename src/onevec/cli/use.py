@@ -61,12 +61,12 @@ def index(
     else:
         check_target(out, overwrite, what="vector index", ours=is_index)
         made = build_index(vectors, out, settings, options, overwrite)
-    facts = made.info()
+    facts = made.facts()
     said = "".join(f", {count:,} {what}" for what, count in changed.items() if count)
     show(
         {"index": str(out), **facts, **changed},
         as_json,
-        f"{out}: {facts['count']:,} vectors of {facts['dim']} dimensions, {facts['kind']} by "
+        f"{out}: {facts['count']:,} vectors of {facts['dim']} dimensions, {facts['search']} by "
         f"{facts['metric']}, recall@10 {facts['recall@10']:.3f}{said}",
     )
 

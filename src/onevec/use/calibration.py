@@ -13,20 +13,18 @@ from onevec.use.formats import Vectors
 
 FEWEST = 30  # vectors: 435 pairs
 _TAIL, _FEWEST_TAIL = 0.0005, 50  # share of the pairs that make the tail, and at least so many
-_HEAVIEST = 0.5  # up to here the estimate of the shape is reliable
 _NEAREST = 1e-7  # cosines nearer to 1, and distances nearer to 0, are rounding
 
 
 class Calibration:
     """Turns a score into the chance that a random pair of the reference scores as high.
 
-    Up to the highest pairs of the sample the chance is the empirical one, ``(1 + pairs that score
-    as high) / (1 + pairs)``; there a generalised Pareto tail takes over, fitted by
-    probability-weighted moments (Pickands 1975; Hosking and Wallis 1987). Cosines go through
-    ``atanh`` and distances through ``-log`` first: of directions, or points, that fill m
-    dimensions these have tails that in the end fall exponentially. A shape below 0 would give the
-    tail an end, and scores beyond it a chance of nothing: it is taken as 0, an exponential, which
-    errs towards chance.
+    Up to the 0.05 percent highest pairs of the sample the chance is the empirical one, ``(1 + pairs
+    that score as high) / (1 + pairs)``; there an exponential tail takes over, the generalised
+    Pareto of shape 0 (Pickands 1975). Cosines go through ``atanh`` and distances through ``-log``
+    first: of directions, or points, that fill m dimensions these have tails that in the end fall
+    exponentially. The scale comes from the median of the exceedances: a few pairs far above all
+    others, duplicates say, do not make duplicates likely.
 
     The expected number of chance hits is to be read as BLAST's E-value (Karlin and Altschul 1990).
     "Chance" means: like two different vectors of the reference drawn at random. Where half of a
@@ -46,7 +44,7 @@ class Calibration:
         self._border = self._sample[count - beyond - 1]
         excess = self._sample[count - beyond :] - self._border
         self._share = beyond / count
-        self._shape, self._scale = _pareto(excess)
+        self._scale = max(float(np.median(excess)) / np.log(2), 1e-12)
 
     @classmethod
     def fit(
@@ -83,12 +81,8 @@ class Calibration:
         count = len(self._sample)
         as_high = count - np.searchsorted(self._sample, values, side="left")
         empirical = (1 + as_high) / (1 + count)
-        excess = np.maximum(values - self._border, 0) / self._scale
-        if self._shape > 0:
-            tail = (1 + self._shape * excess) ** (-1 / self._shape)
-        else:
-            tail = np.exp(-excess)
-        return np.where(excess > 0, self._share * tail, empirical)
+        excess = np.maximum(values - self._border, 0)
+        return np.where(excess > 0, self._share * np.exp(-excess / self._scale), empirical)
 
     def expected(self, scores: Any, n: int) -> Float[np.ndarray, ...]:
         """Return how many hits as good chance would give one query in a collection of ``n``."""
@@ -106,9 +100,6 @@ class Calibration:
             raise InputError(f"got chance={chance}: it must lie between 0 and 1")
         if chance >= self._share:
             value = float(np.quantile(self._sample, 1 - chance))
-        elif self._shape > 0:
-            ratio = (chance / self._share) ** -self._shape
-            value = self._border + self._scale * (ratio - 1) / self._shape
         else:
             value = self._border - self._scale * np.log(chance / self._share)
         return self._shrunk(value)
@@ -130,17 +121,6 @@ class Calibration:
         if self.metric == "cosine":
             return float(np.tanh(value))
         return float(-np.exp(-value)) if self.metric == "euclidean" else float(value)
-
-
-def _pareto(excess: Float[np.ndarray, " pairs"]) -> tuple[float, float]:
-    """Fit shape and scale of a generalised Pareto distribution (Hosking and Wallis 1987)."""
-    excess = np.sort(excess)
-    count = len(excess)
-    first = excess.mean()
-    second = float((excess * (count - np.arange(1, count + 1) + 0.65) / count).mean())
-    shape = 2 - first / (first - 2 * second) if first > 2 * second else _HEAVIEST
-    shape = min(max(float(shape), 0.0), _HEAVIEST)
-    return shape, max(float(first) * (1 - shape), 1e-12)
 
 
 def _pairs(count: int, most: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool
 
 from onevec.errors import InputError
+from onevec.use.formats import reason
 
 COMPARISONS = {  # the signs and Arrow's functions
     "=": "equal",
@@ -55,7 +56,9 @@ def matching(table: pa.Table, where: str | pc.Expression) -> Bool[np.ndarray, " 
         numbered = table.append_column("", pa.array(np.arange(table.num_rows)))
         rows = numbered.filter(where)[""].to_numpy()
     except (pa.ArrowException, TypeError, KeyError) as error:
-        raise InputError(f"the filter cannot be applied ({error}): check its columns") from error
+        raise InputError(
+            f"the filter cannot be applied ({reason(error)}): check its columns"
+        ) from error
     mask = np.zeros(table.num_rows, bool)
     mask[rows] = True
     return mask

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from onevec.errors import OnevecError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.tokens.layout import checksum
-from onevec.use.formats import TABLES
+from onevec.use.formats import TABLES, reason
 from onevec.use.stored import Stored
 from onevec.use.structures import Structure, make_structure
 
@@ -90,7 +90,7 @@ def read(path: str | Path) -> Parts:
             names = reader.read_all()
         structure = None
         if info["structure"] is not None:
-            structure = make_structure(info["kind"], info["options"])
+            structure = make_structure(info["search"], info["options"])
             assert structure is not None
             structure.load(path / _STRUCTURE, info["metric"], info["structure"])
         alive = np.load(path / _ALIVE, allow_pickle=False)
@@ -98,10 +98,9 @@ def read(path: str | Path) -> Parts:
     except OnevecError:
         raise
     except Exception as error:  # whatever a damaged file does to its reader
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StoreError(
-            f"{path} cannot be read ({reason}): it is damaged or half copied; restore it from a "
-            "copy, or build it again"
+            f"{path} cannot be read ({reason(error)}): it is damaged or half copied; restore "
+            "it from a copy, or build it again"
         ) from error
 
 

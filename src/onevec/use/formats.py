@@ -74,12 +74,19 @@ class Vectors:
         return cls(array, names, _columns(metadata, len(array)), made_by)
 
 
+def reason(error: Exception) -> str:
+    """Return the first line of what a library says."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def checked(vectors: Any, what: str = "vectors") -> Float[np.ndarray, "rows dim"]:
     """Return vectors as fp32 after checking that they are finite numbers of shape (rows, dim)."""
     try:
         array = np.asarray(vectors)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length, a GPU tensor
-        raise InputError(f"the {what} are no array ({error}): pass one of (rows, dim)") from error
+        raise InputError(
+            f"the {what} are no array ({reason(error)}): pass one of (rows, dim)"
+        ) from error
     if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
         raise InputError(
             f"got {what} of dtype {array.dtype} and shape {array.shape}: pass numbers of shape "
@@ -104,8 +111,8 @@ def _columns(metadata: Any, rows: int) -> pa.Table:
         table = metadata if isinstance(metadata, pa.Table) else pa.table(metadata)
     except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"the metadata is no table ({error}): pass a mapping of names to columns of one type "
-            "and length each"
+            f"the metadata is no table ({reason(error)}): pass a mapping of names to columns of "
+            "one type and length each"
         ) from error
     names = table.column_names
     taken = [name for name in names if name in TAKEN or names.count(name) > 1]
@@ -335,5 +342,7 @@ def save_table(table: pa.Table, out: str | Path, overwrite: bool = False) -> Pat
         with appears_whole(path) as part:
             TABLES[path.suffix](table, part)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:  # lists in CSV
-        raise InputError(f"{path} cannot hold the table ({error}): write .parquet") from error
+        raise InputError(
+            f"{path} cannot hold the table ({reason(error)}): write .parquet"
+        ) from error
     return path

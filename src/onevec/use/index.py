@@ -15,7 +15,7 @@ from onevec.errors import InputError, StoreError
 from onevec.use import folder
 from onevec.use.exact import check_metric, exact_top, rescored
 from onevec.use.filters import matching
-from onevec.use.formats import Vectors, checked, named
+from onevec.use.formats import Vectors, checked, named, reason
 from onevec.use.found import Found
 from onevec.use.stored import Stored
 from onevec.use.structures import Structure, make_structure
@@ -306,10 +306,10 @@ class Index:
 
     # --- on disk --------------------------------------------------------------------------------
 
-    def info(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Return what the index is, as plain facts."""
         return {
-            "kind": self.kind,
+            "search": self.kind,
             "metric": self.metric,
             "dtype": self._stored.dtype,
             "dim": self.dim,
@@ -330,7 +330,7 @@ class Index:
         if self.kind == "exact":
             self._tidy(dead=0)
         parts = folder.Parts(
-            {**self.info(), "fitted": self._fitted},
+            {**self.facts(), "fitted": self._fitted},
             self._stored,
             self._names,
             self._alive,
@@ -348,8 +348,8 @@ class Index:
             If there is none, or it is damaged, half-copied or of another format.
         """
         parts = folder.read(path)
-        known = {name: parts.info[name] for name in ("kind", "metric", "made_by", "options")}
-        index = cls(parts.stored, parts.names, **known)
+        known = {name: parts.info[name] for name in ("metric", "made_by", "options")}
+        index = cls(parts.stored, parts.names, kind=parts.info["search"], **known)
         index._alive, index._structure = parts.alive, parts.structure
         index._fitted = parts.info["fitted"]
         index._recall = parts.info[f"recall@{RECALL_AT}"]
@@ -365,7 +365,7 @@ def _joined(known: pa.Table, new: pa.Table) -> pa.Table:
         both = pa.concat_tables([known, new], promote_options="permissive")
     except pa.ArrowException as error:
         raise InputError(
-            f"the metadata does not fit that of the index ({error}): convert the column"
+            f"the metadata does not fit that of the index ({reason(error)}): convert the column"
         ) from error
     # Many small additions must not leave many small pieces.
     return both.combine_chunks() if both["id"].num_chunks > _PIECES else both

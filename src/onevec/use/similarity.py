@@ -106,7 +106,9 @@ def duplicate_threshold(
 ) -> float:
     """Return the score that chance alone gives so many pairs of the whole collection.
 
-    The collection is its own reference (`Calibration`); ``chance`` is 0.01 by default.
+    The collection is its own reference (`Calibration`); ``chance`` is 0.01 by default. Where more
+    than some pairs in 10,000 are duplicates they are what chance gives, and the threshold is too
+    high: name one then.
     """
     data = Vectors.of(vectors).vectors
     chance = 0.01 if chance is None else chance
