@@ -75,6 +75,9 @@ def test_seeded_and_told_in_words():
     assert "random pairs of the reference score 0.830 or more; chance alone gives" in said
     assert one.sentence(-0.5).startswith("9")
     assert "such hits" not in one.sentence(-0.5)
+    whole = Index.build(X, metric="euclidean")
+    by_distance = Calibration.fit(X, metric="euclidean")
+    np.testing.assert_array_equal(Calibration.fit(whole)._sample, by_distance._sample)
     with pytest.raises(InputError, match="chance=0: it must lie between 0 and 1"):
         one.threshold(0)
 

@@ -8,11 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from onevec.errors import InputError
-from onevec.use.exact import check_metric, scores_of
+from onevec.use.exact import Rows, check_metric, scores_of
 from onevec.use.formats import Vectors
+from onevec.use.index import Index
 
 FEWEST = 30  # vectors: 435 pairs
 _TAIL, _FEWEST_TAIL = 0.0005, 50  # share of the pairs that make the tail, and at least so many
+_ROWS = 32_768  # of a sample at a time
 _NEAREST = 1e-7  # cosines nearer to 1, and distances nearer to 0, are rounding
 
 
@@ -54,25 +56,25 @@ class Calibration:
 
         Parameters
         ----------
-        reference : array of shape (rows, dim), Vectors, or path of a file
+        reference : array of shape (rows, dim), Vectors, path of a file, or Index
             At least `FEWEST` vectors.
         metric : {"cosine", "dot", "euclidean"}
-            What is compared.
+            What is compared; an Index has its own.
         pairs : int
             How many pairs are drawn, at most; all, where there are fewer.
         """
-        vectors = Vectors.of(reference, what="reference vectors").vectors
-        if len(vectors) < FEWEST:
+        if isinstance(reference, Index):
+            source, metric = reference, reference.metric
+        else:
+            source = Rows(Vectors.of(reference, what="reference vectors").vectors)
+        if len(source) < FEWEST:
             raise InputError(
-                f"got {len(vectors)} reference vectors: at least {FEWEST} are needed to say how "
+                f"got {len(source)} reference vectors: at least {FEWEST} are needed to say how "
                 "unusual a score is"
             )
-        left, right = _pairs(len(vectors), pairs, random_state)
-        parts = range(0, len(left), 8_192)
-        scores = [
-            scores_of(vectors[left[i : i + 8_192]], vectors[right[i : i + 8_192]], metric)
-            for i in parts
-        ]
+        left, right = _pairs(len(source), pairs, random_state)
+        parts = np.array_split(np.arange(len(left)), len(left) // _ROWS + 1)
+        scores = [scores_of(source.read(left[p]), source.read(right[p]), metric) for p in parts]
         return cls(np.concatenate(scores), metric=metric)
 
     def chance(self, scores: Any) -> Float[np.ndarray, ...]:

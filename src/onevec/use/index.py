@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from onevec.errors import InputError, StoreError
 from onevec.use import folder
@@ -118,7 +118,11 @@ class Index:
     @property
     def vectors(self) -> Float[np.ndarray, "rows dim"]:
         """The vectors in the order of the index, in fp32."""
-        return self._stored.read(np.flatnonzero(self._alive))
+        return self.read(slice(None))
+
+    def read(self, rows: slice | Int[np.ndarray, " some"]) -> Float[np.ndarray, "some dim"]:
+        """Return some of the vectors, counted in the order of the index, in fp32."""
+        return self._stored.read(np.flatnonzero(self._alive)[rows])
 
     def _living(self, column: str) -> pa.ChunkedArray:
         return self._names[column].filter(pa.array(self._alive))
@@ -269,13 +273,9 @@ class Index:
             return self._exact(queries, k, mask)
         candidates = self._structure.candidates(queries, k, None if whole else mask)
         rows, scores = rescored(self._stored, queries, candidates, k, self.metric)
-        short = np.isinf(scores).any(axis=1) if rows.shape[1] == k else np.ones(len(rows), bool)
+        short = np.isinf(scores).any(axis=1)  # FAISS found fewer than there are
         if short.any():
-            full = np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32)
-            for all_of_them, found in zip(full, (rows, scores), strict=True):
-                all_of_them[~short] = found[~short, :k]
-            full[0][short], full[1][short] = self._exact(queries[short], k, mask)
-            return full
+            rows[short], scores[short] = self._exact(queries[short], k, mask)
         return rows, scores
 
     def _exact(

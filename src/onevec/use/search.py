@@ -98,7 +98,7 @@ def hits(index: Index, found: Found) -> pa.Table:
     """
     if len(index) < FEWEST:
         return found.table()
-    calibration = Calibration.fit(index.vectors, metric=index.metric)
+    calibration = Calibration.fit(index)
     return found.table(chance=calibration.expected(found.scores, len(index)))
 
 
