@@ -290,6 +290,7 @@ def test_bad_calls_change_nothing(clustered):
     nan[1, 0] = np.nan
     calls = [
         (lambda: made.add(X[:2, :5], ["x", "y"]), InputError, "5 dimensions, the index holds 24"),
+        (lambda: made.add(None), InputError, "dtype object and shape"),
         (lambda: made.add(nan, ["x", "y"]), InputError, "row 1 of the vectors holds NaN"),
         (lambda: made.add(X[:2], ["x", "x"]), InputError, "'x' comes twice"),
         (lambda: made.add(X[:2], ["x", "3"]), InputError, "1 of 2 ids .* is '3': pass replace"),

@@ -147,6 +147,7 @@ class Index:
             Whether an id that is known gets a new vector; else it is refused.
         """
         if ids is None and not isinstance(vectors, Vectors | str | Path):
+            vectors = checked(vectors)
             ids = range(len(self._stored), len(self._stored) + len(vectors))
         data = Vectors.of(vectors, ids, metadata)
         self._check(data.vectors, data.made_by)
