@@ -73,7 +73,7 @@ def test_the_chain(room):
     assert "160 sequences" in said[1]
     assert said[2].startswith(("Keep the mean", "Use "))
     table = pq.read_table(folder / "vectors.parquet")
-    assert table.column_names == ["id", "vector"]
+    assert table.column_names == ["id", "vector", "family"]
     assert table["id"][0].as_py() == "s0"
     assert "<h2>What was tried</h2>" in (folder / "report.html").read_text()
 

@@ -8,6 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Index": "onevec.use.search",
     "OneVec": "onevec.estimator",
     "OnevecError": "onevec.errors",
     "Ragged": "onevec.ragged",
@@ -16,8 +17,10 @@ _LAZY = {
     "evaluate": "onevec.judge.probes",
     "load": "onevec.estimator",
     "pretrain": "onevec.encoders.pretrain",
+    "search": "onevec.use.search",
 }
 __all__ = [
+    "Index",
     "OneVec",
     "OnevecError",
     "Ragged",
@@ -26,6 +29,7 @@ __all__ = [
     "evaluate",
     "load",
     "pretrain",
+    "search",
 ]
 
 

@@ -12,11 +12,8 @@ from onevec.cli.common import app, say
 from onevec.errors import OnevecError
 
 __all__ = ["app", "main"]
-for _area in (
-    "tokens",
-    "model",
-    "select",
-):  # their commands join the application, in the order of the help
+# Their commands join the application, in the order of the help.
+for _area in ("tokens", "model", "use", "select"):
     import_module(f"onevec.cli.{_area}")
 
 

@@ -57,7 +57,9 @@ def fit(
 def transform(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     store: Annotated[Path, typer.Argument(help="Token store.")],
-    out: Annotated[Path, typer.Option(help="vectors.npy, or .parquet with the ids.")],
+    out: Annotated[
+        Path, typer.Option(help=".npy; or .parquet, .arrow, .safetensors with ids and metadata.")
+    ],
     check_encoder: Annotated[bool, typer.Option(help="Refuse a store of another encoder.")] = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -67,11 +69,12 @@ def transform(
     Example: `onevec transform model store --out vectors.parquet`
     """
     from onevec.estimator import load
-    from onevec.use.vectors import check_file, write_vectors
+    from onevec.use.formats import check_file
+    from onevec.use.vectors import write_vectors
 
     check_file(out, overwrite)
     fitted = load(model).set_params(check_encoder=check_encoder)
-    shape = write_vectors(fitted, store, out)
+    shape = write_vectors(fitted, store, out, overwrite)
     show(
         {"out": str(out), "shape": shape},
         as_json,
@@ -133,10 +136,10 @@ def report(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Token store, model or encoder folder.")],
+    path: Annotated[Path, typer.Argument(help="Token store, model, index or encoder folder.")],
     as_json: Json = False,
 ) -> None:
-    """Say what a folder holds; a store's checksums are verified.
+    """Say what a folder holds; checksums of stores and indexes are verified.
 
     Example: `onevec inspect store`
     """

@@ -10,7 +10,7 @@ from onevec.errors import StoreError
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """Describe a token store (checksums verified), a fitted model or a pretrained encoder.
+    """Describe a token store or an index (checksums verified), a model or a pretrained encoder.
 
     Raises
     ------
@@ -28,6 +28,10 @@ def describe(path: str | Path) -> dict[str, Any]:
                 f"{path / 'pretrain.json'} cannot be read ({type(error).__name__}): it is damaged; "
                 "restore the encoder or pretrain it again"
             ) from error
+    if (path / "vector-index.json").is_file():
+        from onevec.use.index import Index
+
+        return {"kind": "vector index", **Index.open(path).facts(), "checksums": "verified"}
     if (path / "index.json").is_file():
         from onevec.tokens.store import TokenStore
 
@@ -61,6 +65,6 @@ def describe(path: str | Path) -> dict[str, Any]:
             "encoder": model.fingerprint_,
         }
     raise StoreError(
-        f"{path} is no token store, model or encoder of onevec: pass a folder that "
-        "`onevec encode`, `onevec fit` or `onevec pretrain` wrote"
+        f"{path} is no token store, model, index or encoder of onevec: pass a folder that "
+        "`onevec encode`, `onevec fit`, `onevec index` or `onevec pretrain` wrote"
     )

@@ -1,7 +1,9 @@
-"""From a model and a store to a file of vectors, and to labelled scores."""
+"""From a model and a store to vectors with their names, and to labelled scores."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,35 +12,48 @@ import numpy as np
 
 from onevec.errors import InputError
 from onevec.estimator import OneVec, load
-from onevec.files import appears_whole, check_target
 from onevec.judge.probes import evaluate
+from onevec.tokens.layout import RESERVED
 from onevec.tokens.store import TokenStore
+from onevec.use.formats import TAKEN, Vectors, save_vectors
 
 METHODS = ("mean", "mean_pca", "mean_whitened", "onevec")
-_FORMATS = (".npy", ".parquet")
 
 
-def check_file(out: Path, overwrite: bool) -> Path:
-    """Raise `InputError` for a file that exists or has no known ending, before any work."""
-    if out.suffix not in _FORMATS:
-        raise InputError(f"got --out {out}: it must end in {' or '.join(_FORMATS)}")
-    return check_target(out, overwrite, what="file")
+def model_fingerprint(model: OneVec | str | Path) -> str:
+    """Return what tells a fitted model from any other: SHA-256 of all that makes its vectors.
+
+    Encoder, poolers and reduction count; the verdict, the baselines and the times of a training
+    do not. ``model`` may be the folder that `OneVec.save` wrote.
+    """
+    fitted = load(model) if isinstance(model, str | Path) else model
+    config, arrays = fitted._state()
+    kept = {name: config[name] for name in ("token_dim", "fingerprint", "poolers", "reduction")}
+    text = json.dumps(kept, sort_keys=True, default=lambda number: number.item())
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        if not name.startswith("baselines/"):
+            array = np.ascontiguousarray(arrays[name])
+            digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
-def write_vectors(model: OneVec, store: Path, out: Path) -> tuple[int, int]:
-    """Transform a store into ``.npy`` or, with ids, ``.parquet``; whole or not at all."""
-    tokens = TokenStore(store)
-    vectors = model.transform(tokens)
-    with appears_whole(out) as part:
-        if out.suffix == ".npy":
-            np.save(part, vectors, allow_pickle=False)
-        else:
-            import pyarrow as pa
-            from pyarrow import parquet
+def vectors_of(model: OneVec, tokens: TokenStore) -> Vectors:
+    """Transform a store; ids and metadata columns come with the vectors.
 
-            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-            parquet.write_table(pa.table({"id": tokens.ids, "vector": column}), part)
-    return vectors.shape
+    A metadata column ``vector`` is called ``metadata_vector`` there.
+    """
+    names = [n for n in tokens.columns if n not in RESERVED and not n.startswith("values_layer_")]
+    columns = {f"metadata_{n}" if n in TAKEN else n: tokens.column(n) for n in names}
+    made_by = model_fingerprint(model)
+    return Vectors.of(model.transform(tokens), tokens.ids, columns, made_by=made_by)
+
+
+def write_vectors(model: OneVec, store: Path, out: Path, overwrite: bool = False) -> list[int]:
+    """Transform a store into a file of `FORMATS`; return the shape."""
+    data = vectors_of(model, TokenStore(store))
+    save_vectors(data, out, overwrite)
+    return list(data.vectors.shape)
 
 
 def every_method(model: OneVec, store: TokenStore) -> dict[str, np.ndarray]:
