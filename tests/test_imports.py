@@ -17,11 +17,11 @@ ARROW = [
     {"ragged"},
     {"segment"},
     {"tokens", "poolers", "project", "views", "objectives"},
-    {"recipe"},
+    {"recipe", "card"},
     {"judge"},
     {"train"},
     {"estimator", "encoders"},
-    {"use", "report"},
+    {"use", "report", "export"},
     {"demo", "cli"},
 ]
 
