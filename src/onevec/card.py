@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+_LIBRARIES = {"onevec": "onevec", "onnx": "onnx"}
 _USE = {
     "onevec": """```python
 import onevec
@@ -19,6 +20,14 @@ from sentence_transformers import SentenceTransformer  # {least} or newer; oneve
 
 vectors = SentenceTransformer("{name}").encode(texts)  # (texts, {dim})
 ```""",
+    "onnx": """```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{name}/model.onnx")
+(vectors,) = session.run(["vector"], {{{fed}}})  # (batch, {dim}), fp32
+```
+
+{note}""",
     "module": """```python
 from sentence_transformers import SentenceTransformer  # and onevec {onevec} or newer
 
@@ -56,8 +65,8 @@ def model_card(
     export = export or {"road": "onevec", "dim": config["vector_dim"]}
     road = export["road"]
     matter = {
-        "library_name": "onevec" if road == "onevec" else "sentence-transformers",
-        "pipeline_tag": "feature-extraction" if road == "onevec" else "sentence-similarity",
+        "library_name": _LIBRARIES.get(road, "sentence-transformers"),
+        "pipeline_tag": "feature-extraction" if road in _LIBRARIES else "sentence-similarity",
         "tags": ["onevec", "sentence-embedding", "feature-extraction", "unsupervised"],
     }
     matter |= {"license": licence} if licence else {}
@@ -66,7 +75,7 @@ def model_card(
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in matter.items())
     sections = {
         "Verdict": _verdict(config["verdict"]),
-        "How to use": _USE[road].format(name=name, **{"least": "6.0", "reason": "", **export}),
+        "How to use": _USE[road].format(**_words(name, export)),
         "What it is": _facts(config, export),
         "Intended use": (
             "Search, similarity, clustering, and classifiers with few labels, on sequences like "
@@ -77,6 +86,15 @@ def model_card(
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"---\n{front}\n---\n\n# A onevec model\n\n{body}\n"
+
+
+def _words(name: str, export: Mapping[str, Any]) -> dict[str, Any]:
+    inputs = export.get("inputs", ())
+    note = "`tokens` (batch, tokens, dim) float32; `mask` (batch, tokens) int64, ones, then zeros."
+    if "input_ids" in inputs:
+        note = "The tokenizer stands in the folder; pad on the right. Both inputs are int64."
+    fed = ", ".join(f'"{each}": {each}' for each in inputs)
+    return {"name": name, "least": "6.0", "reason": "", "fed": fed, "note": note, **export}
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
@@ -116,7 +134,8 @@ def _facts(config: Mapping[str, Any], export: Mapping[str, Any]) -> str:
         facts["fitted to"] = f"{data['sequences']:,} sequences, {data['tokens']:,} token vectors"
         facts["data fingerprint"] = f"`{data['fingerprint']}`"
     if "difference" in export:
-        facts["layer"] = "the last" if export["layer"] == -1 else str(export["layer"])
+        if "layer" in export:
+            facts["layer"] = "the last" if export["layer"] == -1 else str(export["layer"])
         facts["checked"] = (
             f"opened and compared with onevec when written: largest difference "
             f"{export['difference']:.0e} of the vectors' root mean square norm"
@@ -129,7 +148,7 @@ def _limits(export: Mapping[str, Any]) -> str:
         "The verdict speaks of the sequences it was fitted to; it promises nothing about labels.",
         "The vectors inherit the encoder's blind spots and biases.",
     ]
-    if export["road"] != "onevec":
+    if "max_length" in export:
         most = export["max_length"]
         limits.append(
             f"Inputs longer than {most:,} tokens are cut."

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,20 @@ import torch
 
 import onevec
 from onevec.card import model_card
-from onevec.errors import InputError, MissingExtraError, StoreError
+from onevec.errors import InputError, MissingExtraError
+from onevec.export.encoder import (
+    TextEncoders,
+    framing_of,
+    hub_name,
+    open_text_encoder,
+    sample_texts,
+    vectors_of,
+)
 from onevec.export.head import TOLERANCE, difference, kind_of
 from onevec.export.native import Chain, native_chain, why_not_native
 from onevec.files import appears_whole, check_target
-from onevec.ragged import Ragged
-from onevec.tokens.adapters import (
-    SentenceTransformerEncoder,
-    _load_sentence_transformer,
-    open_encoder,
-)
-from onevec.tokens.frozen import Options
-from onevec.tokens.huggingface import HuggingFaceText, quiet
+from onevec.tokens.adapters import SentenceTransformerEncoder, _load_sentence_transformer
+from onevec.tokens.huggingface import quiet
 
 if TYPE_CHECKING:
     from onevec.estimator import OneVec
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 MANIFEST = "onevec.json"
 ROADS = ("auto", "native", "module")
 _LEAST = (6,)  # of sentence-transformers: residual connections, layers, requirements
-TextEncoders = HuggingFaceText | SentenceTransformerEncoder
 
 
 def to_sentence_transformers(
@@ -115,16 +116,16 @@ def to_sentence_transformers(
         raise InputError(
             f'{reason}: leave road="native" (--road native) out, or fit another pooler'
         )
-    frozen = _open(model, encoder, layer, special_tokens, max_length)
+    frozen = open_text_encoder(model, encoder, layer, special_tokens, max_length)
     texts = list(samples) if samples is not None else sample_texts(frozen)
-    wanted = _vectors(model, frozen, texts)
+    wanted = vectors_of(model, frozen, texts)
     facts: dict[str, Any] = {
         "format": 1,
         "dim": int(wanted.shape[1]),
         "layer": frozen.options.layers[0],
         "special_tokens": special_tokens,
         "max_length": frozen.limit,
-        "encoder": _hub_name(frozen.name) or Path(frozen.name).name,
+        "encoder": hub_name(frozen.name) or Path(frozen.name).name,
         "fingerprint": frozen.fingerprint,
         "onevec": onevec.__version__,
     }
@@ -148,15 +149,20 @@ def to_sentence_transformers(
             )
         (part / MANIFEST).write_text(json.dumps(facts, indent=2) + "\n")
         card = model_card(
-            model._state()[0], facts, licence=licence, base_model=_hub_name(frozen.name)
+            model._state()[0], facts, licence=licence, base_model=hub_name(frozen.name)
         )
         (part / "README.md").write_text(card)
     return {"path": str(out), **facts}
 
 
-def _hub_name(name: str) -> str | None:
-    """Return an encoder's name if it is one of the hub; paths of this machine stay here."""
-    return None if Path(name).exists() or name.count("/") != 1 else name
+def opened_by(facts: Mapping[str, Any]) -> str:
+    """Say in a sentence what an export needs to be opened."""
+    if facts["road"] == "native":
+        return f'opened by plain SentenceTransformer("{facts["path"]}"), without onevec'
+    return (
+        f'opened by SentenceTransformer("{facts["path"]}", trust_remote_code=True) where onevec is '
+        f"installed, because {facts['reason'] or 'the road was chosen'}"
+    )
 
 
 def _check_version() -> None:
@@ -172,63 +178,11 @@ def _check_version() -> None:
         )
 
 
-def _open(
-    model: OneVec, encoder: Any, layer: int, special_tokens: bool, max_length: int | None
-) -> TextEncoders:
-    """Open the encoder as `onevec.encode` does, and compare it with the fitted one."""
-    options = Options((layer,), special_tokens, max_length)
-    options.check()
-    frozen = open_encoder(encoder, "text", options)
-    if not isinstance(frozen, TextEncoders):
-        raise InputError(
-            f"got the encoder {encoder!r}: only text encoders of transformers or "
-            "sentence-transformers can stand in such a folder; pass one, or export to onnx"
-        )
-    frozen.options = replace(options, layers=tuple(frozen.known_layers((layer,))))
-    theirs, ours = frozen.fingerprint, model.fingerprint_
-    if model.check_encoder and theirs and ours and theirs != ours:
-        raise StoreError(
-            f"the encoder {frozen.name} has the fingerprint {theirs[:14]}, the model was fitted to "
-            f"{ours[:14]}: pass that encoder, or set check_encoder=False if you know they are the "
-            "same"
-        )
-    return frozen
-
-
-def sample_texts(frozen: TextEncoders) -> list[str]:
-    """Draw texts of many lengths from a tokenizer's vocabulary, one longer than is read."""
-    tokenizer = frozen.tokenizer
-    special = set(tokenizer.all_special_ids)
-    entries = [at for at in sorted(tokenizer.get_vocab().values()) if at not in special]
-    rng = np.random.default_rng(0)
-    lengths = [1, 1, 2, 3, 5, 8, 13, 21, 34, 55]
-    if frozen.limit is not None and frozen.limit <= 1_024:
-        lengths.append(frozen.limit + 8)
-    texts = []
-    for length in lengths:
-        ids = rng.choice(entries, size=length).tolist()
-        texts += [tokenizer.decode(ids), "".join(tokenizer.convert_ids_to_tokens(ids))]
-    lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
-    return [text for text, n in zip(texts, lengths, strict=True) if n > frozen.framing]
-
-
-def _vectors(model: OneVec, frozen: TextEncoders, texts: list[str]) -> np.ndarray:
-    """Encode and transform, in fp32."""
-    (layer,) = frozen.options.layers
-    pieces = frozen.cut(texts, 0)
-    values, ids = [], []
-    for piece in pieces:
-        values.append(frozen.run([piece], [layer])[0][layer])
-        ids.append(torch.from_numpy(np.asarray(frozen.token_ids(piece))))
-    lengths = torch.tensor([len(each) for each in values])
-    return model.transform(Ragged(torch.cat(values), lengths, {"ids": torch.cat(ids)}))
-
-
 def _write(model: OneVec, encoder: Any, frozen: TextEncoders, part: Path, road: str) -> None:
     from sentence_transformers import SentenceTransformer
 
     first = _first_module(encoder, frozen)
-    head, tail = _framing(frozen)
+    head, tail = framing_of(frozen)
     if road == "native":
         rest = modules_of(native_chain(model), _token_weights(frozen, head, tail))
         requirements = {"sentence-transformers": f">={_LEAST[0]}"}
@@ -250,6 +204,7 @@ def _first_module(encoder: Any, frozen: TextEncoders) -> Any:
     """Return the encoder as sentence-transformers' first module, at the layer of the fit."""
     from sentence_transformers.sentence_transformer.modules import Transformer
 
+    first: Any
     if isinstance(frozen, SentenceTransformerEncoder):
         opened = encoder if not isinstance(encoder, str | Path) else None
         first = copy.deepcopy((opened or _load_sentence_transformer(Path(encoder)))[0])
@@ -267,15 +222,6 @@ def _first_module(encoder: Any, frozen: TextEncoders) -> Any:
     if frozen.limit is not None:
         first.max_seq_length = frozen.limit
     return first
-
-
-def _framing(frozen: TextEncoders) -> tuple[list[int], list[int]]:
-    """Return the ids of the special tokens put before and after a text, where they are left out."""
-    if frozen.options.special_tokens or not frozen.framing:
-        return [], []
-    (piece,) = frozen.cut(sample_texts(frozen)[:1], 0)
-    ids, (first, last) = piece.inputs["input_ids"].tolist(), piece.keep
-    return ids[:first], ids[last:]
 
 
 def _token_weights(frozen: TextEncoders, head: list[int], tail: list[int]) -> TokenWeights:
