@@ -19,6 +19,7 @@ from onevec.card import model_card
 from onevec.errors import InputError, MissingExtraError
 from onevec.export.encoder import (
     TextEncoders,
+    framing_of,
     hub_name,
     open_text_encoder,
     sample_texts,
@@ -109,7 +110,13 @@ def to_onnx(
     facts |= {"inputs": list(batches[0][0]), "onevec": onevec.__version__}
     with appears_whole(target) as part:
         part.mkdir()
-        _export(whole, batches[1][0], part / GRAPH)
+        try:
+            _export(whole, batches[1][0], part / GRAPH)
+        except Exception as error:  # of the exporter's many classes
+            raise InputError(
+                f"torch's exporter cannot write this model as a graph ({type(error).__name__}): "
+                "export it without the encoder, and run that one by its own means"
+            ) from error
         facts["difference"] = _check(part / GRAPH, batches)
         if facts["difference"] > TOLERANCE:
             raise InputError(
@@ -159,7 +166,8 @@ class TextGraph(nn.Module):
 
     def __init__(self, frozen: TextEncoders, graph: VectorGraph):
         super().__init__()
-        self.encoder, self.graph = transformer_of(frozen), graph
+        # Not named `graph`: the exporter's own modules have an attribute of that name.
+        self.encoder, self.vector = transformer_of(frozen), graph
         (self.layer,), self.depth = frozen.options.layers, frozen.depth
         self.head, self.tail = (len(ids) for ids in framing_of(frozen))
 
@@ -174,7 +182,7 @@ class TextGraph(nn.Module):
         # Content stands first: the special tokens in front are cut off.
         parts = (hidden.float(), content, input_ids)
         tokens, mask, ids = (part[:, self.head :] for part in parts)
-        return self.graph(tokens, mask.long(), ids)
+        return self.vector(tokens, mask.long(), ids)
 
 
 Batch = tuple[dict[str, Tensor], np.ndarray]
