@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _MARGIN = 14.0  # exp(-14) = 8e-7: how far a sigmoid may be from the exponential
 _LARGEST = 70.0  # exp(70) times a constant is still a number in fp32
+_USUAL = 16.0  # standard deviations that a sum of two whitened directions seldom goes beyond
+_STEEP = 1e6
 _CONSTANT = 1_000.0  # the constant column of attention over the longest token: error 1 / 2 10^6
 
 Finish = Callable[[Columns, Program], Columns]
@@ -114,37 +116,48 @@ def _sif(pooler: SIF, x: Columns, tokens: Program) -> Part:
     return Part(x, weights=(weight, np.ones_like(weight)))
 
 
+def _squares(w: Columns, bound: np.ndarray, program: Program) -> Columns:
+    """Return the squares of functions that are within ``±bound``.
+
+    ``hardswish(u) - u / 2 = u² / 6`` rounds to a part of the largest u there can be, far above
+    what there is. So all within ``±_USUAL`` is squared on its own, and what goes beyond, r, adds
+    ``r² + 2 _USUAL |r|``, with ``|r| = hardswish(r) + hardswish(-r)`` of a large multiple.
+    """
+    one = np.eye(len(bound))
+    unit = 2.999 / np.maximum(bound, 1.0)[:, None]
+    usual = program.add(nn.Hardtanh, w.map(one / _USUAL)).map(2.999 * one)
+    rest = w.plus(usual.map(-_USUAL / 2.999 * one))
+    inputs = [usual, rest.map(unit * one), rest.map(_STEEP * one), rest.map(-_STEEP * one)]
+    halves = [part.map(-0.5 * one) for part in inputs[:2]]
+    nothing = [part.map(0 * one) for part in inputs[2:]]
+    made = program.add(nn.Hardswish, stacked(inputs), added=stacked(halves + nothing))
+    beyond = 2 * _USUAL / _STEEP * one
+    return made.map(np.hstack([6 * (_USUAL / 2.999) ** 2 * one, 6 / unit**2 * one, beyond, beyond]))
+
+
 def _covariance(pooler: Covariance, x: Columns, tokens: Program) -> Part:
     basis = _array(pooler.basis)
     rank = basis.shape[1]
-    z = x.map(basis.T, -_array(pooler.mean) @ basis)
+    far = x.map(basis.T, -_array(pooler.mean) @ basis)
     row, column = np.triu_indices(rank)
     pairs = np.maximum(np.eye(rank)[row], np.eye(rank)[column])  # z_a, or z_a + z_b
-    bound = z.map(pairs).bound(1)
-    unit = 2.999 / np.where(bound > 0, bound, 1.0)
+    bound = far.map(pairs).bound(1)
+    z = tokens.add(nn.Identity, far)  # columns of its own: sums of two of them round little
     count, ends = len(row), row == column
     # From squares to products: ab = ((a + b)² - a² - b²) / 2, times √2 as in `upper_triangle`.
     own = np.eye(count)[ends]
     products = np.where(ends[:, None], np.eye(count), np.eye(count) - own[row] - own[column])
-    products *= np.where(ends, 1.0, 2**-0.5)[:, None] / unit**2
-
-    def bent(z: Columns, program: Program) -> Columns:
-        """Make columns: products of z, then z."""
-        u = z.map(pairs * unit[:, None])
-        inputs = stacked([u, z.map(np.zeros((rank, rank)))])
-        # u² / 6 = hardswish(u) - u / 2, but for the bias, which a residual connection lacks.
-        added = stacked([u.map(-0.5 * np.eye(count)).linear(), z.linear()])
-        made = program.add(nn.Hardswish, inputs, added=added)
-        squares = made[:count].map(6 * np.eye(count), -3 * u.bias)
-        return stacked([squares.map(products), made[count:].map(np.eye(rank), z.bias)])
+    products *= np.where(ends, 1.0, 2**-0.5)[:, None]
+    moments = _squares(z.map(pairs), bound, tokens).map(products)
 
     def finish(pooled: Columns, sequences: Program) -> Columns:
-        moments = pooled[:count]
         if pooler.centre == "sample":
-            return moments
-        return moments.plus(bent(pooled[count:], sequences)[:count].map(-np.eye(count)))
+            return pooled[:count]
+        both = sequences.add(nn.Identity, pooled)
+        means = _squares(both[count:].map(pairs), bound, sequences)
+        return both[:count].plus(means.map(-products))
 
-    return Part(bent(z, tokens), finish)
+    return Part(stacked([moments, z]), finish)
 
 
 def _attention(pooler: Attention, x: Columns, tokens: Program) -> Part:
