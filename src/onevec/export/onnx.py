@@ -111,7 +111,7 @@ def to_onnx(
     with appears_whole(target) as part:
         part.mkdir()
         try:
-            _export(whole, batches[1][0], part / GRAPH)
+            _export(whole, _example(batches), part / GRAPH)
         except Exception as error:  # of the exporter's many classes
             raise InputError(
                 f"torch's exporter cannot write this model as a graph ({type(error).__name__}): "
@@ -222,6 +222,13 @@ def _text_batches(model: OneVec, frozen: TextEncoders) -> Iterator[Batch]:
         )
         yield {name: batch[name] for name in ("input_ids", "attention_mask")}, wanted[rows]
         first, sizes = first + sizes[0], [*sizes[1:], sizes[0]]
+
+
+def _example(batches: list[Batch]) -> dict[str, Tensor]:
+    """Return the largest batch: sizes 0 and 1 are special to the exporter."""
+    return max(
+        (inputs for inputs, _ in batches), key=lambda each: next(iter(each.values())).numel()
+    )
 
 
 @contextmanager

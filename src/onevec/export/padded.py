@@ -73,7 +73,7 @@ class Padded:
 
     def centre(self, values: Batch) -> Batch:
         """Subtract the mean; exactly 0 where all tokens are equal."""
-        shifted = values - values[:, :1]
+        shifted = values - values[:, 0].unsqueeze(1)
         return shifted - self.mean(shifted).unsqueeze(1)
 
     def std(self, values: Batch) -> Pooled:
