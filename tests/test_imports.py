@@ -18,6 +18,7 @@ ARROW = [
     {"segment"},
     {"tokens", "poolers", "project", "views", "objectives"},
     {"recipe", "card"},
+    {"native"},
     {"judge"},
     {"train"},
     {"estimator", "encoders"},

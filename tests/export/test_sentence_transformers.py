@@ -13,10 +13,12 @@ from sentence_transformers import SentenceTransformer
 import onevec
 from onevec.errors import InputError, StoreError
 from onevec.export import sentence_transformers as exporting
-from onevec.export.native import ALONE, NATIVE, why_not_native
+from onevec.export.native import NATIVE
 from onevec.export.sentence_transformers import MANIFEST, to_sentence_transformers
 from onevec.export.sentence_transformers_module import OneVecPooling
+from onevec.native import ALONE, NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.poolers import POOLERS
+from onevec.recipe import BLOCKS, EFFORTS, KEEP_MEAN
 from tests.export.conftest import encoded, error, fitted
 
 RICH = "dct|std|covariance|lagged_covariance"
@@ -127,7 +129,11 @@ def test_a_native_folder_needs_no_onevec(tmp_path, encoder, texts, tokens):
 def test_every_pooler_is_native_or_says_why():
     for name in POOLERS:
         assert (why_not_native([(name, {})]) == "") == (name in NATIVE)
-    assert set(ALONE) < set(NATIVE) < set(POOLERS)
+    assert set(ALONE) < set(NATIVE) == set(NATIVE_POOLERS) < set(POOLERS)
+    for effort in EFFORTS:
+        options = native_candidates(effort)
+        assert options[0] == KEEP_MEAN and len(options) == 4
+        assert not any(why_not_native([BLOCKS[b] for b in each.blocks]) for each in options)
     assert "one weighting" in why_not_native([("idf", {}), ("mean", {})])
     assert "roots" in why_not_native([("covariance", {"signed_root": True})])
 

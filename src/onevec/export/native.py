@@ -14,7 +14,7 @@ functions of these. What makes this possible:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -200,7 +200,6 @@ def _dense(layer: nn.Linear, x: Columns) -> Columns:
     return x.map(_array(layer.weight), _array(layer.bias))
 
 
-# By the name of the pooler; those in ALONE use up the one set of weights, or the one length.
 NATIVE: dict[str, Callable[[Any, Columns, Program], Part]] = {
     "mean": _mean,
     "max": _max,
@@ -213,23 +212,6 @@ NATIVE: dict[str, Callable[[Any, Columns, Program], Part]] = {
     "attention": _attention,
     "gated_attention": _attention,
 }
-ALONE = ("sif", "idf", "attention", "gated_attention")
-
-
-def why_not_native(poolers: Iterable[tuple[str, dict[str, Any]]]) -> str:
-    """Return why poolers, given by name and options, have no native chain; "" if they have one."""
-    poolers = list(poolers)
-    for name, options in poolers:
-        if name not in NATIVE:
-            return f"the pooler {name!r} has no counterpart among sentence-transformers' modules"
-        if name in ALONE and len(poolers) > 1:
-            return (
-                f"the pooler {name!r} weights tokens, and sentence-transformers' modules have "
-                "place for one weighting of all that is pooled"
-            )
-        if options.get("signed_root"):
-            return f"the pooler {name!r} takes roots, which sentence-transformers' modules do not"
-    return ""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from onevec.export.encoder import (
     vectors_of,
 )
 from onevec.export.head import TOLERANCE, difference, kind_of
-from onevec.export.native import Chain, native_chain, why_not_native
+from onevec.export.native import Chain, native_chain
 from onevec.files import appears_whole, check_target
+from onevec.native import why_not_native
 from onevec.tokens.adapters import SentenceTransformerEncoder, _load_sentence_transformer
 from onevec.tokens.huggingface import quiet
 
