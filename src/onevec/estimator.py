@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.judge.verdict import Verdict, judge
+from onevec.native import NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
@@ -62,6 +63,11 @@ class OneVec(TransformerMixin, BaseEstimator):
         is chosen where it beats the mean and no closed-form candidate does.
     training : mapping, optional
         Settings of the training, fields of `onevec.train.Training` such as ``{"steps": 500}``.
+    export : str, optional
+        "sentence-transformers" restricts the candidates to those that a folder of its own modules
+        can hold, to be opened without onevec and ``trust_remote_code`` (see
+        `onevec.export.sentence_transformers`): the mean, and second moments beside it. A
+        ``pooler`` that cannot be held so is refused.
     random_state : int, default 0
         Seed of every draw.
     check_encoder : bool, default True
@@ -96,6 +102,7 @@ class OneVec(TransformerMixin, BaseEstimator):
         pooler: str = "auto",
         objective: Any = "auto",
         training: Mapping[str, Any] | None = None,
+        export: str | None = None,
         random_state: int = 0,
         check_encoder: bool = True,
     ):
@@ -104,6 +111,7 @@ class OneVec(TransformerMixin, BaseEstimator):
         self.pooler = pooler
         self.objective = objective
         self.training = training
+        self.export = export
         self.random_state = random_state
         self.check_encoder = check_encoder
 
@@ -125,8 +133,10 @@ class OneVec(TransformerMixin, BaseEstimator):
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
         tokens = _with_layers(tokens, [POOLERS[name]() for name in names])
+        offered = (native_candidates if self.export else candidates)(self.effort)
         # Training is scored by the closed-form blocks, whatever is trained.
-        rich = specs_of(candidates(self.effort)) if self.pooler == "auto" or learned else {}
+        scored = candidates(self.effort) if learned else offered
+        rich = specs_of(scored) if self.pooler == "auto" or learned else {}
         specs = {"mean": ("mean", {})} | rich | {name: (name, {}) for name in names}
         found = prepare(tokens, specs, self.effort, self.random_state)
         self.training_ = None
@@ -134,7 +144,7 @@ class OneVec(TransformerMixin, BaseEstimator):
             self.training_ = self._train(tokens, found, names, objective, training)
             found = found.renewed(tokens, learned)
         if self.pooler == "auto":
-            options = [*candidates(self.effort), *(Candidate((n,), 0.5, 0.5) for n in learned)]
+            options = [*offered, *(Candidate((n,), 0.5, 0.5) for n in learned)]
             # What selected the trained state does not judge it.
             unseen = found.half(1) if learned else found
             chosen, verdict = judge(
@@ -215,6 +225,12 @@ class OneVec(TransformerMixin, BaseEstimator):
                 f"got objective={self.objective!r} with pooler={self.pooler!r}, which has nothing "
                 f"to learn: leave the objective out, or choose from {known}"
             )
+        reason = why_not_native((name, {}) for name in names) if self.export else ""
+        if reason:
+            raise InputError(
+                f"got export={self.export!r}, and {reason}: leave export out, or choose from "
+                f"{', '.join(NATIVE_POOLERS)}"
+            )
         return names, learned
 
     def _train(
@@ -254,6 +270,10 @@ class OneVec(TransformerMixin, BaseEstimator):
                 )
         if not isinstance(self.pooler, str):
             raise InputError(f'got pooler={self.pooler!r}: it must be text, such as "mean|std"')
+        if self.export not in (None, "sentence-transformers"):
+            raise InputError(
+                f'got export={self.export!r}: it must be "sentence-transformers" or left out'
+            )
         if not isinstance(self.effort, str) or self.effort not in EFFORTS:
             raise InputError(f"got effort={self.effort!r}: choose one of {', '.join(EFFORTS)}")
 
