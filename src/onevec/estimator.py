@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.judge.verdict import Verdict, judge
@@ -83,6 +85,8 @@ class OneVec(TransformerMixin, BaseEstimator):
         Dimension of the token vectors.
     fingerprint_ : str or None
         The encoder that made the fitted store; None for bare arrays.
+    data_ : dict or None
+        What it was fitted to: ``sequences``, ``tokens`` and a ``fingerprint`` of their lengths.
 
     Examples
     --------
@@ -158,6 +162,7 @@ class OneVec(TransformerMixin, BaseEstimator):
             verdict = Verdict(chosen.name, False, 0.5, told, 0)
         self.n_features_in_ = tokens.dim
         self.fingerprint_ = getattr(tokens, "fingerprint", None)
+        self.data_ = _facts_of(tokens)
         self.verdict_ = verdict
         cache: dict[Any, Any] = {}
         self.baselines_ = _baselines(found.features, self.dim, cache)
@@ -208,7 +213,7 @@ class OneVec(TransformerMixin, BaseEstimator):
             part.mkdir()
             (part / _CONFIG).write_text(text + "\n")
             save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, part / _WEIGHTS)
-            (part / _CARD).write_text(_card(config))
+            (part / _CARD).write_text(model_card(config))
         return path
 
     def _named_poolers(self) -> tuple[list[str], list[str]]:
@@ -307,6 +312,7 @@ class OneVec(TransformerMixin, BaseEstimator):
             "token_dim": self.n_features_in_,
             "vector_dim": self.reduction_.dim_out,
             "fingerprint": self.fingerprint_,
+            "data": self.data_,
             "verdict": self.verdict_.as_dict(),
             "training": None if self.training_ is None else asdict(self.training_),
         }
@@ -355,6 +361,7 @@ def load(path: str | Path) -> OneVec:
         model = OneVec(**config["parameters"])
         model.n_features_in_ = config["token_dim"]
         model.fingerprint_ = config["fingerprint"]
+        model.data_ = config.get("data")  # models saved before it was kept have none
         model.verdict_ = Verdict(**config["verdict"])
         model.training_ = Trained(**config["training"]) if config["training"] else None
         blocks = Blocks.from_state(
@@ -415,12 +422,12 @@ def _baselines(
     }
 
 
-def _card(config: dict[str, Any]) -> str:
-    verdict = config["verdict"]
-    return (
-        "---\nlibrary_name: onevec\n---\n# A onevec model\n\n"
-        f"Turns token vectors of {config['token_dim']} dimensions into one vector of "
-        f"{config['vector_dim']}.\n\n**Verdict.** {verdict['sentence']}\n\n"
-        f"Encoder fingerprint: `{config['fingerprint']}`\n\n"
-        "```python\nfrom onevec import load\nvectors = load('.').transform(tokens)\n```\n"
-    )
+def _facts_of(tokens: Tokens) -> dict[str, Any]:
+    """Return what data a model was fitted to: its size, and a hash of the sequences' lengths."""
+    lengths = tokens.lengths.cpu().numpy().astype(np.int64)
+    digest = hashlib.sha256(lengths.tobytes()).hexdigest()
+    return {
+        "sequences": len(lengths),
+        "tokens": int(lengths.sum()),
+        "fingerprint": f"sha256:{digest} of the lengths",
+    }
