@@ -118,7 +118,7 @@ def test_save_replaces_a_model_and_nothing_else(tmp_path, monkeypatch, fitted):
 def test_numpy_parameters_can_be_saved(tmp_path, easy_tokens):
     model = OneVec(dim=np.int64(500), random_state=np.int64(3), pooler="mean").fit(easy_tokens[0])
     card = (model.save(tmp_path / "m") / "README.md").read_text()
-    assert "into one vector of 24." in card
+    assert "vector: 24 dimensions, from tokens of 24" in card
     assert load(tmp_path / "m").dim == 500
 
 

@@ -17,11 +17,12 @@ ARROW = [
     {"ragged"},
     {"segment"},
     {"tokens", "poolers", "project", "views", "objectives"},
-    {"recipe"},
+    {"recipe", "card"},
+    {"native"},
     {"judge"},
     {"train"},
     {"estimator", "encoders"},
-    {"use", "report"},
+    {"use", "report", "export"},
     {"demo", "cli"},
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -13,9 +14,11 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.judge.verdict import Verdict, judge
+from onevec.native import NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
@@ -62,6 +65,11 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         is chosen where it beats the mean and no closed-form candidate does.
     training : mapping, optional
         Settings of the training, fields of `onevec.train.Training` such as ``{"steps": 500}``.
+    export : str, optional
+        "sentence-transformers" restricts the candidates to those that a folder of its own modules
+        can hold, to be opened without onevec and ``trust_remote_code`` (see
+        `onevec.export.sentence_transformers`): the mean, and second moments beside it. A
+        ``pooler`` that cannot be held so is refused.
     random_state : int, default 0
         Seed of every draw.
     check_encoder : bool, default True
@@ -77,6 +85,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Dimension of the token vectors.
     fingerprint_ : str or None
         The encoder that made the fitted store; None for bare arrays.
+    data_ : dict or None
+        What it was fitted to: ``sequences``, ``tokens`` and a ``fingerprint`` of their lengths.
 
     Examples
     --------
@@ -96,6 +106,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         pooler: str = "auto",
         objective: Any = "auto",
         training: Mapping[str, Any] | None = None,
+        export: str | None = None,
         random_state: int = 0,
         check_encoder: bool = True,
     ):
@@ -104,6 +115,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.pooler = pooler
         self.objective = objective
         self.training = training
+        self.export = export
         self.random_state = random_state
         self.check_encoder = check_encoder
 
@@ -125,8 +137,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
         tokens = _with_layers(tokens, [POOLERS[name]() for name in names])
+        offered = (native_candidates if self.export else candidates)(self.effort)
         # Training is scored by the closed-form blocks, whatever is trained.
-        rich = specs_of(candidates(self.effort)) if self.pooler == "auto" or learned else {}
+        scored = candidates(self.effort) if learned else offered
+        rich = specs_of(scored) if self.pooler == "auto" or learned else {}
         specs = {"mean": ("mean", {})} | rich | {name: (name, {}) for name in names}
         found = prepare(tokens, specs, self.effort, self.random_state)
         self.training_ = None
@@ -134,7 +148,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self.training_ = self._train(tokens, found, names, objective, training)
             found = found.renewed(tokens, learned)
         if self.pooler == "auto":
-            options = [*candidates(self.effort), *(Candidate((n,), 0.5, 0.5) for n in learned)]
+            options = [*offered, *(Candidate((n,), 0.5, 0.5) for n in learned)]
             # What selected the trained state does not judge it.
             unseen = found.half(1) if learned else found
             chosen, verdict = judge(
@@ -148,6 +162,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             verdict = Verdict(chosen.name, False, 0.5, told, 0)
         self.n_features_in_ = tokens.dim
         self.fingerprint_ = getattr(tokens, "fingerprint", None)
+        self.data_ = _facts_of(tokens)
         self.verdict_ = verdict
         cache: dict[Any, Any] = {}
         self.baselines_ = _baselines(found.features, self.dim, cache)
@@ -203,7 +218,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             part.mkdir()
             (part / _CONFIG).write_text(text + "\n")
             save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, part / _WEIGHTS)
-            (part / _CARD).write_text(_card(config))
+            (part / _CARD).write_text(model_card(config))
         return path
 
     def _named_poolers(self) -> tuple[list[str], list[str]]:
@@ -219,6 +234,12 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise InputError(
                 f"got objective={self.objective!r} with pooler={self.pooler!r}, which has nothing "
                 f"to learn: leave the objective out, or choose from {known}"
+            )
+        reason = why_not_native((name, {}) for name in names) if self.export else ""
+        if reason:
+            raise InputError(
+                f"got export={self.export!r}, and {reason}: leave export out, or choose from "
+                f"{', '.join(NATIVE_POOLERS)}"
             )
         return names, learned
 
@@ -259,6 +280,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 )
         if not isinstance(self.pooler, str):
             raise InputError(f'got pooler={self.pooler!r}: it must be text, such as "mean|std"')
+        if self.export not in (None, "sentence-transformers"):
+            raise InputError(
+                f'got export={self.export!r}: it must be "sentence-transformers" or left out'
+            )
         if not isinstance(self.effort, str) or self.effort not in EFFORTS:
             raise InputError(f"got effort={self.effort!r}: choose one of {', '.join(EFFORTS)}")
 
@@ -292,6 +317,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "token_dim": self.n_features_in_,
             "vector_dim": self.reduction_.dim_out,
             "fingerprint": self.fingerprint_,
+            "data": self.data_,
             "verdict": self.verdict_.as_dict(),
             "training": None if self.training_ is None else asdict(self.training_),
         }
@@ -340,6 +366,7 @@ def load(path: str | Path) -> OneVec:
         model = OneVec(**config["parameters"])
         model.n_features_in_ = config["token_dim"]
         model.fingerprint_ = config["fingerprint"]
+        model.data_ = config.get("data")  # models saved before it was kept have none
         model.verdict_ = Verdict(**config["verdict"])
         model.training_ = Trained(**config["training"]) if config["training"] else None
         blocks = Blocks.from_state(
@@ -400,12 +427,12 @@ def _baselines(
     }
 
 
-def _card(config: dict[str, Any]) -> str:
-    verdict = config["verdict"]
-    return (
-        "---\nlibrary_name: onevec\n---\n# A onevec model\n\n"
-        f"Turns token vectors of {config['token_dim']} dimensions into one vector of "
-        f"{config['vector_dim']}.\n\n**Verdict.** {verdict['sentence']}\n\n"
-        f"Encoder fingerprint: `{config['fingerprint']}`\n\n"
-        "```python\nfrom onevec import load\nvectors = load('.').transform(tokens)\n```\n"
-    )
+def _facts_of(tokens: Tokens) -> dict[str, Any]:
+    """Return what data a model was fitted to: its size, and a hash of the sequences' lengths."""
+    lengths = tokens.lengths.cpu().numpy().astype(np.int64)
+    digest = hashlib.sha256(lengths.tobytes()).hexdigest()
+    return {
+        "sequences": len(lengths),
+        "tokens": int(lengths.sum()),
+        "fingerprint": f"sha256:{digest} of the lengths",
+    }

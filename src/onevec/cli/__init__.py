@@ -12,8 +12,10 @@ from onevec.cli.common import app, say
 from onevec.errors import OnevecError
 
 __all__ = ["app", "main"]
+<<<<<<< HEAD
 # Their commands join the application, in the order of the help.
-for _area in ("tokens", "model", "use", "select"):
+# Their commands join the application, in the order of the help.
+for _area in ("tokens", "model", "use", "select", "export"):
     import_module(f"onevec.cli.{_area}")
 
 

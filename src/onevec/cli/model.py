@@ -29,6 +29,9 @@ def fit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="File from which a killed training goes on.")
     ] = None,
+    export: Annotated[
+        str | None, typer.Option(help="sentence-transformers: only what it opens without onevec.")
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -45,7 +48,7 @@ def fit(
     training = {"steps": steps, "checkpoint": checkpoint, "progress": True}
     model = OneVec(
         dim, effort=effort, pooler=pooler, objective=objective, training=training,
-        random_state=seed,
+        export=export, random_state=seed,
     ).fit(store)  # fmt: skip
     if not first_process():  # of `torchrun`: every process has the same model
         return

@@ -1,0 +1,160 @@
+"""The model card: what a model is, on what evidence, from what data, and what it is for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_LIBRARIES = {"onevec": "onevec", "onnx": "onnx"}
+_USE = {
+    "onevec": """```python
+import onevec
+
+model = onevec.load("{name}")              # a folder; of the hub: onevec.export.hub.from_pretrained
+tokens = onevec.encode(sequences, encoder)  # the encoder that the model was fitted with
+vectors = model.transform(tokens)           # (sequences, {dim}), fp32
+```""",
+    "native": """```python
+from sentence_transformers import SentenceTransformer  # {least} or newer; onevec is not needed
+
+vectors = SentenceTransformer("{name}").encode(texts)  # (texts, {dim})
+```""",
+    "onnx": """```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{name}/model.onnx")
+(vectors,) = session.run(["vector"], {{{fed}}})  # (batch, {dim}), fp32
+```
+
+{note}""",
+    "module": """```python
+from sentence_transformers import SentenceTransformer  # and onevec {onevec} or newer
+
+vectors = SentenceTransformer("{name}", trust_remote_code=True).encode(texts)  # (texts, {dim})
+```
+
+`trust_remote_code=True` is needed because the pooling is a class of the installed package onevec
+({reason}); no code is loaded from this folder.""",
+}
+
+
+def model_card(
+    config: Mapping[str, Any],
+    export: Mapping[str, Any] | None = None,
+    *,
+    name: str = "path-or-hub-name",
+    licence: str | None = None,
+    base_model: str | None = None,
+) -> str:
+    """Return the card of a model as Markdown with a YAML front matter.
+
+    Parameters
+    ----------
+    config : mapping
+        What `OneVec.save` writes as ``config.json``.
+    export : mapping, optional
+        What `to_sentence_transformers` reports, where the card is of such a folder.
+    name : str
+        How the example names the model.
+    licence : str, optional
+        An identifier of the hub such as ``"apache-2.0"``.
+    base_model : str, optional
+        Hub name of the encoder.
+    """
+    export = export or {"road": "onevec", "dim": config["vector_dim"]}
+    road = export["road"]
+    matter = {
+        "library_name": _LIBRARIES.get(road, "sentence-transformers"),
+        "pipeline_tag": "feature-extraction" if road in _LIBRARIES else "sentence-similarity",
+        "tags": ["onevec", "sentence-embedding", "feature-extraction", "unsupervised"],
+    }
+    matter |= {"license": licence} if licence else {}
+    matter |= {"base_model": base_model} if base_model else {}
+    # JSON is YAML, and escapes what a name may hold.
+    front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in matter.items())
+    sections = {
+        "Verdict": _verdict(config["verdict"]),
+        "How to use": _USE[road].format(**_words(name, export)),
+        "What it is": _facts(config, export),
+        "Intended use": (
+            "Search, similarity, clustering, and classifiers with few labels, on sequences like "
+            "those it was fitted to. Vectors of different models cannot be compared."
+        ),
+        "Limits": _limits(export),
+        "Licence": licence or "Not stated by the author. The encoder's own licence applies to it.",
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return f"---\n{front}\n---\n\n# A onevec model\n\n{body}\n"
+
+
+def _words(name: str, export: Mapping[str, Any]) -> dict[str, Any]:
+    inputs = export.get("inputs", ())
+    note = "`tokens` (batch, tokens, dim) float32; `mask` (batch, tokens) int64, ones, then zeros."
+    if "input_ids" in inputs:
+        note = "The tokenizer stands in the folder; pad on the right. Both inputs are int64."
+    fed = ", ".join(f'"{each}": {each}' for each in inputs)
+    return {"name": name, "least": "6.0", "reason": "", "fed": fed, "note": note, **export}
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    lines = [verdict["sentence"]]
+    if verdict["candidates"]:
+        lines += [
+            "",
+            f"Scored without labels on {verdict['held_out']:,} held-out sequences; z is the gain "
+            "over the mean in standard errors:",
+            "",
+            "| candidate | predictability | pseudo-labels | z |",
+            "|---|--:|--:|--:|",
+        ]
+    for row in verdict["candidates"]:
+        mark = "**" if row["name"] == verdict["choice"] else ""
+        scores = " | ".join(
+            _number(row.get(key)) for key in ("predictability", "pseudo_labels", "z")
+        )
+        lines.append(f"| {mark}{row['name']}{mark} | {scores} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _facts(config: Mapping[str, Any], export: Mapping[str, Any]) -> str:
+    blocks = " + ".join(config["reduction"]["blocks"])
+    facts = {
+        "vector": f"{config['vector_dim']} dimensions, from tokens of {config['token_dim']}",
+        "statistics": f"{blocks}, then an affine map; fitted without labels",
+        "encoder": export.get("encoder") or "the one that made the token vectors",
+        "encoder fingerprint": f"`{config['fingerprint'] or 'none: fitted to ready arrays'}`",
+    }
+    data = config.get("data")
+    if data:
+        facts["fitted to"] = f"{data['sequences']:,} sequences, {data['tokens']:,} token vectors"
+        facts["data fingerprint"] = f"`{data['fingerprint']}`"
+    if "difference" in export:
+        if "layer" in export:
+            facts["layer"] = "the last" if export["layer"] == -1 else str(export["layer"])
+        facts["checked"] = (
+            f"opened and compared with onevec when written: largest difference "
+            f"{export['difference']:.0e} of the vectors' root mean square norm"
+        )
+    return "\n".join(f"- {key}: {value}" for key, value in facts.items())
+
+
+def _limits(export: Mapping[str, Any]) -> str:
+    limits = [
+        "The verdict speaks of the sequences it was fitted to; it promises nothing about labels.",
+        "The vectors inherit the encoder's blind spots and biases.",
+    ]
+    if "max_length" in export:
+        most = export["max_length"]
+        limits.append(
+            f"Inputs longer than {most:,} tokens are cut."
+            if most
+            else "The encoder names no longest input; very long ones need much memory."
+        )
+        limits.append("An empty text gets a constant vector without meaning; onevec refuses it.")
+        limits.append("Run it in fp32: whitening enlarges what half precision rounds away.")
+    return "\n".join(f"- {limit}" for limit in limits)

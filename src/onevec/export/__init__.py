@@ -1,0 +1,1 @@
+"""What a fitted model becomes elsewhere: sentence-transformers, ONNX, the hub."""

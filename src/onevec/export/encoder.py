@@ -1,0 +1,98 @@
+"""The text encoder of an export: opened, compared with the fitted one, and run for the check."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from onevec.errors import InputError, StoreError
+from onevec.ragged import Ragged
+from onevec.tokens.adapters import SentenceTransformerEncoder, open_encoder
+from onevec.tokens.frozen import Options
+from onevec.tokens.huggingface import HuggingFaceText
+
+if TYPE_CHECKING:
+    from onevec.estimator import OneVec
+
+TextEncoders = HuggingFaceText | SentenceTransformerEncoder
+
+
+def open_text_encoder(
+    model: OneVec, encoder: Any, layer: int, special_tokens: bool, max_length: int | None
+) -> TextEncoders:
+    """Open the encoder as `onevec.encode` does, and compare it with the fitted one."""
+    options = Options((layer,), special_tokens, max_length)
+    options.check()
+    frozen = open_encoder(encoder, "text", options)
+    if not isinstance(frozen, TextEncoders):
+        raise InputError(
+            f"got the encoder {encoder!r}: only text encoders of transformers or "
+            "sentence-transformers can be exported; pass one, or export to onnx without an encoder"
+        )
+    frozen.options = replace(options, layers=tuple(frozen.known_layers((layer,))))
+    theirs, ours = frozen.fingerprint, model.fingerprint_
+    if model.check_encoder and theirs and ours and theirs != ours:
+        raise StoreError(
+            f"the encoder {frozen.name} has the fingerprint {theirs[:14]}, the model was fitted to "
+            f"{ours[:14]}: pass that encoder, or set check_encoder=False if you know they are the "
+            "same"
+        )
+    return frozen
+
+
+def sample_texts(frozen: TextEncoders) -> list[str]:
+    """Draw texts of many lengths from a tokenizer's vocabulary, one longer than is read."""
+    tokenizer = frozen.tokenizer
+    special = set(tokenizer.all_special_ids)
+    entries = [at for at in sorted(tokenizer.get_vocab().values()) if at not in special]
+    rng = np.random.default_rng(0)
+    lengths = [1, 1, 2, 3, 5, 8, 13, 21, 34, 55]
+    if frozen.limit is not None and frozen.limit <= 1_024:
+        lengths.append(frozen.limit + 8)
+    texts = []
+    for length in lengths:
+        ids = rng.choice(entries, size=length).tolist()
+        texts += [tokenizer.decode(ids), "".join(tokenizer.convert_ids_to_tokens(ids))]
+    lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    return [text for text, n in zip(texts, lengths, strict=True) if n > frozen.framing]
+
+
+def vectors_of(
+    model: OneVec, frozen: TextEncoders, texts: list[str]
+) -> Float[np.ndarray, "texts dim"]:
+    """Encode and transform, in fp32: what an export has to give."""
+    (layer,) = frozen.options.layers
+    pieces = frozen.cut(texts, 0)
+    values, ids = [], []
+    for piece in pieces:
+        values.append(frozen.run([piece], [layer])[0][layer])
+        ids.append(torch.from_numpy(np.asarray(frozen.token_ids(piece))))
+    lengths = torch.tensor([len(each) for each in values])
+    return model.transform(Ragged(torch.cat(values), lengths, {"ids": torch.cat(ids)}))
+
+
+def framing_of(frozen: TextEncoders) -> tuple[list[int], list[int]]:
+    """Return the ids of the special tokens put before and after a text, where they are left out."""
+    if frozen.options.special_tokens or not frozen.framing:
+        return [], []
+    (piece,) = frozen.cut(sample_texts(frozen)[:1], 0)
+    ids, (first, last) = piece.inputs["input_ids"].tolist(), piece.keep
+    return ids[:first], ids[last:]
+
+
+def hub_name(name: str) -> str | None:
+    """Return an encoder's name if it is one of the hub; paths of this machine stay here."""
+    return None if Path(name).exists() or name.count("/") != 1 else name
+
+
+def transformer_of(frozen: TextEncoders) -> torch.nn.Module:
+    """Return the transformers model of an encoder, ready to be traced."""
+    model: Any = frozen._model if isinstance(frozen, SentenceTransformerEncoder) else None
+    model = frozen._auto.model if isinstance(frozen, HuggingFaceText) else model
+    model.set_attn_implementation("eager")
+    return model

@@ -1,0 +1,126 @@
+"""A fitted model as one torch module: scaler, poolers, and the reduction as one affine map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from onevec.errors import InputError
+from onevec.poolers import POOLERS
+from onevec.project.base import Linear
+from onevec.ragged import Ragged
+from onevec.recipe import _CLIP as CLIP
+from onevec.recipe import Reduction
+
+if TYPE_CHECKING:
+    from onevec.estimator import OneVec
+
+TOLERANCE = 1e-4  # largest difference of an export, in units of the vectors' root mean square norm
+
+Affine = tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]
+
+
+def affine_of(reduction: Reduction) -> Affine:
+    """Return a reduction as ``v = sum_b (f_b - centre_b) matrix_b + bias``, in fp64.
+
+    Returns
+    -------
+    blocks : dict of str to (centre, matrix)
+        Of shapes (width,) and (width, dim).
+    bias : ndarray, shape (dim,)
+    """
+    stages = {name: _linear(projection) for name, projection in reduction.inner.items()}
+    if reduction.outer is None:
+        ((name, only),) = stages.items()
+        return {name: (only.mean_, only.matrix_)}, np.zeros(only.matrix_.shape[1])
+    outer, blocks, first = _linear(reduction.outer), {}, 0
+    for name, inner in stages.items():
+        rows = slice(first, first := first + inner.matrix_.shape[1])
+        matrix = inner.matrix_ @ outer.matrix_[rows] / reduction.energy[name]
+        blocks[name] = (inner.mean_, matrix)
+    return blocks, -outer.mean_ @ outer.matrix_
+
+
+def kind_of(pooler: nn.Module) -> str:
+    """Return the name of a pooler in the table of poolers."""
+    return next(name for name, kind in POOLERS.items() if type(pooler) is kind)
+
+
+def _linear(projection: object) -> Linear:
+    assert isinstance(projection, Linear), "reductions are made of PCA and whitening"
+    return projection
+
+
+class Head(nn.Module):
+    """Token vectors to the final vector in fp32: what `OneVec.transform` does, without its checks.
+
+    Parameters
+    ----------
+    model : OneVec
+        Fitted. Its poolers are shared, not copied.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    axes: Tensor
+    centre: Tensor
+    matrix: Tensor
+    bias: Tensor
+
+    def __init__(self, model: OneVec):
+        super().__init__()
+        self.names = list(model.reduction_.candidate.blocks)
+        found = model.blocks_.poolers
+        needs = [name for name in self.names if "layers" in found[name].needs]
+        if needs:
+            raise InputError(
+                f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand to it: "
+                "fit with another pooler"
+            )
+        self.poolers = nn.ModuleDict({name: found[name] for name in self.names})
+        self.requires_grad_(False)
+        self.raw = [name for name in self.names if model.blocks_._sees_raw(name)]
+        for name in ("shift", "scale", "axes"):
+            self.register_buffer(name, getattr(model.blocks_, name).clone())
+        blocks, bias = affine_of(model.reduction_)
+        both = [blocks[name] for name in self.names]
+        parts = {
+            "centre": np.concatenate([centre for centre, _ in both]),
+            "matrix": np.vstack([matrix for _, matrix in both]),
+            "bias": bias,
+        }
+        for name, array in parts.items():
+            self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
+
+    def scaled(self, values: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens width"]:
+        """Return what all blocks but the mean see: standardised, clipped, rotated if wide."""
+        scaled = ((values - self.shift) / self.scale).clamp(-CLIP, CLIP)
+        return scaled if self.axes.shape[0] == self.axes.shape[1] else scaled @ self.axes
+
+    def reduce(self, features: Mapping[str, Tensor]) -> Float[Tensor, "seqs dim"]:
+        """Reduce block features to the vector."""
+        joined = torch.cat([features[name] for name in self.names], dim=1)
+        return (joined - self.centre) @ self.matrix + self.bias
+
+    def forward(self, tokens: Ragged) -> Float[Tensor, "seqs dim"]:
+        """Pool sequences, an empty one to the features zero, and reduce."""
+        raw = tokens.with_values(tokens.values.float())
+        scaled = raw if self.raw == self.names else raw.with_values(self.scaled(raw.values))
+        return self.reduce(
+            {
+                name: pooler(raw if name in self.raw else scaled)
+                for name, pooler in self.poolers.items()
+            }
+        )
+
+
+def difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the largest difference in units of the root mean square norm of ``wanted``."""
+    wanted = wanted.astype(np.float64)
+    norm = np.sqrt((wanted**2).sum(1).mean()) or 1.0
+    return float(np.abs(found - wanted).max() / norm)

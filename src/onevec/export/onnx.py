@@ -1,0 +1,277 @@
+"""A fitted model as one ONNX graph, with its encoder or without, checked in onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import onevec
+from onevec.card import model_card
+from onevec.errors import InputError, MissingExtraError
+from onevec.export.encoder import (
+    TextEncoders,
+    framing_of,
+    hub_name,
+    open_text_encoder,
+    sample_texts,
+    transformer_of,
+    vectors_of,
+)
+from onevec.export.head import TOLERANCE, Head, difference, kind_of
+from onevec.export.padded import Padded
+from onevec.export.padded_poolers import PADDED
+from onevec.files import appears_whole, check_target
+from onevec.ragged import Ragged
+
+if TYPE_CHECKING:
+    from onevec.estimator import OneVec
+
+MANIFEST, GRAPH = "onevec.json", "model.onnx"
+_ONE_FILE = 1_500_000_000  # bytes; beyond 2 GB a graph cannot be one file
+
+
+def to_onnx(
+    model: OneVec,
+    out: str | Path,
+    *,
+    encoder: Any = None,
+    layer: int = -1,
+    special_tokens: bool = False,
+    max_length: int | None = None,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a folder with one graph, ``model.onnx``, to the final vector in fp32.
+
+    With an encoder the graph has the inputs ``input_ids`` and ``attention_mask``, int64 of shape
+    (batch, tokens), as its tokenizer (which stands in the folder) makes them with padding on the
+    right; special tokens are left out inside the graph. Without one it has ``tokens``, float32
+    of shape (batch, tokens, dim), and ``mask``, int64 of shape (batch, tokens): ones, then
+    zeros; and ``ids`` too where a pooler weights vocabulary entries. The output is ``vector``,
+    float32 of shape (batch, dim). Both axes are dynamic.
+
+    Parameters
+    ----------
+    model : OneVec
+        Fitted.
+    out : path
+        The folder to write. It appears whole, after the check, or not at all.
+    encoder : path, str or SentenceTransformer, optional
+        A text encoder, as for `to_sentence_transformers`.
+    layer, special_tokens, max_length, licence
+        As for `to_sentence_transformers`; of no use without an encoder.
+    overwrite : bool
+        Replace an export that stands at ``out``.
+
+    Returns
+    -------
+    dict
+        ``path``, ``inputs``, ``difference`` (the largest of the check in onnxruntime on ragged
+        batches, in units of the vectors' root mean square norm), ``dim``, ``max_length``,
+        ``layer``.
+
+    Raises
+    ------
+    InputError
+        If a pooler cannot be written as a graph, or the vectors differ by more than 1e-4;
+        nothing is left then.
+    StoreError
+        If the encoder is not the one that the model was fitted with.
+
+    Notes
+    -----
+    An empty sequence, which `transform` refuses, gets the vector of features that are all zero.
+    Hard assignments (VLAD, bag, bigrams) may go to another codeword where two are equally near.
+    """
+    _check_packages()
+    target = check_target(
+        out, overwrite, what="ONNX export", ours=lambda at: (at / MANIFEST).is_file()
+    )
+    graph = VectorGraph(model)
+    facts: dict[str, Any] = {"format": 1, "road": "onnx", "dim": model.reduction_.dim_out}
+    if encoder is None:
+        whole: nn.Module = graph
+        batches = list(_token_batches(model, graph.needs_ids))
+    else:
+        frozen = open_text_encoder(model, encoder, layer, special_tokens, max_length)
+        whole = TextGraph(frozen, graph)
+        batches = list(_text_batches(model, frozen))
+        facts |= {"layer": frozen.options.layers[0], "max_length": frozen.limit}
+        facts |= {"encoder": hub_name(frozen.name) or Path(frozen.name).name}
+    facts |= {"inputs": list(batches[0][0]), "onevec": onevec.__version__}
+    with appears_whole(target) as part:
+        part.mkdir()
+        try:
+            _export(whole, _example(batches), part / GRAPH)
+        except Exception as error:  # of the exporter's many classes
+            raise InputError(
+                f"torch's exporter cannot write this model as a graph ({type(error).__name__}): "
+                "export it without the encoder, and run that one by its own means"
+            ) from error
+        facts["difference"] = _check(part / GRAPH, batches)
+        if facts["difference"] > TOLERANCE:
+            raise InputError(
+                f"the graph's vectors differ by {facts['difference']:.0e} of their norm from the "
+                f"model's, more than {TOLERANCE:.0e}: nothing was written; check that encoder and "
+                "layer are those of the fit"
+            )
+        if encoder is not None:
+            frozen.tokenizer.save_pretrained(str(part))
+        (part / MANIFEST).write_text(json.dumps(facts, indent=2) + "\n")
+        (part / "README.md").write_text(model_card(model._state()[0], facts, licence=licence))
+    return {"path": str(out), **facts}
+
+
+def _check_packages() -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingExtraError(package, "onnx") from error
+
+
+class VectorGraph(nn.Module):
+    """Padded token vectors to the final vector."""
+
+    def __init__(self, model: OneVec):
+        super().__init__()
+        self.head = Head(model)
+        self.kinds = {name: kind_of(pooler) for name, pooler in self.head.poolers.items()}
+        self.needs_ids = any("ids" in model.blocks_.poolers[name].needs for name in self.kinds)
+
+    def forward(self, tokens: Tensor, mask: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Return (batch, dim)."""
+        there = mask > 0
+        raw = Padded(tokens.masked_fill(~there.unsqueeze(-1), 0.0), there, ids)
+        scaled = raw.with_values(self.head.scaled(raw.values))
+        return self.head.reduce(
+            {
+                name: PADDED[self.kinds[name]](pooler, raw if name in self.head.raw else scaled)
+                for name, pooler in self.head.poolers.items()
+            }
+        )
+
+
+class TextGraph(nn.Module):
+    """Token ids to the final vector."""
+
+    def __init__(self, frozen: TextEncoders, graph: VectorGraph):
+        super().__init__()
+        # Not named `graph`: the exporter's own modules have an attribute of that name.
+        self.encoder, self.vector = transformer_of(frozen), graph
+        (self.layer,), self.depth = frozen.options.layers, frozen.depth
+        self.head, self.tail = (len(ids) for ids in framing_of(frozen))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return (batch, dim)."""
+        last = self.layer in (-1, self.depth)
+        wide = {} if last else {"output_hidden_states": True}
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **wide)
+        hidden = output.last_hidden_state if last else output.hidden_states[self.layer]
+        place = torch.arange(input_ids.shape[1], device=input_ids.device)
+        content = place < attention_mask.sum(1, keepdim=True) - self.tail
+        # Content stands first: the special tokens in front are cut off.
+        parts = (hidden.float(), content, input_ids)
+        tokens, mask, ids = (part[:, self.head :] for part in parts)
+        return self.vector(tokens, mask.long(), ids)
+
+
+Batch = tuple[dict[str, Tensor], np.ndarray]
+
+
+def _token_batches(model: OneVec, with_ids: bool) -> Iterator[Batch]:
+    """Make ragged batches of tokens like the fitted ones, with the model's vectors."""
+    source = torch.Generator().manual_seed(0)
+    blocks = model.blocks_
+    spread = blocks.scale.where(blocks.scale.isfinite(), torch.zeros(()))
+    for lengths in ([7], [1, 9], [3, 1, 5], [17, 2, 30, 1], [12, 4, 4, 26, 11]):
+        longest = max(lengths)
+        tokens = torch.randn(len(lengths), longest, blocks.dim, generator=source)
+        tokens = tokens * spread + blocks.shift
+        mask = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
+        ids = torch.randint(0, 50, mask.shape, generator=source)
+        ragged = Ragged(tokens[mask], torch.tensor(lengths), {"ids": ids[mask]})
+        given = {"tokens": tokens, "mask": mask.long()} | ({"ids": ids} if with_ids else {})
+        yield given, model.transform(ragged)
+
+
+def _text_batches(model: OneVec, frozen: TextEncoders) -> Iterator[Batch]:
+    texts = sample_texts(frozen)
+    wanted = vectors_of(model, frozen, texts)
+    order = np.random.default_rng(0).permutation(len(texts))
+    sizes, first = [1, 2, 3, 4, 5], 0
+    while first < len(order):
+        rows = order[first : first + sizes[0]]
+        batch = frozen.tokenizer(
+            [texts[row] for row in rows],
+            padding=True,
+            padding_side="right",
+            truncation=frozen.limit is not None,
+            max_length=frozen.limit,
+            return_tensors="pt",
+            verbose=False,
+        )
+        yield {name: batch[name] for name in ("input_ids", "attention_mask")}, wanted[rows]
+        first, sizes = first + sizes[0], [*sizes[1:], sizes[0]]
+
+
+def _example(batches: list[Batch]) -> dict[str, Tensor]:
+    """Return the largest batch: sizes 0 and 1 are special to the exporter."""
+    return max(
+        (inputs for inputs, _ in batches), key=lambda each: next(iter(each.values())).numel()
+    )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Silence what the exporter says of itself."""
+    speaker = logging.getLogger("torch.onnx")
+    level = speaker.level
+    speaker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        speaker.setLevel(level)
+
+
+def _export(graph: nn.Module, example: dict[str, Tensor], path: Path) -> None:
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    size = sum(held.numel() * held.element_size() for held in graph.state_dict().values())
+    with _quietly(), torch.no_grad():
+        torch.onnx.export(
+            graph.eval(),
+            kwargs=dict(example),
+            f=str(path),
+            input_names=list(example),
+            output_names=["vector"],
+            dynamic_shapes=dict.fromkeys(example, axes),
+            dynamo=True,
+            external_data=size > _ONE_FILE,
+            verbose=False,
+        )
+
+
+def _check(path: Path, batches: list[Batch]) -> float:
+    """Run the batches in onnxruntime and return the largest difference."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    found = []
+    for inputs, _ in batches:
+        given = {name: tensor.numpy() for name, tensor in inputs.items()}
+        found.append(np.asarray(session.run(["vector"], given)[0]))
+    return difference(np.concatenate(found), np.concatenate([wanted for _, wanted in batches]))

@@ -1,0 +1,61 @@
+"""A small encoder of letters, texts of all lengths, and models whose learned parts have moved."""
+
+import numpy as np
+import pytest
+import torch
+
+from onevec import OneVec, encode, pretrain
+
+CONTEXT = 32
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    starts = rng.integers((0, 4), (8, 31), (80, 2))
+    corpus = [("abcdefgh" * 6)[start : start + n] for start, n in starts]
+    folder = tmp_path_factory.mktemp("encoder") / "letters"
+    pretrain(
+        corpus, folder, tokenizer="character", steps=60, layers=2, dim=16, heads=2, context=CONTEXT,
+        batch_tokens=256, learning_rate=1e-2,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def texts():
+    """Letters, some unknown to the encoder: from one of them to more than it reads."""
+    rng = np.random.default_rng(1)
+    lengths = [1, 1, 2, 3, CONTEXT - 2, CONTEXT - 1, 50, *rng.integers(1, 28, 53)]
+    return ["".join(rng.choice(list("abcdefghz"), size=n)) for n in lengths]
+
+
+def encoded(texts, encoder, **options):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* sequences were longer .*")
+        return encode(texts, encoder, dtype="float32", progress=False, **options)
+
+
+@pytest.fixture(scope="session")
+def tokens(encoder, texts):
+    return encoded(texts, encoder)
+
+
+def fitted(tokens, pooler, dim=6, **options):
+    """Fit a model; learned parts are moved far from where they start."""
+    options = {"training": {"steps": 1, "progress": False}, **options}
+    model = OneVec(dim=dim, pooler=pooler, **options).fit(tokens)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for part in model.blocks_.poolers.values():
+            for parameter in part.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.5)
+    return model
+
+
+def error(found, wanted):
+    """Largest difference over the root mean square norm."""
+    assert found.shape == wanted.shape
+    return np.abs(found - wanted).max() / np.sqrt((wanted**2).sum(1).mean())
