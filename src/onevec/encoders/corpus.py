@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
+import heapq
 import shutil
 import tempfile
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,15 @@ class Corpus:
     def dense(self) -> bool:
         """Whether the sequences are frames."""
         return self.manifest["kind"] == "frames"
+
+    def in_order(self) -> Iterator[Any]:
+        """Return all sequences, of both parts, in the order they were read in."""
+        parts = (
+            zip(part["row"][:], sequences_of(part), strict=True)
+            for part in (self.train, self.held_out)
+        )
+        for _, sequence in heapq.merge(*parts, key=lambda pair: pair[0]):
+            yield sequence
 
 
 def assemble(
@@ -184,8 +194,8 @@ def _expand(sources: Iterable[Any]) -> list[Any]:
         path = Path(source)
         if path.is_dir() and not is_store(path):
             files = [each for each in sorted(path.rglob("*")) if each.is_file() and is_known(each)]
-        elif not path.exists() and glob.has_magic(str(source)):
-            files = [Path(each) for each in sorted(glob.glob(str(source), recursive=True))]
+        elif not path.exists() and has_magic(str(source)):
+            files = [Path(each) for each in sorted(glob(str(source), recursive=True))]  # noqa: PTH207
             files = [each for each in files if each.is_file()]
         else:
             files = [path]
@@ -255,7 +265,8 @@ _KEPT, _COPY, _NEAR = 0, 1, 2
 
 def sequences_of(dataset: Dataset) -> Iterator[Any]:
     """Return the sequences of a part of a corpus one by one, as text or (n, dim) arrays."""
-    for table in dataset.with_format("arrow").iter(1_000):
+    tables: Any = dataset.with_format("arrow").iter(1_000)
+    for table in tables:
         for chunk in table.column("sequence").chunks:
             if pa.types.is_large_string(chunk.type) or pa.types.is_string(chunk.type):
                 yield from chunk.to_pylist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt
@@ -91,7 +92,7 @@ def near_copies(
         raise MissingExtraError("datasketch", "hf") from error
     blank = MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
     index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
-    kept: dict[int, MinHash] = {}
+    kept: dict[Any, MinHash] = {}
     for row, codes in enumerate(sequences):
         sketch = blank.copy()
         found = shingles(codes, width)

@@ -87,7 +87,7 @@ class Spill:
             self.cut += number == 1
             self._held.append(piece)
             self.parents.append(parent)
-            self._size += len(piece) if text else piece.size
+            self._size += len(piece) * max(1, self.dim)
             if self._size >= _BUFFER:
                 self._flush()
 

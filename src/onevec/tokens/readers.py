@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from onevec.tokens.tables import (
     read_csv,
     read_parquet,
     reading,
+    with_values,
 )
 
 _ROWS = 256  # rows read at a time
@@ -237,12 +238,7 @@ def _from_batches(
     broken: Broken | None = None,
 ) -> Iterator[Chunk]:
     start = 0
-    for batch in batches:
-        if broken is not None and batch.column(column).null_count:
-            there = batch.column(column).is_valid()
-            first = start + 1 + int(np.argmin(there.to_numpy(zero_copy_only=False)))
-            broken.add("no value", first, batch.column(column).null_count)
-            batch = batch.filter(there)
+    for batch in batches if broken is None else with_values(batches, column, broken):
         sequences = as_sequences(batch.column(column), column, start)
         named = None if id_column is None else batch.column(id_column).to_pylist()
         rest = [n for n in batch.schema.names if n not in (column, id_column)]
@@ -302,8 +298,8 @@ def _lines(path: Path, zipped: bool, broken: Broken | None) -> Iterator[str]:
     if broken is not None:
         yield from tolerant_lines(path, zipped, broken)
         return
-    strict: IO[str] = gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8")
-    with strict as file:
+    opened: Any = gzip.open if zipped else open
+    with opened(path, "rt", encoding="utf-8") as file:
         yield from (line.rstrip("\r\n") for line in file)
 
 
