@@ -72,8 +72,8 @@ def shingles(codes: Int[np.ndarray, " tokens"], width: int) -> UInt[np.ndarray, 
     total = np.zeros(len(codes) - width + 1, dtype=np.uint64)
     symbols = codes.astype(np.uint64) + np.uint64(1)
     for place in range(width):
-        total = total * np.uint64(0x9E3779B97F4A7C15) + symbols[place : place + len(total)]
-        total ^= total >> np.uint64(29)
+        total ^= total >> np.uint64(32)
+        total = (total + symbols[place : place + len(total)]) * np.uint64(0x9E3779B97F4A7C15)
     return np.unique(total >> np.uint64(32))
 
 

@@ -16,10 +16,9 @@ from onevec.errors import MissingExtraError
 _SAMPLE = 65_536  # bytes that the detection of an encoding sees
 _MOST_LINES = 1_000  # a CSV record of more lines is a quotation mark that was never closed
 _COMMONEST = "cp1252"  # of those that are no UTF-8
-_MARKS = {  # the longer first: UTF-32 begins as UTF-16 does
+_MARKS = {  # of encodings with wide characters; the longer first: UTF-32 begins as UTF-16 does
     b"\xff\xfe\x00\x00": "utf-32",
     b"\x00\x00\xfe\xff": "utf-32",
-    b"\xef\xbb\xbf": "utf-8-sig",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
