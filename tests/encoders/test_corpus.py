@@ -193,7 +193,7 @@ def test_shingles_are_wide_enough_for_the_alphabet():
     rng = np.random.default_rng(0)
     dna = [text_codes("".join(rng.choice(list("ACGT"), 2_000))) for _ in range(20)]
     assert shingle_width(dna) == 11
-    text = "the quick brown fox jumps over the lazy dog and naps".encode()
+    text = b"the quick brown fox jumps over the lazy dog and naps"
     assert shingle_width([np.frombuffer(text, np.uint8)]) == 5
     assert shingle_width([np.zeros(100, np.int64)]) == 32
     assert not any(near_copies(dna, 0.5, 11))

@@ -322,6 +322,7 @@ def _take(dataset: Dataset, parents: list[int], sequences: np.ndarray) -> Datase
 
 def _counts(entries: list[dict[str, Any]], spill: Spill, fate: np.ndarray) -> dict[str, int]:
     kept = fate == _KEPT
+    pieces = np.bincount(spill.parents, minlength=len(fate))[kept]
     return {
         "read": sum(entry["read"] for entry in entries),
         "broken": sum(entry["broken"] for entry in entries),
@@ -331,8 +332,8 @@ def _counts(entries: list[dict[str, Any]], spill: Spill, fate: np.ndarray) -> di
         "duplicates": int((fate == _COPY).sum()),
         "near_duplicates": int((fate == _NEAR).sum()),
         "kept": int(kept.sum()),
-        "cut": spill.cut,
-        "pieces": int(kept[np.array(spill.parents)].sum()),
+        "cut": int((pieces > 1).sum()),
+        "pieces": int(pieces.sum()),
     }
 
 

@@ -185,7 +185,7 @@ def _step(
         if prepared is None:
             continue
         with _drawing(_draws(seed, place), device):
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with _cast(precision, device):
                 terms = term(material.body, _to(prepared, device))
             # One objective after the other: only one graph is in memory at a time.
             loss = torch.stack([mix.weight(name, n) * value for n, value in terms.items()]).sum()
@@ -206,6 +206,10 @@ def _drawing(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def _cast(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _to(prepared: Prepared, device: torch.device) -> Prepared:
@@ -241,7 +245,7 @@ def evaluate(
                 continue
             mix.eval()
             material.body.train(term.keeps_dropout)
-            with _drawing(seed, device):
+            with _drawing(seed, device), _cast(recipe.precision, device):
                 terms = term(material.body, _to(prepared, device))
             for each, value in terms.items():
                 key = _name(name, each, terms)
@@ -305,7 +309,9 @@ def _save(
         "curves": {k: torch.tensor(v, dtype=torch.float64) for k, v in curves.train.items()},
         **checkpoint.optimizer_parts(optimizer),
     }
-    checkpoint.write(path, parts, {**facts, "held_out": curves.held_out})
+    checkpoint.write(
+        path, parts, {**facts, "held_out": curves.held_out, "terms": list(curves.train)}
+    )
 
 
 def _restore(
@@ -318,6 +324,6 @@ def _restore(
     """Take a checkpoint over; return its step."""
     whole.load_state_dict(parts["weights"])
     checkpoint.restore_optimizer(optimizer, parts)
-    curves.train = {name: values.tolist() for name, values in parts["curves"].items()}
+    curves.train = {name: parts["curves"][name].tolist() for name in facts["terms"]}
     curves.held_out = facts["held_out"]
     return facts["step"]

@@ -131,6 +131,7 @@ class Recipe:
             (self.vocab_size >= 8, "vocab_size", "at least 8"),
             (self.threads is None or self.threads > 0, "threads", "at least 1"),
             (self.seed >= 0, "seed", "at least 0"),
+            (_is_device(self.device), "device", "cpu, cuda or such as cuda:1"),
             (shape.dim > 0 < shape.heads, "dim", "and heads at least 1"),
             (shape.dim % (2 * max(1, shape.heads)) == 0, "dim", "a multiple of 2 x heads"),
             (self.batch_tokens >= shape.context, "batch_tokens", "at least the context"),
@@ -138,6 +139,10 @@ class Recipe:
         for holds, name, rule in rules:
             if not holds:
                 raise InputError(f"got {name}={getattr(self, name)!r}: it must be {rule}")
+
+
+def _is_device(name: str | None) -> bool:
+    return name is None or str(name).split(":", maxsplit=1)[0] in ("cpu", "cuda")
 
 
 _DTYPES = ("float32", "float16", "bfloat16")

@@ -33,7 +33,6 @@ class Spill:
     filtered: int = 0
     empty: int = 0
     too_short: int = 0
-    cut: int = 0
     hashes: bytearray = field(default_factory=bytearray)
     parents: list[int] = field(default_factory=list)  # the sequence of each piece
     _writer: Any = None
@@ -83,8 +82,7 @@ class Spill:
         self.hashes += digest(sequence.encode() if text else sequence.tobytes())
         parent = len(self.hashes) // 16 - 1
         pieces = _cut_text(sequence, self.longest) if text else _cut(sequence, self.longest)
-        for number, piece in enumerate(pieces):
-            self.cut += number == 1
+        for piece in pieces:
             self._held.append(piece)
             self.parents.append(parent)
             self._size += len(piece) * max(1, self.dim)
