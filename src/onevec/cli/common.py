@@ -51,3 +51,23 @@ def score_table(evaluation: dict[str, dict[str, Any]]) -> str:
             line += f"{row['gain']:>+8.1f}   {low:+.1f} … {high:+.1f}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def corpus_line(counts: dict[str, int]) -> str:
+    """Say what became of the rows of a corpus."""
+    lost = ("broken", "empty", "too_short", "duplicates", "near_duplicates", "filtered")
+    named = (f"{counts[name]:,} {name.replace('_', ' ')}" for name in lost if counts[name])
+    pieces = f", {counts['cut']:,} of them cut" if counts["cut"] else ""
+    left_out = ", ".join(named) or "none"
+    return f"{counts['read']:,} read, {counts['kept']:,} kept{pieces}; left out: {left_out}"
+
+
+def pretrain_line(made: dict[str, Any]) -> str:
+    """Say how a pretraining went."""
+    text = f"{made['steps']} steps in {made['seconds']:.0f} s; "
+    guesses = [name for name in made if name.endswith("_accuracy") and "unigram" not in name]
+    for name in guesses:
+        text += f"held-out {name.replace('_', ' ')} {100 * made[name]:.1f} %, "
+    if guesses:
+        return text + f"commonest token {100 * made['unigram_accuracy']:.1f} %"
+    return text + f"held-out loss {made['held_out']['loss']:.3f}"

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from onevec.cli.common import Column, Json, Overwrite, Seed, app, show
+from onevec.cli.common import (
+    Column,
+    Json,
+    Overwrite,
+    Seed,
+    app,
+    corpus_line,
+    pretrain_line,
+    say,
+    show,
+)
 
 
 @app.command()
@@ -62,45 +72,73 @@ def encode(
 @app.command()
 def pretrain(
     corpus: Annotated[
-        str, typer.Argument(help="A table, FASTA, text lines; or .npz of (n, dim) frames.")
+        list[str],
+        typer.Argument(
+            help="Files, folders or patterns: tables, JSONL, FASTA, text lines of any encoding; "
+            ".npz of (n, dim) frames."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Hugging Face folder to make.")],
     column: Column = None,
     where: Annotated[str | None, typer.Option(help="Rows to take, as COLUMN=VALUE.")] = None,
+    near_duplicates: Annotated[
+        float | None, typer.Option(help="Drop what is this similar to one before, such as 0.8.")
+    ] = None,
+    min_length: Annotated[int, typer.Option(help="Shortest: characters or frames.")] = 1,
+    max_length: Annotated[int, typer.Option(help="Longer ones are cut into pieces.")] = 1_000_000,
+    held_out: Annotated[float, typer.Option(help="Share kept apart, at most 500.")] = 0.05,
+    size: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
+    objective: Annotated[
+        str | None,
+        typer.Option(help="Such as masked=1,contrastive=0.1; masked, or next_token with --causal."),
+    ] = None,
+    causal: Annotated[bool, typer.Option(help="Read from left to right.")] = False,
     tokenizer: Annotated[
         str, typer.Option(help="auto, character, whitespace, kmer, bpe or unigram.")
     ] = "auto",
     vocab_size: Annotated[int, typer.Option(help="At most this many tokens.")] = 4096,
     kmer: Annotated[int, typer.Option(help="Length of a k-mer.")] = 3,
+    context: Annotated[int | None, typer.Option(help="Longest input; default by size.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 5_000,
     steps: Annotated[
         int | None, typer.Option(help="Default: ten passes, 3,000 to 8,000 steps.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File to keep the state in, and to go on from.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (faster).")] = "fp32",
-    save_dtype: Annotated[str, typer.Option(help="float32 or float16 on disk.")] = "float32",
+    save_dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda …; a GPU if there is one.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; part of the seed.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Train a small masked model, of text or of dense frames, when there is no encoder.
+    """Train a small transformer on raw sequences, text or dense frames, when there is no encoder.
+
+    Objectives: masked, replaced_tokens, contrastive, contrastive_dropout, next_sequence,
+    sequence_order; with --causal next_token, cpc and those about two parts.
 
     Example: `onevec pretrain rna.csv --column sequence --out rna-encoder`
     """
+    from onevec.encoders.corpus import assemble
     from onevec.encoders.pretrain import pretrain as run
-    from onevec.encoders.pretrain import read_corpus
+    from onevec.encoders.pretrain import ready
     from onevec.tokens.progress import Bar
 
-    texts = read_corpus(corpus, column=column, where=where)
+    settings = {
+        "size": size, "objectives": objective, "causal": causal, "tokenizer": tokenizer,
+        "vocab_size": vocab_size, "kmer": kmer, "context": context, "batch_tokens": batch_tokens,
+        "steps": steps, "precision": precision, "save_dtype": save_dtype, "device": device,
+        "threads": threads, "seed": seed, "held_out": held_out,
+    }  # fmt: skip
+    places = {"overwrite": overwrite, "checkpoint": checkpoint}
+    ready(out, settings, **places)  # before a long reading
+    sequences = assemble(
+        *corpus, column=column, where=where, near_duplicates=near_duplicates,
+        shortest=min_length, longest=max_length, held_out=held_out, seed=seed,
+    )  # fmt: skip
+    say(corpus_line(sequences.manifest["counts"]))
     with Bar(None, show=True, label="pretraining") as bar:
-        made = run(
-            texts, out, tokenizer=tokenizer, vocab_size=vocab_size, kmer=kmer, steps=steps,
-            precision=precision, save_dtype=save_dtype, seed=seed, threads=threads,
-            overwrite=overwrite, on_step=bar.step,
-        )  # fmt: skip
-    show(
-        made,
-        as_json,
-        f"{out}: {made['steps']} steps in {made['seconds']:.0f} s; held-out masked accuracy "
-        f"{100 * made['masked_accuracy']:.1f} %, commonest token "
-        f"{100 * made['unigram_accuracy']:.1f} %",
-    )
+        made = run(sequences, out, on_step=bar.step, **places, **settings)
+    show(made, as_json, f"{out}: {pretrain_line(made)}")

@@ -1,4 +1,4 @@
-"""Masked frame modelling: guess the cluster of hidden frames from those around them.
+"""Dense sequences: frames, and a transformer that reads them and guesses their clusters.
 
 Targets are k-means clusters of the standardised frames, as in the first pass of HuBERT (Hsu et
 al. 2021). Whole spans are hidden, since neighbouring frames often overlap and would give a single
@@ -8,18 +8,20 @@ one away (wav2vec 2.0, Baevski et al. 2020).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from onevec.encoders.settings import IGNORE, Recipe, backbone
-from onevec.errors import InputError, MissingExtraError
+from onevec.encoders.batches import Flat, FlatWriter, Window
+from onevec.encoders.body import Batch, Body, Mask, Material, States, pad
+from onevec.encoders.corpus import Corpus, sequences_of
+from onevec.encoders.settings import Recipe, backbone
+from onevec.errors import InputError
 from onevec.ragged import Ragged
 from onevec.tokens.frames import FRAMES, FrameInput
 
@@ -29,97 +31,92 @@ _SAMPLE = 50_000  # frames that k-means sees
 _SPAN = 5  # frames hidden together
 
 
-class MaskedFrames:
-    """Frames with their clusters, a ModernBERT on dense input, and the masking between them."""
+class FrameBody(Body):
+    """`FrameInput` before ModernBERT, or with ``causal`` before Llama's layers."""
 
-    kind = "masked frame model"
+    def __init__(self, recipe: Recipe, entry: FrameInput, clusters: int, dropout: float):
+        super().__init__()
+        from transformers import LlamaModel, ModernBertModel
+
+        self.dim, self.guesses = recipe.shape.dim, clusters
+        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
+        # Its table of token embeddings has one row, which nothing reads.
+        config: Any = backbone(
+            recipe.shape, 1, {"pad_token_id": 0, **ids}, causal=recipe.causal, dropout=dropout
+        )
+        self.entry = entry
+        self.blank = nn.Parameter(torch.randn(self.dim) * 0.02)
+        self.network: Any = (LlamaModel if recipe.causal else ModernBertModel)(config)
+        self.head = nn.Linear(self.dim, clusters)
+
+    def embed(self, inputs: Tensor, hidden: Mask | None = None) -> States:
+        """Standardise and map frames; hidden ones are blank."""
+        embedded = self.entry(inputs)
+        return embedded if hidden is None else torch.where(hidden[..., None], self.blank, embedded)
+
+    def run(self, embedded: States, attention: Mask) -> States:
+        """Return the last states."""
+        return self.network(inputs_embeds=embedded, attention_mask=attention).last_hidden_state
+
+    def guess(self, states: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens guesses"]:
+        """Return logits of the clusters."""
+        return self.head(states)
+
+
+class Frames(Material):
+    """A corpus of frames with their clusters."""
+
+    kind = "frames"
     framing = 0
 
-    def __init__(self, corpus: Sequence[Any], recipe: Recipe):
-        tokens = Ragged.from_list(list(corpus)).check()
-        if len(tokens) < 2:
-            raise InputError(
-                f"got {len(tokens)} sequences: pretraining needs at least 2, and some hundred to "
-                "be of use"
-            )
-        values = tokens.values.float()
-        scale = values.std(0, correction=0)
-        shift, scale = values.mean(0), torch.where(scale > 0, scale, 1.0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            entry = FrameInput(shift, scale, recipe.dim)
-            clusters = _clusters(entry.standardise(values), recipe.seed)
-            count = int(clusters.max()) + 1
-            self.model = _Model(entry, recipe, count)
-        self.recipe = recipe
-        self.skipped = 0
-        self.fingerprint = frames_fingerprint(tokens)
-        self.about = {"frame_dim": tokens.dim, "clusters": count}
-        # A frame and its target travel together: the target is the last column.
-        joined = torch.cat([values, clusters[:, None].float()], 1)
-        self.sequences = list(joined.split(tokens.lengths.tolist()))
+    def __init__(self, corpus: Corpus, recipe: Recipe, dropout: float):
+        train = _write(corpus, "train")
+        shift, scale = _moments(train.values)
+        kmeans = _clusters((_sample(train.values, recipe.seed) - shift) / scale, recipe.seed)
+        count = len(kmeans.cluster_centers_)
+        self._entry = FrameInput(shift, scale, recipe.shape.dim)
+        self.body = body = FrameBody(recipe, self._entry, count, dropout)
+        self._network = body.network
+        self.train = _with_clusters(corpus, "train", train, self._entry, kmeans)
+        apart = _write(corpus, "held_out")
+        self.held_out = _with_clusters(corpus, "held_out", apart, self._entry, kmeans)
+        self.about = {"frame_dim": train.values.shape[1], "clusters": count}
 
-    def mask(
-        self, batch: Sequence[Float[Tensor, "tokens dim"]], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Pad, and hide spans: 80 % of them blank, 10 % other frames, 10 % as they are."""
-        padded = nn.utils.rnn.pad_sequence(list(batch), batch_first=True)
-        frames, clusters = padded[..., :-1], padded[..., -1].long()
-        lengths = torch.tensor([len(sequence) for sequence in batch])
-        attention = torch.arange(padded.shape[1]) < lengths[:, None]
-        picked, fate = draw_spans(attention, self.recipe.mask, generator)
-        real = frames[attention]
-        other = real[torch.randint(len(real), attention.shape, generator=generator)]
-        frames = torch.where((picked & (fate >= 0.9))[..., None], other, frames)
-        return {
-            "frames": frames,
-            "hidden": picked & (fate < 0.8),
-            "attention_mask": attention,
-            "labels": clusters.where(picked, torch.tensor(IGNORE)),
-        }
+    def collate(self, windows: Sequence[Window]) -> Batch:
+        """Pad; the last column is the cluster."""
+        padded = pad([frames for _, frames in windows])
+        lengths = torch.tensor([len(frames) for _, frames in windows])[:, None]
+        attention = torch.arange(padded.shape[1]) < lengths
+        return Batch(
+            inputs=padded[..., :-1],
+            attention=attention,
+            content=attention,
+            targets=padded[..., -1].long(),
+            rows=torch.tensor([row for row, _ in windows]),
+        )
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
+    def pick(
+        self, content: Mask, rate: float, generator: torch.Generator
+    ) -> tuple[Mask, Float[Tensor, "seqs width"]]:
+        """Pick spans; a span has one fate."""
+        return draw_spans(content, rate, generator)
+
+    def noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Draw from the frames of the batch."""
+        real = batch.inputs[batch.attention]
+        return real[torch.randint(len(real), batch.attention.shape, generator=generator)]
+
+    def save(self, folder: Path, dtype: torch.dtype, head: bool) -> None:
         """Write the backbone as a Hugging Face folder, and how frames enter it beside it."""
         from safetensors.torch import save_file
 
-        nn.Module.to(self.model.backbone, dtype)
-        self.model.backbone.save_pretrained(folder)
-        save_file(self.model.entry.state_dict(), folder / FRAMES)
-
-
-class _Model(nn.Module):
-    def __init__(self, entry: FrameInput, recipe: Recipe, clusters: int):
-        super().__init__()
-        try:
-            from transformers import ModernBertModel
-        except ImportError as error:
-            raise MissingExtraError("transformers", "hf") from error
-        no_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
-        self.entry = entry
-        self.blank = nn.Parameter(torch.randn(recipe.dim) * 0.02)
-        # Its table of token embeddings has one row, which nothing reads.
-        self.backbone = ModernBertModel(backbone(recipe, 1, {"pad_token_id": 0, **no_ids}))
-        self.head = nn.Linear(recipe.dim, clusters)
-
-    def forward(
-        self,
-        frames: Float[Tensor, "seqs width dim"],
-        hidden: Bool[Tensor, "seqs width"],
-        attention_mask: Bool[Tensor, "seqs width"],
-        labels: Int[Tensor, "seqs width"],
-    ) -> SimpleNamespace:
-        embedded = torch.where(hidden[..., None], self.blank, self.entry(frames))
-        states = self.backbone(
-            inputs_embeds=embedded, attention_mask=attention_mask
-        ).last_hidden_state
-        logits = self.head(states)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        return SimpleNamespace(logits=logits, loss=loss)
+        self._network.to(dtype).save_pretrained(folder)
+        save_file(self._entry.cpu().state_dict(), folder / FRAMES)
 
 
 def draw_spans(
-    attention: Bool[Tensor, "seqs width"], rate: float, generator: torch.Generator
-) -> tuple[Bool[Tensor, "seqs width"], Float[Tensor, "seqs width"]]:
+    attention: Mask, rate: float, generator: torch.Generator
+) -> tuple[Mask, Float[Tensor, "seqs width"]]:
     """Pick about ``rate`` of the real positions in spans; a span has one fate in [0, 1)."""
     seqs, width = attention.shape
     # A position is picked when any of the _SPAN starts that reach it is drawn.
@@ -136,21 +133,67 @@ def draw_spans(
 
 def frames_fingerprint(tokens: Ragged) -> str:
     """SHA-256 of lengths and values in fp32: the manifest's ``corpus_sha256``."""
-    digest = hashlib.sha256(tokens.lengths.long().numpy().tobytes())
-    digest.update(tokens.values.float().contiguous().numpy().tobytes())
+    return _fingerprint(tokens.lengths.tolist(), [tokens.values.float().contiguous().numpy()])
+
+
+def frames_in_order_fingerprint(corpus: Corpus) -> str:
+    """Return the `frames_fingerprint` of a corpus, read one by one."""
+    return _fingerprint([len(frames) for frames in corpus.in_order()], corpus.in_order())
+
+
+def _fingerprint(lengths: Sequence[int], values: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256(np.array(lengths, dtype=np.int64).tobytes())
+    for part in values:
+        digest.update(np.ascontiguousarray(part, dtype=np.float32).tobytes())
     return digest.hexdigest()
 
 
-def _clusters(values: Float[Tensor, "tokens dim"], seed: int) -> Int[Tensor, " tokens"]:
+def _write(corpus: Corpus, part: str) -> Flat:
+    dataset = getattr(corpus, part)
+    first = next(sequences_of(dataset.select([0])))
+    writer = FlatWriter(corpus.folder / f"{part}.frames", np.float32, first.shape[1])
+    for frames in sequences_of(dataset):
+        writer.append(frames)
+    return writer.close(dataset["row"][:])
+
+
+def _moments(values: Float[Tensor, "tokens dim"]) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation per dimension; 1 where there is none."""
+    total = torch.zeros(2, values.shape[1], dtype=torch.float64)
+    about = values[0].double()  # sums of squares about a value of the data lose nothing
+    for part in values.split(65_536):
+        apart = part.double() - about
+        total += torch.stack([apart.sum(0), (apart**2).sum(0)])
+    mean, square = total / len(values)
+    scale = (square - mean**2).clamp(min=0).sqrt()
+    return (about + mean).float(), torch.where(scale > 0, scale, 1.0).float()
+
+
+def _sample(values: Float[Tensor, "tokens dim"], seed: int) -> Float[Tensor, "sample dim"]:
+    rng = np.random.default_rng(seed)
+    size = min(_SAMPLE, len(values))
+    return values[torch.from_numpy(np.sort(rng.choice(len(values), size, replace=False)))]
+
+
+def _clusters(sample: Float[Tensor, "sample dim"], seed: int) -> Any:
     from sklearn.cluster import MiniBatchKMeans
 
-    rows = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))[:_SAMPLE]
-    sample = values[rows].numpy()
-    distinct = len(np.unique(sample, axis=0))
+    points = sample.clamp(-10, 10).numpy()
+    distinct = len(np.unique(points, axis=0))
     if distinct < 2:
         raise InputError("all frames are equal: there is nothing to learn from them")
-    count = min(_CLUSTERS, max(2, len(values) // _PER_CLUSTER), distinct)
+    count = min(_CLUSTERS, max(2, len(points) // _PER_CLUSTER), distinct)
     options: dict[str, Any] = {"random_state": seed, "batch_size": 4_096, "n_init": 3}
-    kmeans = MiniBatchKMeans(count, **options).fit(sample)
-    found = torch.from_numpy(kmeans.predict(values.numpy())).long()
-    return found.unique(return_inverse=True)[1]  # without empty clusters
+    return MiniBatchKMeans(count, **options).fit(points)
+
+
+def _with_clusters(corpus: Corpus, part: str, flat: Flat, entry: FrameInput, kmeans: Any) -> Flat:
+    """Put each frame's cluster beside it: they travel together."""
+    columns = flat.values.shape[1] + 1
+    writer = FlatWriter(corpus.folder / f"{part}.clustered", np.float32, columns)
+    for values in flat.values.split(65_536):
+        clusters = kmeans.predict(entry.standardise(values).numpy())
+        writer.append(np.concatenate([values.numpy(), clusters[:, None]], 1))
+    (corpus.folder / f"{part}.frames").unlink()
+    whole = writer.close([])
+    return Flat(whole.values, flat.lengths, flat.rows)

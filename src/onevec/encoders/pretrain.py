@@ -1,283 +1,244 @@
-"""A small masked model from raw sequences, for those who have no encoder.
+"""A small encoder from raw sequences, for those who have none.
 
-What comes out is an ordinary Hugging Face folder (ModernBERT: Warner et al. 2024; rotary
-positions, so that a token vector does not carry where it stands) that `onevec.encode` and, for
-text, `transformers.AutoModel` open.
+What comes out is an ordinary Hugging Face folder (ModernBERT: Warner et al. 2024; or, causal,
+Llama: Touvron et al. 2023; rotary positions, so that a token vector does not carry where it
+stands) that `onevec.encode` and, for text, `transformers.AutoModel` open.
 """
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from onevec.encoders.frames import MaskedFrames
-from onevec.encoders.settings import IGNORE, Recipe
-from onevec.encoders.text import MaskedText
+from onevec.encoders import loop
+from onevec.encoders.batches import Flat
+from onevec.encoders.body import Material
+from onevec.encoders.corpus import Corpus, assemble
+from onevec.encoders.frames import Frames, frames_in_order_fingerprint
+from onevec.encoders.mix import Mix
+from onevec.encoders.settings import Recipe
+from onevec.encoders.terms import TokenTerm
+from onevec.encoders.text import Text, corpus_fingerprint
 from onevec.errors import InputError
 from onevec.files import appears_whole, check_target
 from onevec.tokens.huggingface import quiet
+from onevec.train import checkpoint as state_file
+from onevec.train.head import World
 
 MANIFEST = "pretrain.json"
-Material = MaskedText | MaskedFrames
+CURVES = "curves.jsonl"
+_KINDS = {
+    ("text", False): "masked language model",
+    ("frames", False): "masked frame model",
+    ("text", True): "causal language model",
+    ("frames", True): "causal frame model",
+}
 
 
 def pretrain(
-    corpus: Sequence[Any],
+    corpus: Sequence[Any] | Corpus,
     out: str | Path,
     *,
     overwrite: bool = False,
+    checkpoint: str | Path | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train a masked language model (Devlin et al. 2019), or a masked frame model, on sequences.
+    """Train a transformer on raw sequences: by default a masked model (Devlin et al. 2019).
 
     Parameters
     ----------
-    corpus : sequence of str, or of (n_i, dim) arrays
-        Raw text-like sequences (empty ones are skipped and counted), or dense frames: audio, pen
-        strokes, time series. Of hidden frames the model guesses the k-means cluster.
+    corpus : sequence of str or of (n_i, dim) arrays, or Corpus
+        Raw text-like sequences, or dense frames: audio, pen strokes, time series. Of hidden
+        frames the model guesses the k-means cluster. Empty sequences and exact copies are left
+        out and counted. For files, `assemble` them first.
     out : path
         The Hugging Face folder to make. It appears whole or not at all.
     overwrite : bool
         Whether a folder that exists may be replaced.
+    checkpoint : path, optional
+        File that keeps the state every ``checkpoint_steps`` steps. If it is there, training goes
+        on from it; it is removed at the end.
     on_step : callable, optional
         Called as ``on_step(step, steps, loss)``.
     **settings
-        Fields of `Recipe`, such as ``tokenizer="kmer"``, ``steps=500``, ``seed=1``. Without
-        ``steps``: ten passes over the corpus, at least 3,000 and at most 8,000 steps.
+        Fields of `Recipe`, such as ``size="small"``, ``objectives={"masked": 1.0, "contrastive":
+        0.1}``, ``tokenizer="kmer"``, ``steps=500``, ``seed=1``.
 
     Returns
     -------
     dict
-        The manifest, also written as ``pretrain.json``: settings, corpus fingerprint, versions,
-        held-out masked accuracy and, beside it, that of always guessing the commonest token
-        (or cluster).
+        The manifest, also written as ``pretrain.json``: settings, corpus with its fingerprint and
+        counts, versions, held-out loss of every objective and, where tokens are guessed, the
+        held-out accuracy beside that of always guessing the commonest token (or cluster).
+        ``curves.jsonl`` beside it has the loss of the training and of the held-out sequences.
+
+    Raises
+    ------
+    InputError
+        If a setting cannot work, objectives and transformer do not fit, or there is too little
+        to learn from.
+    StoreError
+        If the checkpoint is damaged or of another run.
 
     Notes
     -----
-    The same seed, machine and thread count give the same weights.
+    The same seed, machine and thread count give the same weights, also after a kill. Under
+    `torchrun` each process takes its own batches, so a step sees that many times more.
     """
-    recipe = _recipe(settings)
-    out = check_target(
-        out, overwrite, what="encoder of pretrain", ours=lambda at: (at / MANIFEST).is_file()
-    )
+    out, recipe, mix, dropout = ready(out, settings, overwrite=overwrite, checkpoint=checkpoint)
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     began = time.perf_counter()
-    material = _material(corpus, recipe)
-    sequences = material.sequences
-    order = torch.randperm(len(sequences), generator=_generator(recipe.seed)).tolist()
-    count = min(max(1, round(recipe.held_out * len(sequences))), 500)
-    held_out, train = [sequences[i] for i in order[:count]], [sequences[i] for i in order[count:]]
-    steps = recipe.steps or _default_steps(train, recipe)
-    loss = _train(material, train, recipe=recipe, steps=steps, on_step=on_step)
-    accuracy, unigram = masked_accuracy(material, held_out, recipe)
+    world = World(recipe.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not isinstance(corpus, Corpus):
+        if isinstance(corpus, str):
+            raise InputError("got one string as corpus: pass a list of sequences")
+        corpus = assemble(corpus, held_out=recipe.held_out, seed=recipe.seed)
+    fingerprint = _fingerprint(corpus)
+    identity = _identity(recipe, mix, dropout, fingerprint, world.size)
+    held = _held(checkpoint, identity, world)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        material = _material(corpus, recipe, dropout, held[1] if held else {})
+        mix.build(material.body, material.kind, recipe)
+    steps = recipe.steps or _default_steps(material.train, recipe)
+    facts = {"identity": identity}
+    if isinstance(material, Text):
+        facts["tokenizer"] = material.tokenizer.backend_tokenizer.to_str()
+    curves = loop.train(
+        material,
+        mix,
+        recipe=recipe,
+        steps=steps,
+        world=world,
+        state=checkpoint,
+        facts=facts,
+        held=held,
+        on_step=on_step,
+    )
     manifest = {
-        "kind": material.kind,
-        "settings": asdict(recipe),
-        "sequences": len(train),
-        "held_out_sequences": len(held_out),
-        "skipped_empty": material.skipped,
-        "tokens": int(sum(map(len, train))),
+        "kind": _KINDS[material.kind, recipe.causal],
+        "settings": {**asdict(recipe), "objectives": mix.spec, "dropout": dropout},
+        "sequences": len(material.train),
+        "held_out_sequences": len(material.held_out),
+        "skipped_empty": corpus.manifest["counts"]["empty"],
+        "tokens": int(material.train.lengths.sum()),
         **material.about,
-        "corpus_sha256": material.fingerprint,
+        "corpus_sha256": fingerprint,
+        "corpus": corpus.manifest,
         "steps": steps,
-        "final_loss": round(loss, 4),
-        "masked_accuracy": round(accuracy, 4),
-        "unigram_accuracy": round(unigram, 4),
-        "parameters": sum(p.numel() for p in material.model.parameters()),
+        "final_loss": round(curves.final, 4),
+        "held_out": curves.held_out[-1],
+        "best_held_out": curves.best,
+        **_accuracies(material, mix, recipe, world),
+        "parameters": sum(p.numel() for p in material.body.parameters()),
         "threads": torch.get_num_threads(),
         "versions": _versions(),
         "seconds": round(time.perf_counter() - began, 1),
     }
-    with quiet(), appears_whole(out) as part:
-        material.save(part, getattr(torch, recipe.save_dtype))
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    if world.rank == 0:
+        head = any(isinstance(term, TokenTerm) for term in mix.terms.values())
+        with quiet(), appears_whole(out) as part:
+            material.save(part, getattr(torch, recipe.save_dtype), head)
+            (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            lines = (json.dumps(line) + "\n" for line in curves.lines())
+            (part / CURVES).write_text("".join(lines))
+        if checkpoint is not None:
+            Path(checkpoint).unlink(missing_ok=True)
+    world.wait()
     return manifest
 
 
-def _material(corpus: Sequence[Any], recipe: Recipe) -> Material:
-    """Text or frames, by what the first sequence is."""
-    if isinstance(corpus, str):
-        raise InputError("got one string as corpus: pass a list of sequences")
-    rows = list(corpus)
-    dense = bool(rows) and len(getattr(rows[0], "shape", ())) == 2
-    return MaskedFrames(rows, recipe) if dense else MaskedText(rows, recipe)
+def ready(
+    out: str | Path,
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    checkpoint: str | Path | None = None,
+) -> tuple[Path, Recipe, Mix, float]:
+    """Check settings and places before any work; return them with objectives and dropout."""
+    recipe = Recipe.of(settings)
+    mix = Mix(recipe.objectives or ("next_token" if recipe.causal else "masked"), recipe.causal)
+    dropout = _dropout(recipe, mix)
+    out = check_target(
+        out, overwrite, what="encoder of pretrain", ours=lambda at: (at / MANIFEST).is_file()
+    )
+    if checkpoint is not None:
+        check_target(checkpoint, overwrite=True, what="checkpoint")
+    return out, recipe, mix, dropout
 
 
-def read_corpus(
-    path: str | Path, *, column: str | None = None, where: str | None = None
-) -> list[Any]:
-    """Read raw sequences, or dense frames, from a file; exact duplicates are dropped.
-
-    Parameters
-    ----------
-    path : path
-        Any format that `onevec.encode` reads.
-    column : str, optional
-        Column of a table that holds the sequences.
-    where : str, optional
-        ``COLUMN=VALUE``: take these rows only.
-    """
-    from onevec.tokens.readers import open_source
-
-    name, _, value = (where or "").partition("=")
-    if where is not None and not (name and value):
-        raise InputError(f"got where={where!r}: write COLUMN=VALUE, such as split=train")
-    found: dict[Any, Any] = {}
-    for chunk in open_source(path, column=column).chunks:
-        rows = list(chunk.sequences)
-        if where is not None:
-            if name not in chunk.metadata:
-                raise InputError(
-                    f"{path} has no column {name!r}: it has {', '.join(chunk.metadata) or 'none'}"
-                )
-            marks = chunk.metadata[name]
-            marks = marks.to_pylist() if hasattr(marks, "to_pylist") else list(marks)
-            rows = [row for row, mark in zip(rows, marks, strict=True) if str(mark) == value]
-        found.update((_key(row), row) for row in rows)
-    return list(found.values())
-
-
-def _key(row: Any) -> Any:
-    """What makes two sequences exact duplicates."""
-    if isinstance(row, str):
-        return row
-    array = np.asarray(row)
-    return array.shape, array.tobytes()
-
-
-def masked_accuracy(
-    material: Material, sequences: Sequence[Tensor], recipe: Recipe
-) -> tuple[float, float]:
-    """Share of masked held-out tokens guessed rightly, by the model and by the commonest token.
-
-    The commonest token is the commonest among the masked ones themselves, which favours the
-    guess: a bar, not a straw man. For frames, tokens are clusters.
-    """
-    generator = _generator(recipe.seed + 1)
-    right, targets = 0, []
-    material.model.eval()
-    with torch.inference_mode():
-        for batch in _batches(sequences, recipe, generator, material.framing):
-            inputs = material.mask(batch, generator)
-            masked = inputs["labels"] != IGNORE
-            target = inputs["labels"][masked]
-            right += int((material.model(**inputs).logits[masked].argmax(-1) == target).sum())
-            targets.append(target)
-    target = torch.cat(targets)
-    return right / len(target), int(target.bincount().max()) / len(target)
-
-
-def _recipe(settings: dict[str, Any]) -> Recipe:
-    unknown = sorted(set(settings) - set(Recipe.__dataclass_fields__))
-    if unknown:
-        known = ", ".join(Recipe.__dataclass_fields__)
+def _dropout(recipe: Recipe, mix: Mix) -> float:
+    """Return the rate; an objective that lives on dropout must have some."""
+    needy = [name for name, term in mix.terms.items() if term.keeps_dropout]
+    rate = recipe.dropout if recipe.dropout is not None else (0.1 if needy else 0.0)
+    if needy and not rate:
         raise InputError(
-            f"got setting {unknown[0]!r}, which pretrain does not know: it has {known}"
+            f"got dropout={rate} with the objective {needy[0]!r}, whose views differ by dropout "
+            "alone: pass dropout=0.1, or the objective contrastive"
         )
-    recipe = Recipe(**settings)
-    recipe.check()
-    return recipe
+    return rate
 
 
-def _default_steps(sequences: Sequence[Tensor], recipe: Recipe) -> int:
-    ten_passes = math.ceil(10 * sum(map(len, sequences)) / recipe.batch_tokens)
+def _fingerprint(corpus: Corpus) -> str:
+    if corpus.dense:
+        return frames_in_order_fingerprint(corpus)
+    return corpus_fingerprint(corpus.in_order())
+
+
+def _identity(recipe: Recipe, mix: Mix, dropout: float, fingerprint: str, processes: int) -> str:
+    """What a checkpoint must share with the run that goes on from it: settings and data."""
+    apart = ("threads", "device", "save_dtype", "checkpoint_steps", "objectives", "dropout")
+    settings = {name: value for name, value in asdict(recipe).items() if name not in apart}
+    text = json.dumps([settings, mix.spec, dropout, fingerprint, processes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _held(
+    path: str | Path | None, identity: str, world: World
+) -> tuple[state_file.Parts, dict[str, Any]] | None:
+    """Return what a checkpoint holds, if there is one; the first process reads it for all."""
+    file = None if path is None or world.rank > 0 else Path(path)
+    content = world.share(file.read_bytes() if file and file.exists() else b"")
+    return state_file.read(path, content, identity) if content else None
+
+
+def _material(corpus: Corpus, recipe: Recipe, dropout: float, facts: dict[str, Any]) -> Material:
+    if corpus.dense:
+        material: Material = Frames(corpus, recipe, dropout)
+    else:
+        material = Text(corpus, recipe, dropout, facts.get("tokenizer"))
+    if not len(material.train.values):
+        raise InputError(
+            "the training sequences hold not one token: choose another tokenizer, or check what "
+            "the column holds"
+        )
+    return material
+
+
+def _default_steps(flat: Flat, recipe: Recipe) -> int:
+    ten_passes = math.ceil(10 * int(flat.lengths.sum()) / recipe.batch_tokens)
     return min(max(3_000, ten_passes), 8_000)
 
 
-def _train(
-    material: Material,
-    sequences: Sequence[Tensor],
-    *,
-    recipe: Recipe,
-    steps: int,
-    on_step: Callable[[int, int, float], None] | None,
-) -> float:
-    """Run the training loop; return the mean loss of the last fiftieth of it."""
-    model, generator = material.model, _generator(recipe.seed)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)
-    warmup = max(1, steps // 16)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps))),
-    )
-    model.train()
-    losses: list[float] = []
-    batches = _endless(sequences, recipe, generator, material.framing)
-    for step in range(1, steps + 1):
-        inputs = material.mask(next(batches), generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = model(**inputs).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
-        if on_step:
-            on_step(step, steps, losses[-1])
-    tail = losses[-max(1, steps // 50) :]
-    return sum(tail) / len(tail)
-
-
-def _endless(
-    sequences: Sequence[Tensor], recipe: Recipe, generator: torch.Generator, framing: int
-) -> Iterator[list[Tensor]]:
-    while True:
-        yield from _batches(sequences, recipe, generator, framing)
-
-
-def _batches(
-    sequences: Sequence[Tensor], recipe: Recipe, generator: torch.Generator, framing: int
-) -> Iterator[list[Tensor]]:
-    """One pass: windows of at most the context, cut anew each time, in batches of like length.
-
-    Padding and the ``framing`` special tokens of each window included, a batch has at most
-    ``batch_tokens`` tokens.
-    """
-    longest = recipe.context - framing
-    windows: list[Tensor] = []
-    for row in torch.randperm(len(sequences), generator=generator).tolist():
-        sequence = sequences[row]
-        if len(sequence) <= longest:
-            windows.append(sequence)
-            continue
-        first = int(torch.randint(longest, (1,), generator=generator))
-        cuts = [0, *range(first, len(sequence), longest), len(sequence)]
-        pieces = (sequence[a:b] for a, b in itertools.pairwise(cuts))
-        windows.extend(piece for piece in pieces if len(piece))
-    # Sorting within a stretch of the shuffled windows keeps padding low and the order random.
-    stretch = 64 * max(1, recipe.batch_tokens // 64)
-    batches: list[list[Tensor]] = []
-    for start in range(0, len(windows), stretch):
-        part = sorted(windows[start : start + stretch], key=len)
-        batch: list[Tensor] = []
-        for window in part:
-            if batch and (len(batch) + 1) * (len(window) + framing) > recipe.batch_tokens:
-                batches.append(batch)
-                batch = []
-            batch.append(window)
-        batches.append(batch)
-    for place in torch.randperm(len(batches), generator=generator).tolist():
-        yield batches[place]
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def _accuracies(material: Material, mix: Mix, recipe: Recipe, world: World) -> dict[str, float]:
+    """Return accuracy and floor of the objectives that guess tokens."""
+    found = {}
+    for name, term in mix.terms.items():
+        if isinstance(term, TokenTerm):
+            model, commonest = loop.accuracy(material, term, recipe, world.device)
+            found[f"{name}_accuracy"] = round(model, 4)
+            found["unigram_accuracy"] = round(commonest, 4)
+    return found
 
 
 def _versions() -> dict[str, str]:

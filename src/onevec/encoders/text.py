@@ -1,96 +1,160 @@
-"""Masked language modelling: what of pretraining depends on sequences being discrete."""
+"""Discrete sequences: token ids, and a transformer with a language-modelling head."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from onevec.encoders.settings import IGNORE, Recipe, backbone
-from onevec.encoders.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from onevec.errors import InputError, MissingExtraError
+from onevec.encoders.batches import Flat, FlatWriter, Window
+from onevec.encoders.body import Batch, Body, Mask, Material, States, pad
+from onevec.encoders.corpus import Corpus, sequences_of
+from onevec.encoders.settings import Recipe, backbone
+from onevec.encoders.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
+
+_ENCODED_AT_ONCE = 1_000_000  # characters
+_SPECIAL = len(SPECIAL_TOKENS)
 
 
-class MaskedText:
-    """Token ids, a ModernBERT with a language-modelling head, and the masking between them."""
+class TextBody(Body):
+    """ModernBERT (Warner et al. 2024), or with ``causal`` Llama's layers, with tied embeddings."""
 
-    kind = "masked language model"
-    framing = 2  # special tokens around a window
+    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, dropout: float):
+        super().__init__()
+        from transformers import LlamaForCausalLM, ModernBertForMaskedLM
 
-    def __init__(self, corpus: Sequence[Any], recipe: Recipe):
-        texts, self.skipped = _texts(corpus)
-        self.recipe = recipe
-        self.tokenizer = train_tokenizer(
-            texts,
-            recipe.tokenizer,
-            vocab_size=recipe.vocab_size,
-            kmer=recipe.kmer,
-            context=recipe.context,
+        pad_id, start, end, self.mask_id = special_ids(tokenizer)
+        ids = {
+            "pad_token_id": pad_id,
+            "bos_token_id": start,
+            "eos_token_id": end,
+            "cls_token_id": start,
+            "sep_token_id": end,
+        }
+        self.dim, self.guesses, self.causal = recipe.shape.dim, len(tokenizer), recipe.causal
+        made = LlamaForCausalLM if recipe.causal else ModernBertForMaskedLM
+        self.network: Any = made(
+            backbone(recipe.shape, self.guesses, ids, causal=recipe.causal, dropout=dropout)  # type: ignore[arg-type]
         )
-        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        self.sequences = [torch.tensor(row) for row in rows]
-        self.fingerprint = corpus_fingerprint(texts)
+
+    @property
+    def table(self) -> Float[Tensor, "vocabulary dim"]:
+        """The embeddings."""
+        return self.network.get_input_embeddings().weight
+
+    def embed(self, inputs: Tensor, hidden: Mask | None = None) -> States:
+        """Look ids up; hidden ones are [MASK]."""
+        if hidden is not None:
+            inputs = inputs.masked_fill(hidden, self.mask_id)
+        return self.network.get_input_embeddings()(inputs)
+
+    def run(self, embedded: States, attention: Mask) -> States:
+        """Return the last states."""
+        found = self.network.model(inputs_embeds=embedded, attention_mask=attention)
+        return found.last_hidden_state
+
+    def guess(self, states: Float[Tensor, "tokens dim"]) -> Float[Tensor, "tokens guesses"]:
+        """Return logits of the vocabulary."""
+        if self.causal:
+            return self.network.lm_head(states)
+        return self.network.decoder(self.network.head(states))
+
+
+class Text(Material):
+    """A corpus of text as token ids."""
+
+    kind = "text"
+    framing = 2
+
+    def __init__(
+        self, corpus: Corpus, recipe: Recipe, dropout: float, tokenizer: str | None = None
+    ):
+        if tokenizer is not None:  # a run that goes on
+            self.tokenizer = load_tokenizer(tokenizer, recipe.shape.context)
+        else:
+            self.tokenizer = train_tokenizer(
+                lambda: sequences_of(corpus.train),
+                recipe.tokenizer,
+                vocab_size=recipe.vocab_size,
+                kmer=recipe.kmer,
+                context=recipe.shape.context,
+            )
+        self.train = self._encode(corpus, "train")
+        self.held_out = self._encode(corpus, "held_out")
         self.about = {"vocabulary": len(self.tokenizer)}
-        self.model = _model(recipe, self.tokenizer)
+        self._ids = special_ids(self.tokenizer)
+        self.body = body = TextBody(recipe, self.tokenizer, dropout)
+        self._network = body.network
 
-    def mask(
-        self, batch: Sequence[Int[Tensor, " tokens"]], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Frame, pad and mask a batch; ``labels`` is `IGNORE` where nothing is asked."""
-        inputs, attention, labels = mask_tokens(batch, self.tokenizer, self.recipe.mask, generator)
-        return {"input_ids": inputs, "attention_mask": attention, "labels": labels}
+    def _encode(self, corpus: Corpus, part: str) -> Flat:
+        dataset = getattr(corpus, part)
+        writer = FlatWriter(corpus.folder / f"{part}.ids", np.int32)
+        for texts in _in_groups(sequences_of(dataset)):
+            found = self.tokenizer.backend_tokenizer.encode_batch_fast(
+                texts, add_special_tokens=False
+            )
+            for each in found:
+                writer.append(np.array(each.ids, dtype=np.int32))
+        return writer.close(dataset["row"][:])
 
-    def save(self, folder: Path, dtype: torch.dtype) -> None:
+    def collate(self, windows: Sequence[Window]) -> Batch:
+        """Put each window between [CLS] and [SEP], and pad."""
+        first, start, end, _ = self._ids
+        edges = torch.tensor([start]), torch.tensor([end])
+        framed = [torch.cat([edges[0], ids.long(), edges[1]]) for _, ids in windows]
+        inputs = pad(framed, first)
+        lengths = torch.tensor([len(row) for row in framed])[:, None]
+        place = torch.arange(inputs.shape[1])
+        return Batch(
+            inputs=inputs,
+            attention=place < lengths,
+            content=(place > 0) & (place < lengths - 1),
+            targets=inputs,
+            rows=torch.tensor([row for row, _ in windows]),
+        )
+
+    def pick(
+        self, content: Mask, rate: float, generator: torch.Generator
+    ) -> tuple[Mask, Float[Tensor, "seqs width"]]:
+        """Pick tokens one by one."""
+        picked = content & (torch.rand(content.shape, generator=generator) < rate)
+        if not bool(picked.any()):  # a tiny batch may draw none, and a mean over none is NaN
+            row, place = content.nonzero()[0].tolist()
+            picked[row, place] = True
+        return picked, torch.rand(content.shape, generator=generator)
+
+    def noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Draw from the vocabulary, special tokens left out."""
+        size = len(self.tokenizer)
+        shape = batch.inputs.shape
+        drawn = torch.randint(_SPECIAL, max(size, _SPECIAL + 1), shape, generator=generator)
+        return drawn.clamp(max=size - 1)
+
+    def save(self, folder: Path, dtype: torch.dtype, head: bool) -> None:
         """Write model and tokenizer."""
-        torch.nn.Module.to(self.model, dtype)
-        self.model.save_pretrained(folder)
+        network = self._network if head else self._network.model
+        network.to(dtype).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
-def mask_tokens(
-    batch: Sequence[Int[Tensor, " tokens"]],
-    tokenizer: PreTrainedTokenizerFast,
-    rate: float,
-    generator: torch.Generator,
-) -> tuple[Int[Tensor, "seqs width"], Bool[Tensor, "seqs width"], Int[Tensor, "seqs width"]]:
-    """Frame, pad and mask: of the picked tokens 80 % [MASK], 10 % random, 10 % as they are."""
-    pad, start, end, mask_token = _special_ids(tokenizer)
-    first, last = torch.tensor([start]), torch.tensor([end])
-    framed = [torch.cat([first, sequence, last]) for sequence in batch]
-    inputs = torch.nn.utils.rnn.pad_sequence(framed, batch_first=True, padding_value=pad)
-    attention = torch.zeros(inputs.shape, dtype=torch.bool)
-    open_to_mask = torch.zeros(inputs.shape, dtype=torch.bool)
-    for row, sequence in enumerate(framed):
-        attention[row, : len(sequence)] = True
-        open_to_mask[row, 1 : len(sequence) - 1] = True
-    picked = open_to_mask & (torch.rand(inputs.shape, generator=generator) < rate)
-    if not bool(picked.any()):  # a tiny batch may draw none, and a mean over none is NaN
-        picked[0, 1] = True
-    labels = inputs.where(picked, torch.tensor(IGNORE))
-    fate = torch.rand(inputs.shape, generator=generator)
-    inputs = inputs.masked_fill(picked & (fate < 0.8), mask_token)
-    noise = torch.randint(5, max(len(tokenizer), 6), inputs.shape, generator=generator)
-    noise = noise.clamp(max=len(tokenizer) - 1)  # 0 to 4 are the special tokens
-    return inputs.where(~(picked & (fate >= 0.9)), noise), attention, labels
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int, int, int]:
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int, int, int]:
     """Return the numbers of [PAD], [CLS], [SEP] and [MASK]."""
     names = ("pad_token", "cls_token", "sep_token", "mask_token")
     vocabulary = tokenizer.get_vocab()
-    pad, start, end, mask = (vocabulary[SPECIAL_TOKENS[name]] for name in names)
-    return pad, start, end, mask
+    padding, start, end, mask = (vocabulary[SPECIAL_TOKENS[name]] for name in names)
+    return padding, start, end, mask
 
 
-def corpus_fingerprint(texts: Sequence[str]) -> str:
+def corpus_fingerprint(texts: Iterable[str]) -> str:
     """SHA-256 of the sequences in their order: the manifest's ``corpus_sha256``."""
     digest = hashlib.sha256()
     for text in texts:
@@ -99,37 +163,13 @@ def corpus_fingerprint(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    try:
-        from transformers import ModernBertForMaskedLM
-    except ImportError as error:
-        raise MissingExtraError("transformers", "hf") from error
-    ids = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "cls_token_id": tokenizer.cls_token_id,
-        "sep_token_id": tokenizer.sep_token_id,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        return ModernBertForMaskedLM(backbone(recipe, len(tokenizer), ids))
-
-
-def _texts(corpus: Sequence[str]) -> tuple[list[str], int]:
-    if isinstance(corpus, str):
-        raise InputError("got one string as corpus: pass a list of sequences")
-    rows = list(corpus)
-    for row, text in enumerate(rows):
-        if not isinstance(text, str):
-            raise InputError(
-                f"sequence {row} of the corpus is a {type(text).__name__}: pretrain takes text; "
-                "for ready token vectors no encoder is needed, call OneVec().fit(arrays)"
-            )
-    texts = [text for text in rows if text.strip()]
-    if len(texts) < 2:
-        raise InputError(
-            f"got {len(texts)} sequences that are not empty: pretraining needs at least 2, "
-            "and some thousand to be of use"
-        )
-    return texts, len(rows) - len(texts)
+def _in_groups(texts: Iterator[str]) -> Iterator[list[str]]:
+    group, size = [], 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= _ENCODED_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -6,8 +6,9 @@ ordinary Hugging Face tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from onevec.errors import InputError, MissingExtraError
 
@@ -24,6 +25,8 @@ SPECIAL_TOKENS = {
 TOKENIZERS = ("auto", "character", "whitespace", "kmer", "bpe", "unigram")
 _MOST_CHARACTERS = 128  # more distinct characters than this is free text, not an alphabet
 _MOST_WORDS = 5_000
+_SAMPLE = 2_000  # sequences from which the kind is guessed
+_PIECE = 27_720  # characters that a trainer sees at once; k-mers of up to 12 fit without a rest
 
 
 def choose_tokenizer(sequences: Sequence[str]) -> str:
@@ -33,7 +36,7 @@ def choose_tokenizer(sequences: Sequence[str]) -> str:
     small alphabet without blanks (proteins, RNA, SMILES) is characters; anything else is text
     and gets byte-pair encoding.
     """
-    sample = sequences[:2_000]
+    sample = [sequence[:_PIECE] for sequence in sequences[:_SAMPLE]]
     words = [word for sequence in sample for word in sequence.split()]
     distinct = len(set(words))
     characters = len(set("".join(sample)))
@@ -45,7 +48,7 @@ def choose_tokenizer(sequences: Sequence[str]) -> str:
 
 
 def train_tokenizer(
-    sequences: Sequence[str],
+    sequences: Sequence[str] | Callable[[], Iterable[str]],
     kind: str = "auto",
     *,
     vocab_size: int = 4_096,
@@ -56,8 +59,8 @@ def train_tokenizer(
 
     Parameters
     ----------
-    sequences : sequence of str
-        The corpus.
+    sequences : sequence of str, or callable
+        The corpus, or what returns an iterator over it.
     kind : {"auto", "character", "whitespace", "kmer", "bpe", "unigram"}
         ``kmer`` cuts into k-mers that do not overlap (overlapping ones would let a masked model
         copy its neighbours); ``bpe`` is byte-pair encoding (Sennrich et al. 2016) on bytes;
@@ -72,14 +75,14 @@ def train_tokenizer(
     try:
         from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
         from tokenizers.processors import TemplateProcessing
-        from transformers import PreTrainedTokenizerFast
     except ImportError as error:
         raise MissingExtraError("transformers", "hf") from error
 
     if kind not in TOKENIZERS:
         raise InputError(f"got tokenizer {kind!r}: choose one of {', '.join(TOKENIZERS)}")
+    read = sequences if callable(sequences) else lambda: sequences
     if kind == "auto":
-        kind = choose_tokenizer(sequences)
+        kind = choose_tokenizer(list(islice(read(), _SAMPLE)))
     special = list(SPECIAL_TOKENS.values())
     options = {"vocab_size": vocab_size, "special_tokens": special, "show_progress": False}
     unknown = SPECIAL_TOKENS["unk_token"]
@@ -104,16 +107,38 @@ def train_tokenizer(
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(unk_token=unknown, **options)
-    tokenizer.train_from_iterator(sequences, trainer)
+    tokenizer.train_from_iterator(_pieces(read()), trainer)
     first, last = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
     tokenizer.post_processor = TemplateProcessing(
         single=f"{first} $A {last}",
         pair=f"{first} $A {last} $B:1 {last}:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, last)],
     )
+    return _wrapped(tokenizer, context)
+
+
+def load_tokenizer(text: str, context: int) -> PreTrainedTokenizerFast:
+    """Make a tokenizer of `train_tokenizer` from its own JSON."""
+    from tokenizers import Tokenizer
+
+    return _wrapped(Tokenizer.from_str(text), context)
+
+
+def _wrapped(tokenizer: Any, context: int) -> PreTrainedTokenizerFast:
+    try:
+        from transformers import PreTrainedTokenizerFast
+    except ImportError as error:
+        raise MissingExtraError("transformers", "hf") from error
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=context,
         clean_up_tokenization_spaces=False,
         **SPECIAL_TOKENS,
     )
+
+
+def _pieces(sequences: Iterable[str]) -> Iterator[str]:
+    """Cut long sequences: a trainer's time grows faster than the length of a word."""
+    for sequence in sequences:
+        for first in range(0, len(sequence), _PIECE):
+            yield sequence[first : first + _PIECE]

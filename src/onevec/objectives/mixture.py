@@ -21,7 +21,8 @@ def _make(name: str, options: Mapping[str, Any]) -> Objective:
     return make_named("objective", name, OBJECTIVES, options)
 
 
-def _weight_and_options(name: str, part: Any) -> tuple[float, Mapping[str, Any]]:
+def weight_and_options(name: str, part: Any) -> tuple[float, Mapping[str, Any]]:
+    """Read ``weight`` or ``(weight, options)``."""
     weight, options = part if isinstance(part, list | tuple) and len(part) == 2 else (part, {})
     if not isinstance(weight, Real) or not isinstance(options, Mapping):
         raise InputError(f"objective {name!r} got {part!r}: pass a weight or (weight, options)")
@@ -57,7 +58,7 @@ class Mixture(Objective):
         super().__init__()
         if not parts:
             raise InputError("Mixture got no parts: pass at least one objective's name")
-        found = {name: _weight_and_options(name, part) for name, part in parts.items()}
+        found = {name: weight_and_options(name, part) for name, part in parts.items()}
         self.weights = {name: weight for name, (weight, _) in found.items()}
         self.objectives = nn.ModuleDict(
             {name: _make(name, options) for name, (_, options) in found.items()}
@@ -116,7 +117,7 @@ def make_objective(spec: str | Mapping[str, Part]) -> Objective:
         finite and above 0.
     """
     if isinstance(spec, str):
-        return Mixture(_read_weights(spec)) if "=" in spec or "," in spec else _make(spec, {})
+        return Mixture(read_weights(spec)) if "=" in spec or "," in spec else _make(spec, {})
     if not isinstance(spec, Mapping):
         raise InputError(
             f"got objective={spec!r}: pass a name, or a mapping of names to weights such as "
@@ -125,7 +126,7 @@ def make_objective(spec: str | Mapping[str, Part]) -> Objective:
     return Mixture(spec)
 
 
-def _read_weights(text: str) -> dict[str, float]:
+def read_weights(text: str) -> dict[str, float]:
     """Read ``name=weight,name=weight``; a name alone weighs 1."""
     found = {}
     for part in text.split(","):

@@ -19,9 +19,11 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if (path / "pretrain.json").is_file():
-        names = ("parameters", "vocabulary", "steps", "masked_accuracy", "unigram_accuracy")
+        always = ("parameters", "steps")
+        else_too = ("vocabulary", "clusters", "masked_accuracy", "next_token_accuracy")
         try:
             made = json.loads((path / "pretrain.json").read_text())
+            names = [*always, *(n for n in (*else_too, "unigram_accuracy") if n in made)]
             return {"kind": "encoder", **{name: made[name] for name in names}}
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from onevec.errors import InputError
 from onevec.ragged import Ragged
 from onevec.tokens.chunks import Chunk, Source, numbered, with_columns
 from onevec.tokens.layout import is_store
+from onevec.tokens.lines import Broken, tolerant_csv, tolerant_lines
 from onevec.tokens.store import TokenStore
 from onevec.tokens.tables import (
     as_sequences,
@@ -26,6 +28,7 @@ from onevec.tokens.tables import (
     read_csv,
     read_parquet,
     reading,
+    with_values,
 )
 
 _ROWS = 256  # rows read at a time
@@ -45,6 +48,7 @@ def open_source(
     id_column: str | None = None,
     ids: Sequence[Any] | None = None,
     metadata: Any = None,
+    broken: Broken | None = None,
 ) -> Source:
     """Recognise the input and read it lazily.
 
@@ -61,6 +65,9 @@ def open_source(
         Names of the rows, in place of a column.
     metadata : mapping of str to column, or table, optional
         Further columns.
+    broken : Broken, optional
+        Collects lines and rows of a file that cannot be read, which are skipped then. Without
+        it they are errors.
 
     Raises
     ------
@@ -68,7 +75,7 @@ def open_source(
         If the input is of no known kind, cannot be read, or lacks the column.
     """
     if isinstance(data, str | Path):
-        source = _open_file(Path(data), column, id_column)
+        source = _open_file(Path(data), column, id_column, broken)
     else:
         source = _open_object(data, column, id_column)
     if ids is not None or metadata is not None:
@@ -142,7 +149,9 @@ def _from_rows(rows: Iterator[Any]) -> Iterator[Chunk]:
         yield Chunk([row])
 
 
-def _open_file(path: Path, column: str | None, id_column: str | None) -> Source:
+def _open_file(
+    path: Path, column: str | None, id_column: str | None, broken: Broken | None
+) -> Source:
     if not path.exists():
         raise InputError(
             f"there is no file {path}: pass a path that exists ({KNOWN_FORMATS}); a single "
@@ -154,17 +163,17 @@ def _open_file(path: Path, column: str | None, id_column: str | None) -> Source:
         )
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass a file ({KNOWN_FORMATS})")
-    endings = [ending.lower() for ending in path.suffixes[-2:]]
-    zipped = bool(endings) and endings[-1] == ".gz"
-    ending = (endings[:-1] if zipped else endings)[-1:] or [""]
-    ending = ending[0]
+    ending, zipped = ending_of(path)
     if ending in (*_TEXT, *_FASTA):
         if column is not None or id_column is not None:
             raise InputError(f"{path} has no columns: leave column and id_column out")
-        read = _read_text if ending in _TEXT else _read_fasta
-        return Source(_from_lines(path, zipped, read))
+        read = _read_text if ending in _TEXT else partial(_read_fasta, broken=broken)
+        return Source(_from_lines(path, zipped, read, broken))
     if ending in _JSONL:
-        return Source(_from_records(_read_jsonl(path, zipped), column, id_column))
+        return Source(_from_records(_read_jsonl(path, zipped, broken), column, id_column, broken))
+    if ending in _CSV and broken is not None:
+        rows = tolerant_csv(tolerant_lines(path, zipped, broken), _CSV[ending], broken)
+        return Source(_from_records(rows, column, id_column, broken))
     if ending in _CSV:
         names, batches = read_csv(path, _CSV[ending])
         pick = choose_columns(names, column, id_column, path)
@@ -174,8 +183,22 @@ def _open_file(path: Path, column: str | None, id_column: str | None) -> Source:
     if ending in (".parquet", *_ARROW) and not zipped:
         schema, total, batches = (read_parquet if ending == ".parquet" else read_arrow)(path, _ROWS)
         pick = choose_columns(_names(schema), column, id_column, path)
-        return Source(_from_batches(batches, *pick), total)
+        return Source(_from_batches(batches, *pick, broken), total)
     raise InputError(f"cannot tell the format of {path} from its ending: use {KNOWN_FORMATS}")
+
+
+def ending_of(path: Path) -> tuple[str, bool]:
+    """Return what tells the format of a file, in lower case, and whether it is gzipped."""
+    endings = [ending.lower() for ending in path.suffixes[-2:]]
+    zipped = bool(endings) and endings[-1] == ".gz"
+    return next(iter((endings[:-1] if zipped else endings)[-1:]), ""), zipped
+
+
+def is_known(path: Path) -> bool:
+    """Whether the ending of a file is that of a format that is read."""
+    ending, zipped = ending_of(path)
+    text = (*_TEXT, *_FASTA, *_JSONL, *_CSV)
+    return ending in text or (not zipped and ending in (".parquet", *_ARROW, ".npy", ".npz"))
 
 
 def _names(schema: pa.Schema) -> dict[str, bool]:
@@ -209,10 +232,13 @@ def choose_columns(
 
 
 def _from_batches(
-    batches: Iterable[pa.RecordBatch], column: str, id_column: str | None
+    batches: Iterable[pa.RecordBatch],
+    column: str,
+    id_column: str | None,
+    broken: Broken | None = None,
 ) -> Iterator[Chunk]:
     start = 0
-    for batch in batches:
+    for batch in batches if broken is None else with_values(batches, column, broken):
         sequences = as_sequences(batch.column(column), column, start)
         named = None if id_column is None else batch.column(id_column).to_pylist()
         rest = [n for n in batch.schema.names if n not in (column, id_column)]
@@ -235,7 +261,10 @@ def _open_dataset(data: Any, column: str | None, id_column: str | None) -> Sourc
 
 
 def _from_records(
-    records: Iterator[dict[str, Any]], column: str | None, id_column: str | None
+    records: Iterator[dict[str, Any]],
+    column: str | None,
+    id_column: str | None,
+    broken: Broken | None = None,
 ) -> Iterator[Chunk]:
     names: dict[str, bool] = {}
     pick: tuple[str, str | None] | None = None
@@ -247,6 +276,13 @@ def _from_records(
                 names[key] = names.get(key, False) or isinstance(value, str)
             pick = choose_columns(names, column, id_column, "the data")
         sequences = []
+        if broken is not None:
+            for place, record in enumerate(part, row + 1):
+                if record.get(pick[0]) is None:
+                    broken.add("no value", place)
+            read = len(part)
+            part = [record for record in part if record.get(pick[0]) is not None]
+            row += read - len(part)
         for record in part:
             if record.get(pick[0]) is None:
                 raise InputError(f"row {row} has no {pick[0]!r}: every row needs its sequence")
@@ -258,15 +294,23 @@ def _from_records(
         yield Chunk(sequences, ids, {n: [record.get(n) for record in part] for n in rest})
 
 
-def _open_text(path: Path, zipped: bool) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8")
+def _lines(path: Path, zipped: bool, broken: Broken | None) -> Iterator[str]:
+    if broken is not None:
+        yield from tolerant_lines(path, zipped, broken)
+        return
+    opened: Any = gzip.open if zipped else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        yield from (line.rstrip("\r\n") for line in file)
 
 
 def _from_lines(
-    path: Path, zipped: bool, read: Callable[[Iterator[str]], Iterator[tuple[Any, ...]]]
+    path: Path,
+    zipped: bool,
+    read: Callable[[Iterator[str]], Iterator[tuple[Any, ...]]],
+    broken: Broken | None,
 ) -> Iterator[Chunk]:
-    with reading(path, "text"), _open_text(path, zipped) as file:
-        rows = read(line.rstrip("\r\n") for line in file)
+    with reading(path, "text"):
+        rows = read(_lines(path, zipped, broken))
         while part := list(islice(rows, _ROWS)):
             if len(part[0]) == 1:
                 yield Chunk([row[0] for row in part])
@@ -280,32 +324,39 @@ def _read_text(lines: Iterator[str]) -> Iterator[tuple[str]]:
         yield (line,)
 
 
-def _read_fasta(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
+def _read_fasta(
+    lines: Iterator[str], broken: Broken | None = None
+) -> Iterator[tuple[str, str, str]]:
     header: str | None = None
     body: list[str] = []
-    for raw in chain(lines, [">"]):  # the last ">" closes the last record
+    for number, raw in enumerate(chain(lines, [">"]), 1):  # the last ">" closes the last record
         line = raw.strip()
         if line.startswith(">"):
             if header is not None:
                 name, _, description = header.partition(" ")
-                if not body:
+                if not body and broken is None:
                     raise InputError(f"the FASTA record {name!r} is empty: drop it")
                 yield "".join(body), name, description.strip()
             header, body = line[1:].strip(), []
         elif line and not line.startswith(";"):
-            if header is None:
+            if header is None and broken is None:
                 raise InputError("the file is no FASTA: its first line does not start with '>'")
+            if header is None and broken is not None:
+                broken.add("before the first header", number)
             body.append(line)
 
 
-def _read_jsonl(path: Path, zipped: bool) -> Iterator[dict[str, Any]]:
-    with reading(path, "JSON lines"), _open_text(path, zipped) as file:
-        for number, line in enumerate(file, 1):
+def _read_jsonl(path: Path, zipped: bool, broken: Broken | None) -> Iterator[dict[str, Any]]:
+    with reading(path, "JSON lines"):
+        for number, line in enumerate(_lines(path, zipped, broken), 1):
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
+                if broken is not None:
+                    broken.add("no JSON", number)
+                    continue
                 raise InputError(
                     f"line {number} of {path} is no JSON ({error}): each line must be one object"
                 ) from error

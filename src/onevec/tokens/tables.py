@@ -15,6 +15,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from onevec.errors import InputError, MissingExtraError
+from onevec.tokens.lines import Broken
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -96,6 +97,18 @@ def read_csv(path: Path, delimiter: str) -> tuple[dict[str, bool], Batches]:
             yield from reader
 
     return names, batches()
+
+
+def with_values(batches: Iterable[pa.RecordBatch], column: str, broken: Broken) -> Batches:
+    """Return batches without the rows that have no value in the column; they are counted."""
+    start = 1
+    for batch in batches:
+        there = batch.column(column).is_valid()
+        if missing := batch.column(column).null_count:
+            first = int(np.argmin(there.to_numpy(zero_copy_only=False)))
+            broken.add("no value", start + first, missing)
+        start += batch.num_rows
+        yield batch.filter(there)
 
 
 def from_pandas(frame: Any) -> pa.Table:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from onevec.errors import StoreError
-from onevec.files import appears_whole
 from onevec.objectives import Objective
+from onevec.train import checkpoint
 from onevec.train.head import Head, World
 from onevec.train.settings import Trained
 
@@ -80,12 +78,14 @@ class Run:
         """Write everything that the next step depends on; the file appears whole."""
         if path is None or world.rank > 0:
             return
-        from safetensors.torch import save_file
-
-        tensors = self._named()
         about = {"identity": identity, "step": step, "told": asdict(self.told)}
-        with appears_whole(Path(path)) as part:
-            save_file(tensors, part, metadata={"onevec": json.dumps(about)})
+        parts = {
+            "head": self.head.state_dict(),
+            "objective": self.objective.state_dict(),
+            "best": self.best,
+            **checkpoint.optimizer_parts(self.optimizer),
+        }
+        checkpoint.write(path, parts, about)
 
     def resume(self, path: str | Path | None, identity: str, world: World) -> int | None:
         """Take the state of a file over; return its step, None if there is no file.
@@ -96,53 +96,10 @@ class Run:
         content = world.share(file.read_bytes() if file and file.exists() else b"")
         if not content:
             return None
-        from safetensors.torch import load
-
-        try:
-            size = int.from_bytes(content[:8], "little")
-            header = json.loads(content[8 : 8 + size])
-            about = json.loads(header["__metadata__"]["onevec"])
-            held = load(content)
-        except Exception as error:  # whatever a damaged file does to its reader
-            raise StoreError(
-                f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}): delete "
-                "it to start anew"
-            ) from error
-        if about["identity"] != identity:
-            raise StoreError(
-                f"the checkpoint {path} is of a run with other data or settings: delete it, or "
-                "name another file"
-            )
-        self._adopt(held)
-        self.told.__dict__.update(about["told"])
-        return about["step"]
-
-    def _named(self) -> dict[str, Tensor]:
-        parts = {
-            "head": self.head.state_dict(),
-            "objective": self.objective.state_dict(),
-            "best": self.best,
-        }
-        for place, entry in self.optimizer.state_dict()["state"].items():
-            parts[f"optimizer.{place}"] = entry
-        return {
-            f"{part}/{name}": torch.as_tensor(value).detach().cpu().clone().contiguous()
-            for part, entries in parts.items()
-            for name, value in entries.items()
-        }
-
-    def _adopt(self, held: dict[str, Tensor]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in held.items():
-            part, name = key.split("/", 1)
-            parts.setdefault(part, {})[name] = value
+        parts, about = checkpoint.read(path, content, identity)
         self.head.load_state_dict(parts["head"])
         self.objective.load_state_dict(parts.get("objective", {}))
         self.best = parts["best"]
-        whole = self.optimizer.state_dict()
-        whole["state"] = {
-            int(part.split(".")[1]): entries
-            for part, entries in parts.items()
-            if part.startswith("optimizer.")
-        }
-        self.optimizer.load_state_dict(whole)
+        checkpoint.restore_optimizer(self.optimizer, parts)
+        self.told.__dict__.update(about["told"])
+        return about["step"]

@@ -1,0 +1,329 @@
+"""The training loop of pretraining, its curves, and how it goes on after a kill."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onevec.encoders.batches import Window, endless, one_pass, read_windows
+from onevec.encoders.body import Material
+from onevec.encoders.mix import Mix
+from onevec.encoders.settings import Recipe
+from onevec.encoders.terms import Prepared, TokenTerm
+from onevec.train import checkpoint
+from onevec.train.head import World
+
+_LINES = 200  # of the training curve, each the mean over a stretch of steps
+
+
+@dataclass
+class Curves:
+    """What a run told of itself.
+
+    Attributes
+    ----------
+    train : dict of str to list of float
+        Of every step: the weighted loss and each term; NaN where a batch was too small for it.
+    held_out : list of dict
+        Of every evaluation: step, weighted loss and each term on the sequences kept apart.
+    """
+
+    train: dict[str, list[float]] = field(default_factory=dict)
+    held_out: list[dict[str, float]] = field(default_factory=list)
+
+    def note(self, step: int, found: dict[str, float]) -> None:
+        """Write down the terms of a step."""
+        for name in found:
+            self.train.setdefault(name, [math.nan] * (step - 1))
+        for name, values in self.train.items():
+            values.append(found.get(name, math.nan))
+
+    @property
+    def final(self) -> float:
+        """Mean loss of the last fiftieth of the steps."""
+        losses = self.train["loss"]
+        return float(np.mean(losses[-max(1, len(losses) // 50) :]))
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The evaluation of the lowest held-out loss."""
+        return min(self.held_out, key=lambda entry: entry["loss"], default={})
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Return the entries of ``curves.jsonl``: both curves, in the order of the steps."""
+        steps = len(self.train.get("loss", ()))
+        stretch = max(1, steps // _LINES)
+        told = [{**entry, "of": "held_out"} for entry in self.held_out]
+        for first in range(0, steps, stretch):
+            part = {name: np.array(v[first : first + stretch]) for name, v in self.train.items()}
+            known = {name: v[~np.isnan(v)] for name, v in part.items()}
+            means = {n: round(float(v.mean()), 5) for n, v in known.items() if len(v)}
+            told.append({"step": min(first + stretch, steps), **means, "of": "train"})
+        yield from sorted(told, key=lambda entry: entry["step"])
+
+
+def train(
+    material: Material,
+    mix: Mix,
+    *,
+    recipe: Recipe,
+    steps: int,
+    world: World,
+    state: str | Path | None,
+    facts: dict[str, Any],
+    held: tuple[checkpoint.Parts, dict[str, Any]] | None,
+    on_step: Callable[[int, int, float], None] | None,
+) -> Curves:
+    """Train body and objectives in place.
+
+    Parameters
+    ----------
+    state : path, optional
+        The checkpoint's file; ``facts`` go into it.
+    held : parts and facts, optional
+        Of a checkpoint to go on from.
+
+    Notes
+    -----
+    What a step does depends on its number and the seed alone: batch, draws and learning rate. So
+    a run that goes on takes the steps that the killed one would have taken.
+    """
+    body, device = material.body.to(world.device), world.device
+    mix.to(device)
+    whole = nn.ModuleDict({"body": body, "mix": mix})
+    optimizer = _optimizer(whole, recipe)
+    curves, first = Curves(), 1
+    if held is not None:
+        first = 1 + _restore(whole, optimizer, curves, *held)
+    windows = _windows(material, recipe, world, (first - 1) * world.size + world.rank)
+    every = max(1, steps // recipe.evaluations)
+    if held is None:
+        curves.held_out.append({"step": 0, **evaluate(material, mix, recipe, device)})
+    for step in range(first, steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = (recipe.learning_rate or 0.0) * _schedule(step - 1, steps)
+        batch = next(windows)
+        for _ in range(world.size - 1):  # the other processes' batches
+            next(windows)
+        whole.train()
+        found = _step(
+            material,
+            mix,
+            batch,
+            precision=recipe.precision,
+            seed=_draws(recipe.seed, step, world.rank),
+            device=device,
+        )
+        _share(whole, found, world)
+        nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        curves.note(step, found)
+        if step % every == 0 or step == steps:
+            told = evaluate(material, mix, recipe, device)
+            curves.held_out.append({"step": step, **told})
+        last = step == steps or step % recipe.checkpoint_steps == 0
+        if state is not None and world.rank == 0 and (last or step % every == 0):
+            _save(state, whole, optimizer, curves, {**facts, "step": step})
+        if on_step:
+            on_step(step, steps, found["loss"])
+    return curves
+
+
+def _optimizer(whole: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    decay = [p for p in whole.parameters() if p.ndim > 1]
+    plain = [p for p in whole.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate or 0.0, betas=(0.9, 0.98), fused=True)
+
+
+def _schedule(step: int, steps: int) -> float:
+    """A sixteenth of the steps warms up, then a cosine falls to 0."""
+    warmup = max(1, steps // 16)
+    return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _windows(material: Material, recipe: Recipe, world: World, skip: int) -> Iterator[list[Window]]:
+    return endless(
+        material.train,
+        context=recipe.shape.context,
+        framing=material.framing,
+        budget=recipe.batch_tokens,
+        seed=recipe.seed,
+        skip=skip,
+    )
+
+
+def _draws(*numbers: int) -> int:
+    """Return a seed for one step of one process."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _step(
+    material: Material,
+    mix: Mix,
+    batch: list[Window],
+    *,
+    precision: str,
+    seed: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Set the gradients of all objectives; return the weighted loss and every term."""
+    total = 0.0
+    found = {"loss": 0.0}
+    for place, (name, term) in enumerate(mix.terms.items()):
+        generator = torch.Generator().manual_seed(_draws(seed, place))
+        prepared = term.prepare(batch, material, generator)
+        if prepared is None:
+            continue
+        with _drawing(_draws(seed, place), device):
+            with _cast(precision, device):
+                terms = term(material.body, _to(prepared, device))
+            # One objective after the other: only one graph is in memory at a time.
+            loss = torch.stack([mix.weight(name, n) * value for n, value in terms.items()]).sum()
+            loss.backward()
+        total += float(loss.detach())
+        found.update((_name(name, n, terms), float(v.detach())) for n, v in terms.items())
+    return {**found, "loss": total}
+
+
+def _name(objective: str, term: str, terms: dict[str, Tensor]) -> str:
+    return objective if list(terms) == ["loss"] else f"{objective}.{term}"
+
+
+@contextmanager
+def _drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Make dropout depend on the step alone, and leave the caller's generators as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _cast(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _to(prepared: Prepared, device: torch.device) -> Prepared:
+    return {name: value.to(device) for name, value in prepared.items()}
+
+
+def _share(whole: nn.Module, found: dict[str, float], world: World) -> None:
+    """Average gradients and terms over the processes."""
+    if world.size == 1:
+        return
+    for parameter in whole.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad /= world.size
+    world.sum(parameter.grad for parameter in whole.parameters() if parameter.grad is not None)
+    loss = torch.tensor(found["loss"] / world.size, device=world.device)
+    world.sum([loss])
+    found["loss"] = float(loss)
+
+
+@torch.inference_mode()
+def evaluate(
+    material: Material, mix: Mix, recipe: Recipe, device: torch.device
+) -> dict[str, float]:
+    """Return the weighted loss and every term on the sequences kept apart, always cut alike."""
+    told: dict[str, list[tuple[float, int]]] = {}  # each with the number of windows
+    weights: dict[str, float] = {}
+    for place, batch in enumerate(held_out_batches(material, recipe)):
+        for number, (name, term) in enumerate(mix.terms.items()):
+            seed = _draws(recipe.seed, place, number)
+            prepared = term.prepare(batch, material, torch.Generator().manual_seed(seed))
+            if prepared is None:
+                continue
+            mix.eval()
+            material.body.train(term.keeps_dropout)
+            with _drawing(seed, device), _cast(recipe.precision, device):
+                terms = term(material.body, _to(prepared, device))
+            for each, value in terms.items():
+                key = _name(name, each, terms)
+                told.setdefault(key, []).append((float(value), len(batch)))
+                weights[key] = mix.weight(name, each)
+    means = {
+        name: sum(value * size for value, size in values) / sum(size for _, size in values)
+        for name, values in told.items()
+    }
+    loss = sum(weights[name] * value for name, value in means.items())
+    return {"loss": round(loss, 5), **{name: round(value, 5) for name, value in means.items()}}
+
+
+def held_out_batches(material: Material, recipe: Recipe) -> Iterator[list[Window]]:
+    """Return the windows kept apart, always cut alike."""
+    batches = one_pass(
+        material.held_out,
+        context=recipe.shape.context,
+        framing=material.framing,
+        budget=recipe.batch_tokens,
+        rng=np.random.default_rng(recipe.seed + 1),
+    )
+    for batch in batches:
+        yield read_windows(material.held_out, batch)
+
+
+@torch.inference_mode()
+def accuracy(
+    material: Material, term: TokenTerm, recipe: Recipe, device: torch.device
+) -> tuple[float, float]:
+    """Share of held-out tokens guessed rightly, by the model and by the commonest token.
+
+    The commonest token is the commonest among those asked for themselves, which favours the
+    guess: a bar, not a straw man. For frames, tokens are clusters.
+    """
+    right, targets = 0, []
+    material.body.eval()
+    for place, batch in enumerate(held_out_batches(material, recipe)):
+        generator = torch.Generator().manual_seed(_draws(recipe.seed, place))
+        prepared = term.prepare(batch, material, generator)
+        if prepared is None:
+            continue
+        logits, target = term.guesses(material.body, _to(prepared, device))
+        right += int((logits.argmax(-1) == target).sum())
+        targets.append(target)
+    if not targets:
+        return 0.0, 0.0
+    target = torch.cat(targets)
+    return right / len(target), int(target.bincount().max()) / len(target)
+
+
+def _save(
+    path: str | Path,
+    whole: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    curves: Curves,
+    facts: dict[str, Any],
+) -> None:
+    parts = {
+        "weights": whole.state_dict(),
+        "curves": {k: torch.tensor(v, dtype=torch.float64) for k, v in curves.train.items()},
+        **checkpoint.optimizer_parts(optimizer),
+    }
+    checkpoint.write(
+        path, parts, {**facts, "held_out": curves.held_out, "terms": list(curves.train)}
+    )
+
+
+def _restore(
+    whole: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    curves: Curves,
+    parts: checkpoint.Parts,
+    facts: dict[str, Any],
+) -> int:
+    """Take a checkpoint over; return its step."""
+    whole.load_state_dict(parts["weights"])
+    checkpoint.restore_optimizer(optimizer, parts)
+    curves.train = {name: parts["curves"][name].tolist() for name in facts["terms"]}
+    curves.held_out = facts["held_out"]
+    return facts["step"]
