@@ -12,7 +12,11 @@ from onevec.cli.common import app, say
 from onevec.errors import OnevecError
 
 __all__ = ["app", "main"]
-for _area in ("tokens", "model"):  # their commands join the application, in the order of the help
+for _area in (
+    "tokens",
+    "finetune",
+    "model",
+):  # their commands join the application, in the order of the help
     import_module(f"onevec.cli.{_area}")
 
 
