@@ -244,8 +244,6 @@ class FrameTrainee(Trainee):
                 f"got frames of {self.raw.dim} dimensions for {self.name}, which reads "
                 f"{len(self.input.shift)}: pass those it was made for"
             )
-        if len(self.raw) < _LEAST:
-            raise InputError(f"got {len(self.raw)} sequences: fine-tuning needs hundreds")
         self.corpus_sha256 = frames_fingerprint(self.raw)
 
     def forward(self, raw: Ragged) -> Ragged:
@@ -312,7 +310,9 @@ def open_trainee(model: str | Path, corpus: Sequence[Any], seed: int) -> Trainee
     if isinstance(corpus, str | Path):
         raise InputError("got one string as corpus: pass a list of sequences")
     rows = list(corpus)
-    kind = kind_of(rows) if rows else "text"
+    if len(rows) < _LEAST:
+        raise InputError(f"got {len(rows)} sequences: fine-tuning needs hundreds")
+    kind = kind_of(rows)
     if kind not in ("text", "tokens"):
         raise InputError(
             f"cannot fine-tune on {kind} sequences: pass text, or (n, dim) frames with an encoder "

@@ -53,9 +53,18 @@ class Ways:
 
 
 def verdict(
-    exam: HalfExam, before: Answers, after: Answers, ways: Ways, tuning_seconds: float
+    exam: HalfExam, before: Answers, after: Answers | None, ways: Ways, tuning_seconds: float
 ) -> dict[str, Any]:
     """Compare the encoder after training with what it was, and with the aggregation alone.
+
+    Parameters
+    ----------
+    before, after : (first, second)
+        Answers of the encoder; None where no state scored above the start.
+    ways : Ways
+        Means and aggregations, frozen and tuned.
+    tuning_seconds : float
+        Of one core.
 
     Returns
     -------
@@ -69,6 +78,9 @@ def verdict(
             f"Undecided: only {len(exam)} sequences could be held out to judge the tuned encoder, "
             f"and a verdict needs {_LEAST_HELD_OUT}."
         )
+        return {"sentence": words, "better": False, "probability": 0.5, "held_out": len(exam)}
+    if after is None:
+        words = "Keep the encoder as it was."
         return {"sentence": words, "better": False, "probability": 0.5, "held_out": len(exam)}
     found = {name: exam.evidence(answers) for name, answers in ways.answers.items()}
     old, new = exam.evidence(before), exam.evidence(after)
