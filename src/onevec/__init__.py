@@ -14,6 +14,7 @@ _LAZY = {
     "TokenStore": "onevec.tokens.store",
     "encode": "onevec.tokens.encode",
     "evaluate": "onevec.judge.probes",
+    "finetune": "onevec.encoders.finetune",
     "load": "onevec.estimator",
     "pretrain": "onevec.encoders.pretrain",
 }
@@ -24,6 +25,7 @@ __all__ = [
     "TokenStore",
     "encode",
     "evaluate",
+    "finetune",
     "load",
     "pretrain",
 ]

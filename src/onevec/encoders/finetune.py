@@ -166,7 +166,7 @@ def _train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
             stopped = Monitor.alarm(run.told.history)
             if not stopped:  # a state that it warns of is not kept
                 run.rate(step, work.score())
-                stopped = "" if last else run.impatient(given.patience)
+                stopped = "" if last or given.keep == "last" else run.impatient(given.patience)
             run.told.stopped = stopped
             run.save(given.checkpoint, identity, step, alone)
             losses, clock = [], time.process_time()
@@ -189,7 +189,15 @@ def _train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
     if not stopped and step < steps:
         stopped = "its time was over"
     run.told.stopped = stopped
+    if given.keep == "last" and "score" in run.told.history[-1]:
+        told.best_step, told.score = step, told.history[-1]["score"]
+        run.best = {name: value.clone() for name, value in student.state_dict().items()}
     run.conclude(step, spent)
+    if given.keep == "last":
+        told.sentence = (
+            f"The last state is kept, as told: held-out score {told.score:.3f}, at the start "
+            f"{told.start_score:.3f} ({step} steps)."
+        )
     return run
 
 

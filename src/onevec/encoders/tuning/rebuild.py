@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onevec.encoders.tuning.base import Aim, Batch
 from onevec.encoders.tuning.heads import Decoder, checkpoint_head
-from onevec.encoders.tuning.student import Student, draw_seed
+from onevec.encoders.tuning.student import Student, seed_dropout
 from onevec.encoders.tuning.trainee import TextTrainee
 from onevec.encoders.tuning.views import drop_tokens, window
 from onevec.errors import InputError
@@ -61,7 +61,7 @@ class Denoise(Aim):
         # The decoder's softmax over the vocabulary is what memory must hold.
         total, count = 0.0, len(whole.values)
         for place, rows in enumerate(student.groups(whole.lengths)):
-            torch.manual_seed(draw_seed(batch.seed, 7, place))
+            seed_dropout(student.device, batch.seed, 7, place)
             clean = whole[rows]
             vectors, _ = student.encode(noised[rows])
             with student.mixed():
@@ -112,7 +112,7 @@ class Masked(Aim):
             asked = marked[rows].values[:, 0] > 0
             if not bool(asked.any()):
                 continue
-            torch.manual_seed(draw_seed(batch.seed, 8, place))
+            seed_dropout(student.device, batch.seed, 8, place)
             with student.mixed():
                 states = student.trainee(shown[rows]).values
                 if student.trainee.specials:

@@ -63,6 +63,8 @@ class Tuning:
         How often the held-out score is taken.
     patience : int
         Stop after so many evaluations without a better score.
+    keep : {"best", "last"}
+        The state with the best held-out score, or the last whatever it scored.
     dim : int
         Dimensions at which encoders are compared.
     compare : bool
@@ -96,6 +98,7 @@ class Tuning:
     held_out: float = 0.1
     evaluations: int = 10
     patience: int = 4
+    keep: str = "best"
     dim: int = 64
     compare: bool = True
     precision: str = "fp32"
@@ -161,6 +164,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "held_out": (_share, "between 0 and 1"),
     "evaluations": _count(1),
     "patience": _count(1),
+    "keep": (lambda value: value in ("best", "last"), '"best" or "last"'),
     "dim": _count(1),
     "compare": (lambda value: isinstance(value, bool), "True or False"),
     "precision": (lambda value: value in ("fp32", "bf16"), '"fp32" or "bf16"'),

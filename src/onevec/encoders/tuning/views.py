@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from onevec.ragged import Ragged
@@ -31,23 +31,6 @@ def drop_tokens(raw: Ragged, share: float, generator: torch.Generator) -> Ragged
     kept[raw.offsets[:-1] + _below(raw.lengths - 1, generator)] = True
     lengths = torch.zeros_like(raw.lengths).index_add_(0, raw.rows, kept.long())
     return _take(raw, kept.nonzero().flatten(), lengths)
-
-
-def pick_spans(
-    raw: Ragged, rate: float, span: int, generator: torch.Generator
-) -> Bool[Tensor, " tokens"]:
-    """Pick about ``rate`` of the tokens in spans; one token at least."""
-    # A token is picked when any of the starts that reach it is drawn.
-    share = 1 - (1 - rate) ** (1 / span)
-    drawn = torch.rand(len(raw.values), generator=generator) < share
-    place = torch.arange(len(drawn))
-    picked = drawn.clone()
-    for back in range(1, span):
-        reach = drawn.roll(back) & (raw.positions >= back)
-        picked |= reach & (place >= back)
-    if not bool(picked.any()):  # a mean over none is NaN
-        picked[0] = True
-    return picked
 
 
 class Twice(Views):
