@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,34 +187,29 @@ def train_ours(name: str, start: Path, texts: list[str], steps: int, precision: 
     return model.eval(), made
 
 
-def side_by_side(unit: tasks.Unit, steps: int, rounds: int) -> dict[str, Any]:
-    """Both recipes, theirs and ours in turns, in fp32 and in bf16."""
-    start = start_of("minilm-3")
+def side_by_side(unit: tasks.Unit, name: str, precision: str, args: Any) -> dict[str, Any]:
+    """One recipe, theirs and ours in turns."""
+    start, steps = start_of("minilm-3"), args.peer_steps
     texts = peers._with_words(unit.train)
-    found: dict[str, Any] = {}
-    for name in PEERS:
-        for precision in ("fp32", "bf16"):
-            spent: dict[str, list[float]] = {"theirs": [], "ours": []}
-            for _ in range(rounds):
-                with peers._seeded(0), peers._quiet():
-                    theirs, seconds = train_theirs(name, start, texts, steps, precision)
-                    spent["theirs"].append(seconds)
-                    ours, made = train_ours(name, start, texts, steps, precision)
-                    spent["ours"].append(made["training_seconds"])
-            scored = {
-                who: outcomes(unit, *(_encode(model, part) for part in (unit.train, unit.test)))
-                for who, model in (("theirs", theirs), ("ours", ours))
-            }
-            found[f"{name}, {precision}"] = {
-                "seconds": {who: [round(s, 1) for s in each] for who, each in spent.items()},
-                "time ratio": round(min(spent["ours"]) / min(spent["theirs"]), 3),
-                "score": {who: round(mean_score(o), 2) for who, o in scored.items()},
-                **_gain(scored["ours"], scored["theirs"]),
-            }
-            print(name, precision, json.dumps(found[f"{name}, {precision}"]), flush=True)
-    frozen = peers.TextEncoder(peers._minilm(3), 0)
-    base = outcomes(unit, frozen.encode(unit.train), frozen.encode(unit.test))
-    return {"steps": steps, "start": round(mean_score(base), 2), "recipes": found}
+    spent: dict[str, list[float]] = {"theirs": [], "ours": []}
+    for _ in range(args.rounds):
+        with peers._seeded(0), peers._quiet():
+            theirs, seconds = train_theirs(name, start, texts, steps, precision)
+            spent["theirs"].append(seconds)
+            ours, made = train_ours(name, start, texts, steps, precision)
+            spent["ours"].append(made["training_seconds"])
+        print(name, precision, spent, flush=True)
+    scored = {
+        who: outcomes(unit, *(_encode(model, part) for part in (unit.train, unit.test)))
+        for who, model in (("theirs", theirs), ("ours", ours))
+    }
+    return {
+        "steps": steps,
+        "seconds": {who: [round(s, 1) for s in each] for who, each in spent.items()},
+        "time ratio": round(min(spent["ours"]) / min(spent["theirs"]), 3),
+        "score": {who: round(mean_score(o), 2) for who, o in scored.items()},
+        **_gain(scored["ours"], scored["theirs"]),
+    }
 
 
 def _encode(model: Any, texts: list[str]) -> np.ndarray:
@@ -229,6 +225,8 @@ def main() -> None:
     parser.add_argument("--part", default="rows,peers")
     parser.add_argument("--steps", type=int, help="of rows; default as finetune's")
     parser.add_argument("--peer-steps", type=int, default=60)
+    parser.add_argument("--recipes", default=",".join(PEERS))
+    parser.add_argument("--precision", default="fp32,bf16")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each peer")
     parser.add_argument("--sizes", type=int, nargs=2, default=(0, 0), help="most train, most test")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -245,15 +243,18 @@ def main() -> None:
         (unit, *_) = tasks.units(name, Path(data))
         unit = tasks.shrink(unit, *args.sizes) if any(args.sizes) else unit
         options = options | ({"steps": args.steps} if args.steps else {})
-        parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "rows": lambda: rows(unit, encoder, options),  # noqa: B023 - called at once
-        }
-        if encoder == "minilm-3":
-            parts["peers"] = lambda: side_by_side(unit, args.peer_steps, args.rounds)  # noqa: B023
-        for part, work in parts.items():
-            if part in args.part and name not in result[part]:
-                result[part][name] = work()
-                print(name, part, json.dumps(result[part][name], indent=1), flush=True)
+        todo: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {}
+        if "rows" in args.part:
+            todo["rows", name] = partial(rows, unit, encoder, options)
+        if "peers" in args.part and encoder == "minilm-3":
+            for recipe in args.recipes.split(","):
+                for precision in args.precision.split(","):
+                    place = "peers", f"{name}, {recipe}, {precision}"
+                    todo[place] = partial(side_by_side, unit, recipe, precision, args)
+        for (part, place), work in todo.items():
+            if place not in result[part]:
+                result[part][place] = work()
+                print(place, json.dumps(result[part][place], indent=1), flush=True)
                 args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

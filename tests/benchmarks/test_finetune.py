@@ -48,9 +48,9 @@ def test_a_run_and_its_continuation(unit, start, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(command.tasks, "units", lambda name, data: [unit])
     monkeypatch.setattr(command, "start_of", lambda name: made.append(name) or start)
-    monkeypatch.setattr(command.peers, "_minilm", lambda layers: opened(start))
     out = tmp_path / "r.json"
     words = ["--data", "x", "--only", "trec", "--steps", "2", "--peer-steps", "2", "--rounds", "1"]
+    words += ["--precision", "fp32"]
     monkeypatch.setattr(sys, "argv", ["finetune.py", *words, "--out", str(out)])
     command.main()
     result = json.loads(out.read_text())
@@ -60,17 +60,11 @@ def test_a_run_and_its_continuation(unit, start, tmp_path, monkeypatch):
     ]
     assert rows["frozen + mean"]["gain"] == 0
     assert all(0 <= row["score"] <= 100 for row in rows.values())
-    recipes = result["peers"]["trec"]["recipes"]
-    assert list(recipes) == [f"{n}, {p}" for n in command.PEERS for p in ("fp32", "bf16")]
+    recipes = result["peers"]
+    assert list(recipes) == [f"trec, {n}, fp32" for n in command.PEERS]
     for recipe in recipes.values():
         assert [len(each) for each in recipe["seconds"].values()] == [1, 1]
         assert set(recipe["score"]) == {"theirs", "ours"}
     calls = len(made)
     command.main()  # all of it is kept
     assert len(made) == calls
-
-
-def opened(path):
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(path), device="cpu", local_files_only=True)
