@@ -1,0 +1,1 @@
+"""What fine-tuning is made of; read `onevec.encoders.finetune` first, it is the loop."""

@@ -1,0 +1,214 @@
+"""All that a run holds: what is trained, on what, and who judges it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onevec.encoders.tuning.exam import (
+    Answers,
+    Comparison,
+    HalfExam,
+    InputStatistics,
+    score,
+    split_rows,
+)
+from onevec.encoders.tuning.layers import choose_trained, merge_additions
+from onevec.encoders.tuning.settings import Tuning
+from onevec.encoders.tuning.student import Student
+from onevec.encoders.tuning.table import Aims
+from onevec.encoders.tuning.trainee import Trainee, open_trainee
+from onevec.encoders.tuning.verdict import FROZEN, TUNED, Ways, verdict
+from onevec.errors import InputError, OnevecError
+from onevec.judge.monitor import Monitor
+from onevec.ragged import Ragged
+from onevec.tokens.adapters import open_encoder
+from onevec.tokens.frozen import Options
+from onevec.train.state import Run
+
+POOLED = "onevec"  # folder of the trained pooler, as a model of `OneVec`, inside the encoder's
+_LEAST_HELD_OUT = 10
+_SAMPLE = 500  # sequences that objectives and poolers learn from
+_KNOWN = 2_000  # sequences that questions are fitted to
+_WORSE = 1.0  # standard errors by which a model that exists must be better to be kept
+
+
+class Work:
+    """All that a run holds."""
+
+    def __init__(self, trainee: Trainee, aims: Aims, given: Tuning):
+        self.trainee, self.aims, self.given = trainee, aims, given
+        self.raw = trainee.raw
+        train, select, judge = split_rows(self.raw.lengths, given.held_out, given.seed)
+        if len(select) < _LEAST_HELD_OUT:
+            raise InputError(
+                f"got {len(self.raw)} sequences, of which {len(select)} of two or more tokens "
+                f"could be held out to tell whether training helps, and that takes "
+                f"{_LEAST_HELD_OUT}: pass about {6 * _LEAST_HELD_OUT}, better thousands"
+            )
+        shuffled = np.random.default_rng([given.seed, 6]).permutation(train.numpy())
+        self.sample = self.raw[np.sort(shuffled[:_SAMPLE])]
+        self.known = self.raw[np.sort(shuffled[:_KNOWN])]
+        self.groups = _duplicates(self.raw)
+        self.added = choose_trained(trainee.backbone, given.layers, given.rank)
+        pooler = trainee.pooling if given.pooler == "auto" else given.pooler
+        trainee.specials = trainee.specials and given.pooler == "auto"
+        self.student = self._student(trainee, pooler)
+        aims.build(self.student, self.sample, given)
+        self.rows = train[(self.raw.lengths[train] >= aims.least())].numpy()
+        self.short = len(train) - len(self.rows)
+        if len(self.rows) < 2:
+            raise InputError(
+                f"{len(self.rows)} of {len(train)} sequences have the {aims.least()} tokens that "
+                f"{' and '.join(aims.members)} needs: choose another objective, such as simcse"
+            )
+        statistics = InputStatistics(self.known, self.raw.dim == 1, given.seed)
+        parts = (self.raw[select], self.raw[judge])
+        self.selecting, self.judging = (
+            HalfExam(part, self.known, statistics, self.vectors, given.seed) for part in parts
+        )
+        self.before = self.judging.answers(self.vectors)
+        self.ways = Ways()
+        if given.compare:
+            self._aggregate(FROZEN)
+        span = max(1, int(np.quantile(self.raw.lengths.numpy(), 0.1)) // 2)
+        self.monitor = Monitor(self.raw, select.numpy(), span, given.seed)
+
+    def _student(self, trainee: Trainee, pooler: str) -> Student:
+        given = self.given
+        return Student(
+            trainee,
+            self.sample,
+            pooler=pooler,
+            chunk_tokens=given.chunk_tokens,
+            precision=given.precision,
+            device=given.device,
+            longest=given.max_length,
+            seed=given.seed,
+        )
+
+    @property
+    def poolers(self) -> list[Any]:
+        """The poolers of the vector."""
+        return [self.student.blocks.poolers[name] for name in self.student.names]
+
+    def vectors(self, raw: Ragged) -> np.ndarray:
+        """Vectors of raw sequences by the encoder as it is."""
+        return self.student.vectors(raw).numpy()
+
+    def _aggregate(self, state: str) -> None:
+        given = self.given
+        self.ways.add_aggregation(
+            state, self.student, self.judging, self.known, dim=given.dim, seed=given.seed
+        )
+
+    def existing(self, out: Path, corpus: Sequence[Any]) -> Answers | None:
+        """Answers of a model that stands at the target; None if there is none."""
+        if not out.is_dir():
+            return None
+        try:
+            there = open_trainee(out, corpus, self.given.seed)
+            there.specials = self.trainee.specials
+            same = torch.equal(there.raw.values, self.raw.values)
+        except OnevecError:
+            same = False
+        if not same:
+            raise InputError(
+                f"the encoder at {out} reads these sequences in another way, so that it cannot be "
+                "compared with the new one: choose another place, or pass force=True (--force)"
+            )
+        return self._plain(there)
+
+    def better(self, existing: Answers | None) -> str | None:
+        """How surely a model that stands at the target is better than the new one; None if not."""
+        if existing is None:
+            return None
+        ours, theirs = (self.judging.evidence(a) for a in (self._plain(self.trainee), existing))
+        compared = Comparison.of(theirs, ours)
+        return compared.words if compared.z > _WORSE else None
+
+    def _plain(self, trainee: Trainee) -> Answers:
+        """Answers of an encoder without any pooler that was trained with it."""
+        plain = self._student(trainee, trainee.pooling)
+        return self.judging.answers(lambda raw: plain.vectors(raw).numpy())
+
+    def score(self) -> float:
+        """Held-out score of the encoder as it is now, on what selects."""
+        return score(self.selecting.evidence(self.selecting.answers(self.vectors)))
+
+    def identity(self, steps: int) -> str:
+        """What a checkpoint must share with the run that goes on from it."""
+        parts = [self.trainee.fingerprint, self.trainee.corpus_sha256, self.given.state()]
+        text = json.dumps([*parts, self.aims.options, steps], default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def conclude(self, run: Run) -> dict[str, Any]:
+        """Judge the state that was kept, and tell."""
+        merge_additions(self.added)
+        told = run.told
+        after = self.judging.answers(self.vectors) if told.best_step else None
+        if self.given.compare and told.best_step:
+            self._aggregate(TUNED)
+        found = verdict(self.judging, self.before, after, self.ways, told.seconds)
+        found["sentence"] = f"{told.sentence} {found['sentence']}"
+        return {
+            "kind": "fine-tuned encoder",
+            "model": self.trainee.name,
+            "model_fingerprint": self.trainee.fingerprint,
+            "objective": self.aims.options,
+            "settings": self.given.state() | {"pooler": "|".join(self.student.names)},
+            "sequences": len(self.rows),
+            "held_out_sequences": len(self.selecting) + len(self.judging),
+            "skipped_empty": self.trainee.skipped,
+            "too_short": told.left_out,
+            "corpus_sha256": self.trainee.corpus_sha256,
+            "trained_parameters": sum(p.numel() for p in run.best.values()),
+            "parameters": sum(p.numel() for p in self.trainee.backbone.parameters()),
+            "steps": told.steps,
+            "best_step": told.best_step,
+            "score": told.score,
+            "start_score": told.start_score,
+            "stopped": told.stopped,
+            "training_seconds": told.seconds,
+            "history": told.history,
+            "verdict": found,
+        }
+
+
+def _duplicates(raw: Ragged) -> Tensor:
+    """Equal numbers for sequences that are exactly equal."""
+    known: dict[bytes, int] = {}
+    marks = (each.numpy().tobytes() for each in raw)
+    return torch.tensor([known.setdefault(mark, len(known)) for mark in marks])
+
+
+def save_pooler(work: Work, folder: Path, sentence: str) -> None:
+    """Write the trained poolers as a model of `OneVec`, fitted to the encoder that was saved."""
+    from onevec.estimator import OneVec, _baselines
+    from onevec.judge.verdict import Verdict
+    from onevec.recipe import Blocks, Candidate, Reduction
+
+    student, given = work.student, work.given
+    tokens = student.tokens(work.known)
+    names = student.names
+    mean = Blocks.fit(tokens, {"mean": ("mean", {})}, given.seed)
+    blocks = student.finished_blocks().merged(mean)
+    features = blocks.of(tokens)
+    model = OneVec(given.dim, pooler="|".join(names), random_state=given.seed)
+    model.n_features_in_, model.training_ = tokens.dim, None
+    opened = open_encoder(str(folder), "text" if work.raw.dim == 1 else "tokens", Options())
+    assert opened is not None
+    model.fingerprint_ = f"{opened.fingerprint}@layer{opened.known_layers([-1])[0]}"
+    chosen = Candidate(tuple(names), 0.5, 0.5)
+    told = f"As told: trained together with the encoder. {sentence}"
+    model.verdict_ = Verdict(chosen.name, False, 0.5, told, 0)
+    model.baselines_ = _baselines(features, given.dim, {})
+    model._adopt(blocks, Reduction(chosen).fit(features, given.dim))
+    model.save(folder / POOLED)
