@@ -12,10 +12,6 @@ from onevec.cli.common import app, say
 from onevec.errors import OnevecError
 
 __all__ = ["app", "main"]
-<<<<<<< HEAD
-<<<<<<< HEAD
-# Their commands join the application, in the order of the help.
-# Their commands join the application, in the order of the help.
 # Their commands join the application, in the order of the help.
 for _area in ("tokens", "finetune", "model", "use", "select", "export"):
     import_module(f"onevec.cli.{_area}")

@@ -52,11 +52,11 @@ def finetune(
 
     Example: `onevec finetune my-encoder texts.csv --column text --out tuned`
     """
+    from onevec.encoders.corpus import assemble
     from onevec.encoders.finetune import finetune as run
-    from onevec.encoders.pretrain import read_corpus
     from onevec.tokens.progress import Bar
 
-    sequences = read_corpus(corpus, column=column, where=where)
+    sequences = list(assemble(corpus, column=column, where=where).in_order())
     with Bar(None, show=True, label="fine-tuning") as bar:
         made = run(
             model, sequences, out, objective=objective,

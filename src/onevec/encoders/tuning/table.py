@@ -13,7 +13,7 @@ from onevec.encoders.tuning.contrast import ApartSpans, Crops, Predictive, SimCS
 from onevec.encoders.tuning.rebuild import Denoise, Masked
 from onevec.encoders.tuning.student import Student, draw_seed
 from onevec.errors import InputError, make_named
-from onevec.objectives.mixture import _read_weights, _weight_and_options
+from onevec.objectives.mixture import read_weights, weight_and_options
 from onevec.ragged import Ragged
 
 FINETUNING: dict[str, type[Aim]] = {
@@ -37,13 +37,13 @@ class Aims(nn.Module):
 
     def __init__(self, spec: str | Mapping[str, Any]):
         super().__init__()
-        parts = _read_weights(spec) if isinstance(spec, str) else spec
+        parts = read_weights(spec) if isinstance(spec, str) else spec
         if not isinstance(parts, Mapping) or not parts:
             raise InputError(
                 f'got objective={spec!r}: pass a name, "crops=1,masked=0.5", or a mapping of names '
                 "to weights"
             )
-        found = {name: _weight_and_options(name, part) for name, part in parts.items()}
+        found = {name: weight_and_options(name, part) for name, part in parts.items()}
         self.weights = {name: weight for name, (weight, _) in found.items()}
         self.members: dict[str, Aim] = {
             name: make_named("objective", name, FINETUNING, options)
