@@ -169,10 +169,11 @@ def train_theirs(name: str, start: Path, texts: list[str], steps: int, precision
     return model.eval(), seconds
 
 
-def train_ours(name: str, start: Path, texts: list[str], steps: int, precision: str) -> Any:
+def train_ours(name: str, start: Path, texts: list[str], precision: str, args: Any) -> Any:
     """The same with ours: the model as sentence-transformers opens it, and the manifest.
 
-    Nothing selects a state: the last one is compared with their last one.
+    With ``--keep last`` nothing selects a state: the last one is compared with their last one.
+    With ``--keep best`` our label-free early stop does, as it does for users.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -180,8 +181,9 @@ def train_ours(name: str, start: Path, texts: list[str], steps: int, precision: 
     with tempfile.TemporaryDirectory() as room:
         out = Path(room) / "ours"
         made = finetune(
-            start, texts, out, objective=objective, steps=steps, evaluations=1, keep="last",
-            compare=False, precision=precision, threads=1, held_out=0.01, **settings,
+            start, texts, out, objective=objective, steps=args.peer_steps,
+            evaluations=1 if args.keep == "last" else 4, keep=args.keep, compare=False,
+            precision=precision, threads=1, held_out=0.01, **settings,
         )  # fmt: skip
         model = SentenceTransformer(str(out), device="cpu", local_files_only=True)
     return model.eval(), made
@@ -196,7 +198,7 @@ def side_by_side(unit: tasks.Unit, name: str, precision: str, args: Any) -> dict
         with peers._seeded(0), peers._quiet():
             theirs, seconds = train_theirs(name, start, texts, steps, precision)
             spent["theirs"].append(seconds)
-            ours, made = train_ours(name, start, texts, steps, precision)
+            ours, made = train_ours(name, start, texts, precision, args)
             spent["ours"].append(made["training_seconds"])
         print(name, precision, spent, flush=True)
     scored = {
@@ -207,6 +209,7 @@ def side_by_side(unit: tasks.Unit, name: str, precision: str, args: Any) -> dict
         "steps": steps,
         "seconds": {who: [round(s, 1) for s in each] for who, each in spent.items()},
         "time ratio": round(min(spent["ours"]) / min(spent["theirs"]), 3),
+        "best step": made["best_step"],
         "score": {who: round(mean_score(o), 2) for who, o in scored.items()},
         **_gain(scored["ours"], scored["theirs"]),
     }
@@ -227,6 +230,7 @@ def main() -> None:
     parser.add_argument("--peer-steps", type=int, default=60)
     parser.add_argument("--recipes", default=",".join(PEERS))
     parser.add_argument("--precision", default="fp32,bf16")
+    parser.add_argument("--keep", default="last", choices=("last", "best"))
     parser.add_argument("--rounds", type=int, default=2, help="turns of each peer")
     parser.add_argument("--sizes", type=int, nargs=2, default=(0, 0), help="most train, most test")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -249,7 +253,7 @@ def main() -> None:
         if "peers" in args.part and encoder == "minilm-3":
             for recipe in args.recipes.split(","):
                 for precision in args.precision.split(","):
-                    place = "peers", f"{name}, {recipe}, {precision}"
+                    place = "peers", f"{name}, {recipe}, {precision}, {args.keep}"
                     todo[place] = partial(side_by_side, unit, recipe, precision, args)
         for (part, place), work in todo.items():
             if place not in result[part]:

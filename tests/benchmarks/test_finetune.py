@@ -61,7 +61,7 @@ def test_a_run_and_its_continuation(unit, start, tmp_path, monkeypatch):
     assert rows["frozen + mean"]["gain"] == 0
     assert all(0 <= row["score"] <= 100 for row in rows.values())
     recipes = result["peers"]
-    assert list(recipes) == [f"trec, {n}, fp32" for n in command.PEERS]
+    assert list(recipes) == [f"trec, {n}, fp32, last" for n in command.PEERS]
     for recipe in recipes.values():
         assert [len(each) for each in recipe["seconds"].values()] == [1, 1]
         assert set(recipe["score"]) == {"theirs", "ours"}

@@ -144,6 +144,7 @@ def _train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
     optimizer = torch.optim.AdamW(_groups(student, aims, given), fused=True)
     told = Trained(left_out=work.short)
     run = Run(cast(Any, _Kept(student)), cast(Any, aims), optimizer, told)
+    start = {name: value.clone() for name, value in student.state_dict().items()}
     identity, alone = work.identity(steps), World("cpu")
     done = run.resume(given.checkpoint, identity, alone)
     spent = run.told.history[-1]["seconds"] if run.told.history else 0.0
@@ -193,6 +194,14 @@ def _train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
         told.best_step, told.score = step, told.history[-1]["score"]
         run.best = {name: value.clone() for name, value in student.state_dict().items()}
     run.conclude(step, spent)
+    if given.keep == "best" and told.best_step and not work.clearly_better():
+        told.sentence = (
+            f"Training did not clearly help: the best held-out score, {told.score:.3f} at step "
+            f"{told.best_step} of {step}, lies within a standard error of the start's "
+            f"{told.start_score:.3f}, which is kept."
+        )
+        told.best_step, told.score, run.best = 0, told.start_score, start
+        student.load_state_dict(start)
     if given.keep == "last":
         told.sentence = (
             f"The last state is kept, as told: held-out score {told.score:.3f}, at the start "

@@ -64,7 +64,8 @@ class Tuning:
     patience : int
         Stop after so many evaluations without a better score.
     keep : {"best", "last"}
-        The state with the best held-out score, or the last whatever it scored.
+        The state with the best held-out score, or the start where that is not better by a
+        standard error; or the last whatever it scored.
     dim : int
         Dimensions at which encoders are compared.
     compare : bool

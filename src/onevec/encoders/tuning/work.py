@@ -28,6 +28,7 @@ from onevec.encoders.tuning.trainee import Trainee, open_trainee
 from onevec.encoders.tuning.verdict import FROZEN, TUNED, Ways, verdict
 from onevec.errors import InputError, OnevecError
 from onevec.judge.monitor import Monitor
+from onevec.judge.unlabelled import Evidence
 from onevec.ragged import Ragged
 from onevec.tokens.adapters import open_encoder
 from onevec.tokens.frozen import Options
@@ -37,6 +38,7 @@ POOLED = "onevec"  # folder of the trained pooler, as a model of `OneVec`, insid
 _LEAST_HELD_OUT = 10
 _SAMPLE = 500  # sequences that objectives and poolers learn from
 _KNOWN = 2_000  # sequences that questions are fitted to
+_CLEARLY = 1.0  # standard errors by which a state must be better than the start to be kept
 _WORSE = 1.0  # standard errors by which a model that exists must be better to be kept
 
 
@@ -74,6 +76,7 @@ class Work:
         self.selecting, self.judging = (
             HalfExam(part, self.known, statistics, self.vectors, given.seed) for part in parts
         )
+        self.start = self._selected()
         self.before = self.judging.answers(self.vectors)
         self.ways = Ways()
         if given.compare:
@@ -141,7 +144,17 @@ class Work:
 
     def score(self) -> float:
         """Held-out score of the encoder as it is now, on what selects."""
-        return score(self.selecting.evidence(self.selecting.answers(self.vectors)))
+        return score(self._selected())
+
+    def _selected(self) -> Evidence:
+        return self.selecting.evidence(self.selecting.answers(self.vectors))
+
+    def clearly_better(self) -> bool:
+        """Whether the encoder is better than at the start by a standard error, on what selects.
+
+        The best of several noisy scores lies above the start by chance.
+        """
+        return Comparison.of(self._selected(), self.start).z > _CLEARLY
 
     def identity(self, steps: int) -> str:
         """What a checkpoint must share with the run that goes on from it."""
