@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 # Without its byte code every start of Python would compile torch again: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo test test-slow check bench bench-quality env clean
+.PHONY: help demo test examples test-slow check bench bench-quality env clean
 .DEFAULT_GOAL := help
 
 help:  ## show these targets
@@ -32,6 +32,9 @@ demo: $(STAMP)  ## the main job on real data: a verdict, a table against the mea
 
 test: $(STAMP)  ## the fast tests
 	@$(RUN)/python -m pytest -q
+
+examples: $(STAMP)  ## every script of examples/
+	@$(RUN)/python -m pytest -q -m slow tests/test_examples.py
 
 test-slow: $(STAMP)  ## the slow ones: memory limits, the RNA figure, the wheel
 	@$(RUN)/python -m pytest -q -m slow

@@ -204,7 +204,7 @@ def _duplicates(raw: Ragged) -> Tensor:
 
 def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     """Write the trained poolers as a model of `OneVec`, fitted to the encoder that was saved."""
-    from onevec.estimator import OneVec, _baselines
+    from onevec.estimator import OneVec, _baselines, _facts_of
     from onevec.judge.verdict import Verdict
     from onevec.recipe import Blocks, Candidate, Reduction
 
@@ -216,6 +216,7 @@ def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     features = blocks.of(tokens)
     model = OneVec(given.dim, pooler="|".join(names), random_state=given.seed)
     model.n_features_in_, model.training_ = tokens.dim, None
+    model.data_ = _facts_of(tokens)
     opened = open_encoder(str(folder), "text" if work.raw.dim == 1 else "tokens", Options())
     assert opened is not None
     model.fingerprint_ = f"{opened.fingerprint}@layer{opened.known_layers([-1])[0]}"
