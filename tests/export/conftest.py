@@ -16,8 +16,8 @@ def encoder(tmp_path_factory):
     corpus = [("abcdefgh" * 6)[start : start + n] for start, n in starts]
     folder = tmp_path_factory.mktemp("encoder") / "letters"
     pretrain(
-        corpus, folder, tokenizer="character", steps=300, layers=2, dim=16, heads=2, context=CONTEXT,
-        batch_tokens=256, learning_rate=1e-2,
+        corpus, folder, tokenizer="character", steps=300, layers=2, dim=16, heads=2,
+        context=CONTEXT, batch_tokens=256, learning_rate=1e-2,
     )  # fmt: skip
     return folder
 
