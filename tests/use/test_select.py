@@ -334,7 +334,7 @@ def test_broken_rules_are_one_sentence(groups, tmp_path):
         "got vectors of shape (20,)": lambda: select(np.arange(20), 3),
         "there is no file": lambda: select(tmp_path / "none.npy", 3),
         "cannot read": lambda: select(tmp_path / "broken.parquet", 3),
-        "read from .npy or .parquet": lambda: select(__file__, 3),
+        "must end in .npy or .parquet": lambda: select(__file__, 3),
         "of which determinantal takes": lambda: select(
             X, 3, "determinantal", labelled=np.ones((5000, 12))
         ),

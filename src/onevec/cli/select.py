@@ -9,7 +9,7 @@ import typer
 
 from onevec.cli.common import Json, Overwrite, Seed, app, show
 
-Vectors = Annotated[Path, typer.Argument(help="Vectors: .npy, or .parquet of `onevec transform`.")]
+Vectors = Annotated[Path, typer.Argument(help="Vectors: .npy, .parquet, .arrow, .safetensors.")]
 
 
 @app.command()

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from onevec.errors import InputError
+from onevec.tokens.tables import reading
+from onevec.use.formats import FORMATS, read_vectors
 from onevec.use.greedy import nearest_distances
 
 _ROWS = 8_192  # read at a time
@@ -70,25 +72,13 @@ def covered(source: Source, chosen: Float[np.ndarray, "chosen dim"]) -> tuple[fl
 
 
 def read(path: str | Path) -> tuple[np.ndarray, list[str] | None]:
-    """Vectors, and ids where the file has them, of a file that `onevec transform` wrote."""
+    """Vectors, and ids where the file has them, of a file of `FORMATS`."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}: make one with `onevec transform`")
-    try:
-        if path.suffix == ".npy":
+    if path.suffix == ".npy" and path.is_file():  # mapped, for there may be millions of rows
+        with reading(path, FORMATS[".npy"].name):
             return np.load(path, mmap_mode="r", allow_pickle=False), None
-        if path.suffix == ".parquet":
-            from pyarrow import parquet
-
-            table = parquet.read_table(path, columns=["id", "vector"]).combine_chunks()
-            flat = table["vector"].combine_chunks().flatten().to_numpy()
-            return flat.reshape(table.num_rows, -1), [str(i) for i in table["id"].to_pylist()]
-    except Exception as error:  # whatever a damaged file does to its reader
-        raise InputError(
-            f"cannot read {path} as vectors ({type(error).__name__}: {error}): pass .npy, or "
-            ".parquet with the columns id and vector"
-        ) from error
-    raise InputError(f"got {path}: vectors are read from .npy or .parquet")
+    found = read_vectors(path)
+    return found.vectors, found.ids
 
 
 def as_table(vectors: Any, what: str) -> np.ndarray:
