@@ -30,11 +30,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec import OneVec, encode
+from onevec.blocks import read
 from onevec.encoders.finetune import finetune
 from onevec.files import appears_whole
 from onevec.judge.outcomes import Outcome, mean_score, paired_gain
 from onevec.poolers import POOLERS
-from onevec.recipe import read
 from protocol import encoders, peers, tasks
 from protocol.producer import DIM, Result, score
 

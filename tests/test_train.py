@@ -13,12 +13,13 @@ import torch
 from torch.testing import assert_close
 
 from onevec import OneVec, TokenStore, encode, load
+from onevec.blocks import prepare
 from onevec.demo.walk import encoder_folder, load_proteins
 from onevec.errors import InputError, StoreError
 from onevec.objectives import OBJECTIVES, Context, make_objective
 from onevec.poolers import POOLERS
 from onevec.ragged import Ragged
-from onevec.recipe import Candidate, prepare
+from onevec.reduction import Candidate
 from onevec.train import Training, train
 from onevec.train.head import Head, World, gradients
 from onevec.train.offer import draw_rows, marks_of
@@ -333,7 +334,7 @@ def test_numpy_seeds_and_wide_offsets():
     ragged, prepared, candidate, dim = parts(tokens)
     candidate = Candidate(("mean", "gated_attention"), 0.5, 0.5)
     head = Head(prepared, candidate, dim)
-    from onevec.recipe import Reduction
+    from onevec.reduction import Reduction
 
     reduction = Reduction(candidate).fit(prepared.fitted, dim)
     expected = reduction.transform(prepared.blocks.of(ragged))

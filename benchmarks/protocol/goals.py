@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from onevec.recipe import KEEP_MEAN
+from onevec.reduction import KEEP_MEAN
 from protocol import encoders
 from protocol.encoders import FRAMES, RAW, TUNED
 

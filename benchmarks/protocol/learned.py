@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from onevec.blocks import prepare
 from onevec.objectives import OBJECTIVES, make_objective
 from onevec.poolers import POOLERS
-from onevec.recipe import BLOCKS, Candidate, Reduction, candidates, prepare, specs_of
+from onevec.recipe import BLOCKS, candidates, specs_of
+from onevec.reduction import Candidate, Reduction
 from onevec.train import Training, train
 from protocol.producer import DIM, Context, Producer, Result
 

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from onevec import OneVec
+from onevec.blocks import prepare, read
 from onevec.judge.verdict import judge
 from onevec.poolers import POOLERS
-from onevec.recipe import BLOCKS, Candidate, Reduction, candidates, prepare, read
+from onevec.recipe import BLOCKS, candidates
+from onevec.reduction import Candidate, Reduction
 from onevec.tokens.batches import Tokens
 from protocol import bounds, learned, peers
 from protocol.producer import DIM, Context, Producer, Result

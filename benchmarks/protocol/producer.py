@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from onevec.blocks import read
 from onevec.judge.outcomes import Outcome
 from onevec.judge.probes import run_probes
 from onevec.poolers import POOLERS
-from onevec.recipe import read
 from onevec.tokens.batches import Tokens
 from protocol.tasks import Unit
 

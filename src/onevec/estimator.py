@@ -14,6 +14,7 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from onevec.blocks import EFFORTS, Blocks, Prepared, prepare
 from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
@@ -22,17 +23,8 @@ from onevec.native import NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
-from onevec.recipe import (
-    EFFORTS,
-    KEEP_MEAN,
-    Blocks,
-    Candidate,
-    Prepared,
-    Reduction,
-    candidates,
-    prepare,
-    specs_of,
-)
+from onevec.recipe import candidates, specs_of
+from onevec.reduction import KEEP_MEAN, Candidate, Reduction
 from onevec.tokens.batches import Tokens, as_tokens
 from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from onevec.recipe import MEAN, Candidate, candidates
+from onevec.recipe import candidates
+from onevec.reduction import MEAN, Candidate
 
 NATIVE_POOLERS = (
     "mean",
@@ -25,8 +26,16 @@ NATIVE_POOLERS = (
 ALONE = ("sif", "idf", "attention", "gated_attention")  # they weight all that is pooled
 
 
-def why_not_native(poolers: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
-    """Return why poolers, given by name and options, have no native chain; "" if they have one."""
+def why_not_native(poolers: Iterable[tuple[str, Mapping[str, Any]]], unit: bool = False) -> str:
+    """Return why poolers, given by name and options, have no native chain; "" if they have one.
+
+    ``unit`` is that of the candidate.
+    """
+    if unit:
+        return (
+            "the blocks of this candidate are scaled to length 1 one by one, and "
+            "sentence-transformers' modules scale whole vectors only"
+        )
     poolers = list(poolers)
     for name, options in poolers:
         if name not in NATIVE_POOLERS:

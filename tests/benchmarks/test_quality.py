@@ -9,7 +9,8 @@ import pytest
 
 import quality
 from onevec import Ragged, encode
-from onevec.recipe import KEEP_MEAN, candidates
+from onevec.recipe import candidates
+from onevec.reduction import KEEP_MEAN
 from protocol import encoders, methods, producer, report, runner, tasks
 
 

@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import onevec
+from onevec.blocks import EFFORTS
 from onevec.errors import InputError, StoreError
 from onevec.export import sentence_transformers as exporting
 from onevec.export.native import NATIVE
@@ -18,7 +19,8 @@ from onevec.export.sentence_transformers import MANIFEST, to_sentence_transforme
 from onevec.export.sentence_transformers_module import OneVecPooling
 from onevec.native import ALONE, NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.poolers import POOLERS
-from onevec.recipe import BLOCKS, EFFORTS, KEEP_MEAN
+from onevec.recipe import BLOCKS
+from onevec.reduction import KEEP_MEAN
 from tests.export.conftest import encoded, error, fitted
 
 RICH = "dct|std|covariance|lagged_covariance"
@@ -54,7 +56,8 @@ def test_native_random_projection_with_options(tmp_path, encoder, texts, tokens,
 
 
 def check_with(folder, encoder, texts, tokens, pooler, options):
-    from onevec.recipe import Blocks, Candidate, Reduction
+    from onevec.blocks import Blocks
+    from onevec.reduction import Candidate, Reduction
 
     model = fitted(tokens, "mean")
     blocks = Blocks.fit(tokens, {"mean": ("mean", {}), "other": (pooler, options)}, 0)

@@ -1,4 +1,4 @@
-"""A fitted model as one torch module: scaler, poolers, and the reduction as one affine map."""
+"""A fitted model as one torch module: scaler, poolers, reduction."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
+from onevec.blocks import CLIP
 from onevec.errors import InputError
 from onevec.poolers import POOLERS
 from onevec.project.base import Linear
 from onevec.ragged import Ragged
-from onevec.recipe import _CLIP as CLIP
-from onevec.recipe import Reduction
+from onevec.reduction import SHORTEST, Reduction
 
 if TYPE_CHECKING:
     from onevec.estimator import OneVec
@@ -28,12 +29,15 @@ Affine = tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]
 def affine_of(reduction: Reduction) -> Affine:
     """Return a reduction as ``v = sum_b (f_b - centre_b) matrix_b + bias``, in fp64.
 
+    One that scales blocks to length 1 has no such form.
+
     Returns
     -------
     blocks : dict of str to (centre, matrix)
         Of shapes (width,) and (width, dim).
     bias : ndarray, shape (dim,)
     """
+    assert not reduction.candidate.unit, "a length is no affine function"
     stages = {name: _linear(projection) for name, projection in reduction.inner.items()}
     if reduction.outer is None:
         ((name, only),) = stages.items()
@@ -87,15 +91,26 @@ class Head(nn.Module):
         self.raw = [name for name in self.names if model.blocks_._sees_raw(name)]
         for name in ("shift", "scale", "axes"):
             self.register_buffer(name, getattr(model.blocks_, name).clone())
-        blocks, bias = affine_of(model.reduction_)
-        both = [blocks[name] for name in self.names]
-        parts = {
-            "centre": np.concatenate([centre for centre, _ in both]),
-            "matrix": np.vstack([matrix for _, matrix in both]),
-            "bias": bias,
-        }
-        for name, array in parts.items():
-            self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
+        reduction = model.reduction_
+        self.unit = reduction.candidate.unit
+        if self.unit:
+            for number, name in enumerate(self.names):
+                inner = _linear(reduction.inner[name])
+                self._hold(f"centre{number}", inner.mean_)
+                self._hold(f"matrix{number}", inner.matrix_)
+            assert reduction.outer is not None
+            outer = _linear(reduction.outer)
+            centre, matrix, bias = outer.mean_, outer.matrix_, np.zeros(outer.matrix_.shape[1])
+        else:
+            blocks, bias = affine_of(reduction)
+            centre = np.concatenate([blocks[name][0] for name in self.names])
+            matrix = np.vstack([blocks[name][1] for name in self.names])
+        self._hold("centre", centre)
+        self._hold("matrix", matrix)
+        self._hold("bias", bias)
+
+    def _hold(self, name: str, array: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
 
     def scaled(self, values: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens width"]:
         """Return what all blocks but the mean see: standardised, clipped, rotated if wide."""
@@ -104,8 +119,15 @@ class Head(nn.Module):
 
     def reduce(self, features: Mapping[str, Tensor]) -> Float[Tensor, "seqs dim"]:
         """Reduce block features to the vector."""
-        joined = torch.cat([features[name] for name in self.names], dim=1)
-        return (joined - self.centre) @ self.matrix + self.bias
+        sides = [features[name] for name in self.names]
+        if self.unit:
+            sides = [self._direction(number, side) for number, side in enumerate(sides)]
+        return (torch.cat(sides, dim=1) - self.centre) @ self.matrix + self.bias
+
+    def _direction(self, number: int, block: Tensor) -> Tensor:
+        """Reduce one block and scale it to length 1."""
+        centre, matrix = getattr(self, f"centre{number}"), getattr(self, f"matrix{number}")
+        return normalize((block - centre) @ matrix, dim=1, eps=SHORTEST)
 
     def forward(self, tokens: Ragged) -> Float[Tensor, "seqs dim"]:
         """Pool sequences, an empty one to the features zero, and reduce."""

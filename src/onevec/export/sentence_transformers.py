@@ -111,8 +111,10 @@ def to_sentence_transformers(
         what="sentence-transformers export",
         ours=lambda at: (at / MANIFEST).is_file(),
     )
-    poolers = [model.blocks_.poolers[name] for name in model.reduction_.candidate.blocks]
-    reason = why_not_native((kind_of(pooler), pooler.options) for pooler in poolers)
+    candidate = model.reduction_.candidate
+    poolers = [model.blocks_.poolers[name] for name in candidate.blocks]
+    named = ((kind_of(pooler), pooler.options) for pooler in poolers)
+    reason = why_not_native(named, candidate.unit)
     if road == "native" and reason:
         raise InputError(
             f'{reason}: leave road="native" (--road native) out, or fit another pooler'

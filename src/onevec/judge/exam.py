@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from onevec.blocks import Blocks, Features, Prepared, read
 from onevec.judge.unlabelled import (
     Evidence,
     cluster_panel,
     gather_evidence,
     without_length,
 )
-from onevec.recipe import Blocks, Candidate, Features, Prepared, Reduction, read
+from onevec.reduction import Candidate, Reduction
 from onevec.tokens.batches import Tokens
 from onevec.views import halves
 

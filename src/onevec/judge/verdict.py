@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from onevec.blocks import Prepared
 from onevec.judge.exam import Exam
 from onevec.judge.unlabelled import Evidence, length_readability
-from onevec.recipe import KEEP_MEAN, Candidate, Prepared, Reduction
+from onevec.reduction import KEEP_MEAN, Candidate, Reduction
 from onevec.tokens.batches import Tokens
 
 _LEAST_HELD_OUT = 40

@@ -12,11 +12,12 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from onevec.blocks import Prepared
 from onevec.errors import InputError
 from onevec.objectives import Context, Objective
 from onevec.poolers.base import pieces
 from onevec.ragged import Ragged
-from onevec.recipe import Candidate, Prepared, Reduction
+from onevec.reduction import Candidate, Reduction
 
 
 class Head(nn.Module):

@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from onevec.blocks import Prepared
 from onevec.errors import InputError
 from onevec.judge.exam import Exam, half_features
 from onevec.judge.monitor import Monitor
 from onevec.objectives import Objective
 from onevec.ragged import Ragged
-from onevec.recipe import Candidate, Prepared, Reduction
+from onevec.reduction import Candidate, Reduction
 from onevec.tokens.batches import Tokens
 from onevec.train.head import Head, World, gradients
 from onevec.train.offer import Offer, draw_rows, training_rows

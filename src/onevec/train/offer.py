@@ -10,18 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from onevec.blocks import Features, Prepared, read
 from onevec.errors import InputError
 from onevec.objectives import Context, Objective
 from onevec.ragged import Ragged
-from onevec.recipe import (
-    KEEP_MEAN,
-    Candidate,
-    Features,
-    Prepared,
-    Reduction,
-    candidates,
-    read,
-)
+from onevec.recipe import candidates
+from onevec.reduction import KEEP_MEAN, Candidate, Reduction
 from onevec.segment import segment_mean, segment_sum
 from onevec.tokens.batches import Tokens
 from onevec.views import Views

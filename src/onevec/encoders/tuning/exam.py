@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from onevec.blocks import Blocks
 from onevec.judge.unlabelled import Evidence, cluster_panel, gather_evidence, without_length
 from onevec.judge.verdict import _joint_z, _words
 from onevec.ragged import Ragged
-from onevec.recipe import Blocks, Candidate, Reduction
+from onevec.reduction import Candidate, Reduction
 from onevec.views import halves
 
 _WIDTH = 16  # directions of each kind of question

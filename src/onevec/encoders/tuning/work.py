@@ -204,9 +204,10 @@ def _duplicates(raw: Ragged) -> Tensor:
 
 def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     """Write the trained poolers as a model of `OneVec`, fitted to the encoder that was saved."""
+    from onevec.blocks import Blocks
     from onevec.estimator import OneVec, _baselines, _facts_of
     from onevec.judge.verdict import Verdict
-    from onevec.recipe import Blocks, Candidate, Reduction
+    from onevec.reduction import Candidate, Reduction
 
     student, given = work.student, work.given
     tokens = student.tokens(work.known)

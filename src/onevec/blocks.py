@@ -1,0 +1,245 @@
+"""Blocks: what poolers say about sequences, side by side, behind one token scaler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from onevec.poolers import POOLERS, Pooler
+from onevec.poolers.fitting import principal_axes
+from onevec.ragged import Ragged
+from onevec.tokens.batches import Tokens, cut_by_budget, sample_sequences
+
+Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
+
+CLIP = 6.0  # standard deviations: outlier tokens must not own the second moments
+_TOKEN_WIDTH = 128  # wider tokens are rotated to this many leading axes, or blocks grow too wide
+_VALUE_BUDGET = 2**23  # token values of one batch: 32 MiB in fp32
+_SAMPLE_VALUES = 2**24  # at most this many token values in the sample: 64 MiB in fp32
+# Per effort: sequences the linear maps are fitted to, tokens the poolers are fitted to, sequences
+# the judge holds out.
+EFFORTS = {
+    "quick": (5_000, 100_000, 1_000),
+    "standard": (20_000, 200_000, 1_500),
+    "thorough": (50_000, 500_000, 3_000),
+}
+_RAW = ("mean",)  # pools the tokens as they are: the mean must be exactly the mean
+
+
+class Blocks:
+    """Fitted poolers behind one token scaler: sequences to a dict of block features.
+
+    All but the mean see standardised, clipped tokens; of wide tokens, their leading axes.
+    """
+
+    def __init__(self, dim: int, poolers: Mapping[str, Pooler]):
+        self.dim = dim
+        self.poolers = dict(poolers)
+        self.shift = torch.zeros(dim)
+        self.scale = torch.ones(dim)
+        self.axes = torch.eye(dim)
+        self.device = torch.device("cpu")
+
+    @classmethod
+    def fit(
+        cls, sample: Ragged, specs: Mapping[str, tuple[str, dict[str, Any]]], random_state: int
+    ) -> Blocks:
+        """Fit the scaler and each pooler on a sample of sequences."""
+        blocks = cls(sample.dim, {})
+        values = sample.values.float()
+        spread, blocks.shift = torch.std_mean(values, 0, correction=0)
+        blocks.scale = torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
+        if not bool((spread > 0).any()):
+            blocks.scale = torch.ones_like(spread)
+        scaled = sample.with_values(blocks._scaled(values))
+        if sample.dim > _TOKEN_WIDTH:
+            _, blocks.axes = principal_axes(scaled.values, _TOKEN_WIDTH, whiten=False)
+            scaled = scaled.with_values(scaled.values @ blocks.axes)
+        for name, (kind, options) in specs.items():
+            pooler = POOLERS[kind](**options)
+            blocks.poolers[name] = pooler
+            source = sample if blocks._sees_raw(name) else scaled
+            pooler.fit(source, random_state=random_state)
+        return blocks
+
+    def _scaled(self, values: Tensor) -> Tensor:
+        scaled = (values.float() - self.shift).div_(self.scale).clamp_(-CLIP, CLIP)
+        return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
+
+    def scaled(self, batch: Ragged) -> Ragged:
+        """Return what all blocks but the mean see."""
+        return batch.with_values(self._scaled(batch.values))
+
+    def _sees_raw(self, name: str) -> bool:
+        """Whether a block reads the tokens as they are (other layers have other scales)."""
+        return name in _RAW or "layers" in self.poolers[name].needs
+
+    def pool(self, batch: Ragged, names: Sequence[str]) -> dict[str, Tensor]:
+        """Pool one batch with the named blocks, on their device."""
+        raw = [name for name in names if self._sees_raw(name)]
+        scaled = self.scaled(batch).to(self.device) if len(raw) < len(names) else batch
+        batch = batch.to(self.device) if raw else batch
+        return {name: self.poolers[name](batch if name in raw else scaled) for name in names}
+
+    @torch.inference_mode()
+    def __call__(self, batch: Ragged, names: Sequence[str]) -> Features:
+        """Pool one batch with the named blocks."""
+        return {name: found.cpu().numpy() for name, found in self.pool(batch, names).items()}
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """Pool on a device for a while."""
+        for pooler in self.poolers.values():
+            pooler.to(device)
+        self.device = device
+        try:
+            yield
+        finally:
+            for pooler in self.poolers.values():
+                pooler.cpu()
+            self.device = torch.device("cpu")
+
+    def only(self, names: Sequence[str]) -> Blocks:
+        """Return the same with these poolers alone."""
+        return self._with({name: self.poolers[name] for name in names})
+
+    def _with(self, poolers: Mapping[str, Pooler]) -> Blocks:
+        part = Blocks(self.dim, poolers)
+        part.shift, part.scale, part.axes = self.shift, self.scale, self.axes
+        part.device = self.device
+        return part
+
+    def merged(self, other: Blocks) -> Blocks:
+        """Return the same with the other's poolers too."""
+        return self._with({**other.poolers, **self.poolers})
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what `from_state` needs: a JSON part and the arrays."""
+        config: dict[str, Any] = {}
+        arrays = {name: getattr(self, name).numpy() for name in ("shift", "scale", "axes")}
+        for name, pooler in self.poolers.items():
+            kind = next(key for key, value in POOLERS.items() if type(pooler) is value)
+            held = {key: value.numpy() for key, value in pooler.state_dict().items()}
+            config[name] = [kind, pooler.options]
+            arrays |= {f"{name}.{key}": value for key, value in held.items()}
+        return config, arrays
+
+    @classmethod
+    def from_state(
+        cls, dim: int, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> Blocks:
+        """Rebuild from `state`."""
+        blocks = cls(dim, {})
+        for name in ("shift", "scale", "axes"):
+            setattr(blocks, name, torch.from_numpy(arrays[name]))
+        for name, (kind, options) in config.items():
+            prefix = name + "."
+            held = {
+                key.removeprefix(prefix): torch.from_numpy(value)
+                for key, value in arrays.items()
+                if key.startswith(prefix)
+            }
+            blocks.poolers[name] = POOLERS[kind](**options)
+            width = dim if blocks._sees_raw(name) else blocks.axes.shape[1]
+            blocks.poolers[name].build(width)
+            blocks.poolers[name].load_state_dict(held)
+        return blocks
+
+    def of(
+        self, tokens: Tokens, rows: np.ndarray | None = None, names: Sequence[str] | None = None
+    ) -> Features:
+        """Pool the given rows (default all) of a source, a token budget at a time."""
+        names = list(names or self.poolers)
+        count = len(tokens) if rows is None else len(rows)
+        out = {name: np.empty((count, self.poolers[name].dim_out), np.float32) for name in names}
+        done = 0
+        for batch in read(tokens, rows):
+            for name, block in self(batch, names).items():
+                out[name][done : done + len(batch)] = block
+            done += len(batch)
+        return out
+
+
+def read(tokens: Tokens, rows: np.ndarray | None = None) -> Iterator[Ragged]:
+    """Go through rows of a source in order, a token budget at a time."""
+    rows = np.arange(len(tokens)) if rows is None else rows
+    lengths = tokens.lengths.cpu().numpy()[rows]
+    for first, last in cut_by_budget(lengths, max(1, _VALUE_BUDGET // tokens.dim)):
+        yield tokens[rows[first:last]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Block features that candidates are compared on.
+
+    Attributes
+    ----------
+    rows : (seqs,) int array
+        The sequences in it; the last ``held_out`` of them are for the judge, so that both parts
+        of the features are views.
+    features : dict of str to (seqs, dim_out) array
+        Pooled by every block.
+    """
+
+    blocks: Blocks
+    rows: np.ndarray
+    held_out: int
+    features: Features
+
+    @property
+    def count(self) -> int:
+        """How many rows are fitted: the held-out ones come after them."""
+        return len(self.rows) - self.held_out
+
+    @property
+    def fitted(self) -> Features:
+        """Features of the rows that are not held out."""
+        count = self.count
+        return {name: block[:count] for name, block in self.features.items()}
+
+    def closed(self) -> Prepared:
+        """The same with the closed-form blocks alone."""
+        names = [name for name, pooler in self.blocks.poolers.items() if not pooler.learned]
+        kept = {name: self.features[name] for name in names}
+        return replace(self, blocks=self.blocks.only(names), features=kept)
+
+    def half(self, which: int) -> Prepared:
+        """The same with every second of the held-out rows: one half selects, the other judges."""
+        count = self.count
+        places = np.r_[np.arange(count), np.arange(count + which, len(self.rows), 2)]
+        kept = {name: block[places] for name, block in self.features.items()}
+        return replace(self, rows=self.rows[places], held_out=len(places) - count, features=kept)
+
+    def renewed(self, tokens: Tokens, names: Sequence[str]) -> Prepared:
+        """The same with the features of these blocks pooled anew."""
+        return replace(self, features=self.features | self.blocks.of(tokens, self.rows, names))
+
+    def held_out_rows(self, tokens: Tokens) -> np.ndarray:
+        """Places in ``rows`` of the held-out sequences that can be halved."""
+        lengths = tokens.lengths.cpu().numpy()[self.rows]
+        return self.count + np.flatnonzero(lengths[self.count :] >= 2)
+
+
+def prepare(
+    tokens: Tokens,
+    specs: Mapping[str, tuple[str, dict[str, Any]]],
+    effort: str,
+    random_state: int,
+) -> Prepared:
+    """Fit the blocks to a sample of the tokens and pool a sample of the sequences."""
+    sequences, most_tokens, held_out = EFFORTS[effort]
+    sample = sample_sequences(
+        tokens, min(most_tokens, max(1, _SAMPLE_VALUES // tokens.dim)), random_state
+    )[1]
+    blocks = Blocks.fit(sample, specs, random_state)
+    rows = np.random.default_rng(random_state).permutation(len(tokens))[:sequences]
+    held_out = min(held_out, len(rows) // 3)
+    rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
+    return Prepared(blocks, rows, held_out, blocks.of(tokens, rows))

@@ -1,0 +1,175 @@
+"""A candidate: some blocks, reduced to one short vector.
+
+Each block is whitened to a power and scaled, and the blocks side by side are rotated to their
+principal axes. Every candidate has the same number of dimensions, so that a comparison between
+them is fair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from onevec.blocks import Features
+from onevec.project import PCA, Moments, Projection, Whitening, load_projection, projection_state
+
+MEAN = "mean"
+SHORTEST = 1e-12  # what is shorter is not scaled to length 1
+_BLOCK_WIDTH = 192  # of each whitened block this many leading directions go on
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Which blocks, how much each is whitened, and how much the result.
+
+    Attributes
+    ----------
+    blocks : tuple of str
+        Their names.
+    block_power, power : float
+        0 is PCA, 1 is whitening, 1/2 is half-way: eigenvalues to the power -1/4.
+    unit : bool
+        Scale every block of every sequence to length 1 after its whitening, so that no outlier
+        and no block speaks louder than another; otherwise the blocks have equal energy on
+        average.
+    """
+
+    blocks: tuple[str, ...]
+    block_power: float
+    power: float
+    unit: bool = False
+
+    @property
+    def name(self) -> str:
+        """Say it in words."""
+        words = {0.0: "PCA", 0.5: "half-whitened", 1.0: "whitened"}
+        inner = words.get(self.block_power, f"power {self.block_power}")
+        outer = words.get(self.power, f"power {self.power}")
+        if not self.two_stages:
+            return f"{self.blocks[0]}, {outer}"
+        how = inner if inner == outer else f"blocks {inner}, then {outer}"
+        if self.unit:
+            how = f"blocks {inner} and of length 1, then {outer}"
+        return f"{' + '.join(self.blocks)}, {how}"
+
+    @property
+    def two_stages(self) -> bool:
+        """Whether the blocks are reduced first and then, side by side, once more."""
+        return self.unit or len(self.blocks) > 1
+
+
+KEEP_MEAN = Candidate((MEAN,), 0.0, 0.0)
+
+
+class Reduction:
+    """A candidate fitted to features: block features to the final vector.
+
+    Attributes
+    ----------
+    inner : dict of str to Projection
+        One per block.
+    outer : Projection or None
+        None where one stage is all.
+    """
+
+    def __init__(self, candidate: Candidate):
+        self.candidate = candidate
+        self.inner: dict[str, Projection] = {}
+        self.energy: dict[str, float] = {}
+        self.outer: Projection | None = None
+
+    def fit(self, features: Features, dim: int, cache: dict[Any, Any] | None = None) -> Reduction:
+        """Fit to block features of the sequences, from their first two moments.
+
+        ``cache`` keeps moments and reduced blocks between candidates on the same features.
+        """
+        cache = {} if cache is None else cache
+        two, unit = self.candidate.two_stages, self.candidate.unit
+        sides: list[np.ndarray] = []
+        for name in self.candidate.blocks:
+            block = features[name]
+            width = min(_BLOCK_WIDTH if two else dim, block.shape[1])
+            power = self.candidate.block_power if two else self.candidate.power
+            if (name, width, power) not in cache:
+                if name not in cache:
+                    cache[name] = Moments.of([block])
+                projection = _projection(width, power).fit_moments(cache[name])
+                reduced = projection.transform(block)
+                energy = float(np.sqrt((reduced**2).sum(1).mean())) or 1.0
+                cache[name, width, power] = projection, energy, reduced
+            self.inner[name], self.energy[name], reduced = cache[name, width, power]
+            sides.append(_of_length_1(reduced) if unit else reduced / self.energy[name])
+        if two:
+            side = np.hstack(sides)
+            width = min(dim, side.shape[1])
+            self.outer = _projection(width, self.candidate.power).fit_moments(Moments.of([side]))
+        return self
+
+    @property
+    def dim_out(self) -> int:
+        """Dimensions of the vector."""
+        last = self.outer or next(iter(self.inner.values()))
+        return len(last.get_feature_names_out())
+
+    def transform(self, features: Features) -> Float[np.ndarray, "seqs dim"]:
+        """Reduce block features to vectors in fp32."""
+        if self.outer is None:
+            name = self.candidate.blocks[0]
+            return self.inner[name].transform(features[name]).astype(np.float32)
+        sides = [projection.transform(features[b]) for b, projection in self.inner.items()]
+        if self.candidate.unit:
+            sides = [_of_length_1(side) for side in sides]
+        else:
+            sides = [side / self.energy[b] for b, side in zip(self.inner, sides, strict=True)]
+        return self.outer.transform(np.hstack(sides)).astype(np.float32)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what `from_state` needs: a JSON part and the arrays."""
+        config: dict[str, Any] = {
+            "blocks": list(self.candidate.blocks),
+            "block_power": self.candidate.block_power,
+            "power": self.candidate.power,
+            "unit": self.candidate.unit,
+            "energy": self.energy,
+            "projections": {},
+        }
+        arrays: dict[str, np.ndarray] = {}
+        stages = dict(self.inner) | ({"outer": self.outer} if self.outer else {})
+        for stage, projection in stages.items():
+            kind, params, held = projection_state(projection)
+            config["projections"][stage] = [kind, params]
+            arrays |= {f"{stage}.{key}": value for key, value in held.items()}
+        return config, arrays
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Reduction:
+        """Rebuild from `state`."""
+        unit = config.get("unit", False)  # models saved before there were such have none
+        powers = config["block_power"], config["power"]
+        candidate = Candidate(tuple(config["blocks"]), *powers, unit)
+        reduction = cls(candidate)
+        reduction.energy = dict(config["energy"])
+        for stage, (kind, params) in config["projections"].items():
+            prefix = stage + "."
+            held = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+            projection = load_projection(kind, params, held)
+            if stage == "outer":
+                reduction.outer = projection
+            else:
+                reduction.inner[stage] = projection
+        return reduction
+
+
+def _of_length_1(block: Float[np.ndarray, "seqs dims"]) -> Float[np.ndarray, "seqs dims"]:
+    """Scale each row to length 1; what is 0 stays 0."""
+    return block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), SHORTEST)
+
+
+def _projection(width: int, power: float) -> Projection:
+    if power == 0:
+        return PCA(n_components=width)
+    return Whitening(n_components=width, power=power, shrinkage="auto")

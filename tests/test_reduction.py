@@ -1,0 +1,68 @@
+"""Reductions: blocks scaled to length 1, saved and opened, and as a torch module."""
+
+import numpy as np
+import pytest
+import torch
+
+from onevec.blocks import Blocks
+from onevec.estimator import OneVec
+from onevec.export.head import Head, difference
+from onevec.ragged import Ragged
+from onevec.reduction import Candidate, Reduction
+
+UNIT = Candidate(("a", "b"), 0.5, 0.0, unit=True)
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    return {"a": rng.normal(size=(90, 12)) * 50, "b": rng.normal(size=(90, 7)) ** 3}
+
+
+def test_blocks_of_length_1_are_the_formula(features):
+    found = Reduction(UNIT).fit(features, 5)
+    sides = [found.inner[name].transform(features[name]) for name in ("a", "b")]
+    side = np.hstack([s / np.linalg.norm(s, axis=1, keepdims=True) for s in sides])
+    np.testing.assert_allclose((side**2).sum(1), 2)
+    _, _, axes = np.linalg.svd(side - side.mean(0), full_matrices=False)
+    wanted = (side - side.mean(0)) @ axes[:5].T
+    np.testing.assert_allclose(np.abs(found.transform(features)), np.abs(wanted), atol=1e-5)
+
+
+def test_an_outlier_is_no_longer_than_the_rest(features):
+    reduction = Reduction(UNIT).fit(features, 5)
+    far = {
+        name: block * (1 + 999 * (np.arange(90) == 3)[:, None]) for name, block in features.items()
+    }
+    assert np.linalg.norm(reduction.transform(far), axis=1).max() < 2
+
+
+def test_one_block_of_length_1_and_a_block_of_nothing(features):
+    alone = Reduction(Candidate(("a",), 0.5, 0.0, unit=True)).fit(features, 4)
+    assert alone.transform(features).shape == (90, 4)
+    features["b"] = np.zeros((90, 3))
+    assert np.isfinite(Reduction(UNIT).fit(features, 4).transform(features)).all()
+
+
+def test_saved_and_opened(features):
+    found = Reduction(UNIT).fit(features, 5)
+    again = Reduction.from_state(*found.state())
+    assert again.candidate == UNIT
+    np.testing.assert_array_equal(again.transform(features), found.transform(features))
+
+
+def test_names_tell_them_apart():
+    assert "length 1" in UNIT.name
+    assert UNIT.name != Candidate(("a", "b"), 0.5, 0.0).name
+
+
+def test_the_torch_module_gives_the_same_vectors():
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1, 9, size=80)
+    values = torch.from_numpy(rng.normal(size=(lengths.sum(), 6)).astype(np.float32))
+    tokens = Ragged(values, torch.from_numpy(lengths))
+    model = OneVec(4, pooler="mean|std").fit(tokens)
+    blocks = Blocks.fit(tokens, {"mean": ("mean", {}), "std": ("std", {})}, 0)
+    reduction = Reduction(Candidate(("mean", "std"), 0.5, 0.0, unit=True)).fit(blocks.of(tokens), 4)
+    model._adopt(blocks, reduction)
+    assert difference(Head(model)(tokens).numpy(), model.transform(tokens)) < 1e-5
