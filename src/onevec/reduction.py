@@ -96,7 +96,8 @@ class Reduction:
             power = self.candidate.block_power if two else self.candidate.power
             if (name, width, power) not in cache:
                 if name not in cache:
-                    cache[name] = Moments.of([block])
+                    moments = cache[name] = Moments.of([block])
+                    moments.principal_axes(min(max(dim, _BLOCK_WIDTH), moments.dim))
                 projection = _projection(width, power).fit_moments(cache[name])
                 reduced = projection.transform(block)
                 energy = float(np.sqrt((reduced**2).sum(1).mean())) or 1.0

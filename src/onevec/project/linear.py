@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import eigh
 
 from onevec.errors import InputError
 from onevec.project.base import Linear, Projection, as_float, check_components, check_number
@@ -109,7 +108,7 @@ class Whitening(Linear):
         eps = check_number(self, "eps", 0.0, 1.0)
         covariance = moments.covariance()
         self.shrinkage_ = shrinkage_weight(self, covariance, moments.count)
-        variances, axes = principal_axes(covariance, kept)
+        variances, axes = moments.principal_axes(kept)
         shrunk = shrink(variances, covariance, self.shrinkage_)
         alive = shrunk > eps * shrunk[0]
         scale = np.where(alive, shrunk, 1.0) ** (power / 2)
@@ -199,7 +198,7 @@ class RemoveTopComponents(Projection):
         automatic = isinstance(self.n_removed, str) and self.n_removed == "auto"
         removed = max(1, dim // 100) if automatic else check_components(self, dim, "n_removed")
         self.mean_ = moments.mean
-        self.components_ = np.ascontiguousarray(principal_axes(moments.covariance(), removed)[1].T)
+        self.components_ = np.ascontiguousarray(moments.principal_axes(removed)[1].T)
         return dim
 
     def _apply(self, X: np.ndarray) -> np.ndarray:
@@ -216,18 +215,6 @@ class RemoveTopComponents(Projection):
         """Return ``matrix`` (dim, dim) and ``bias`` (dim,) of ``y = x matrix + bias``."""
         matrix = np.eye(self.n_features_in_) - self.components_.T @ self.components_
         return matrix, -self.mean_ @ matrix
-
-
-def principal_axes(covariance: Matrix, kept: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ``kept`` largest eigenvalues, shape (kept,), and their vectors, (dim, kept).
-
-    Of each vector the entry with the largest absolute value is positive.
-    """
-    dim = len(covariance)
-    values, vectors = eigh(covariance, subset_by_index=[dim - kept, dim - 1], check_finite=False)
-    values, vectors = values[::-1].clip(min=0.0), vectors[:, ::-1]
-    peak = np.abs(vectors).argmax(axis=0)
-    return values, vectors * np.where(vectors[peak, np.arange(kept)] < 0, -1.0, 1.0)
 
 
 def shrinkage_weight(owner: Any, covariance: Matrix, count: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.linalg import eigh
 
 from onevec.errors import InputError
 
@@ -48,7 +49,7 @@ class Moments:
     rows gives the same statistics, up to rounding, in any order and any partition.
     """
 
-    __slots__ = ("count", "dim", "high", "low", "mean", "order", "scatter")
+    __slots__ = ("count", "dim", "high", "low", "mean", "order", "scatter", "solved")
 
     def __init__(self, dim: int, order: int = 2):
         if dim < 1 or order not in (0, 1, 2):
@@ -60,6 +61,7 @@ class Moments:
         self.low = np.full(dim, np.inf)
         self.high = np.full(dim, -np.inf)
         self.scatter = np.zeros((dim, dim) if order == 2 else (0, 0))
+        self.solved: tuple[int, np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def of(cls, batches: Iterable[Any], order: int = 2) -> Moments:
@@ -170,6 +172,17 @@ class Moments:
             )
         return self.scatter / rows
 
+    def principal_axes(self, kept: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `principal_axes` says of the covariance.
+
+        Solved once for as many directions as were asked for, until rows are added: reductions of
+        the same vectors to several widths and powers share it.
+        """
+        if self.solved is None or self.solved[0] != self.count or self.solved[2].shape[1] < kept:
+            self.solved = (self.count, *principal_axes(self.covariance(), kept))
+        _, values, vectors = self.solved
+        return values[:kept].copy(), vectors[:, :kept]
+
     def state(self) -> dict[str, np.ndarray]:
         """Return everything as arrays, for `from_state`."""
         head = np.array([self.dim, self.order, self.count], dtype=np.int64)
@@ -188,6 +201,20 @@ class Moments:
 
     def __repr__(self) -> str:
         return f"Moments({self.count} rows, dim {self.dim}, order {self.order})"
+
+
+def principal_axes(
+    covariance: Float[np.ndarray, "dim dim"], kept: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ``kept`` largest eigenvalues, shape (kept,), and their vectors, (dim, kept).
+
+    Of each vector the entry with the largest absolute value is positive.
+    """
+    dim = len(covariance)
+    values, vectors = eigh(covariance, subset_by_index=[dim - kept, dim - 1], check_finite=False)
+    values, vectors = values[::-1].clip(min=0.0), vectors[:, ::-1]
+    peak = np.abs(vectors).argmax(axis=0)
+    return values, vectors * np.where(vectors[peak, np.arange(kept)] < 0, -1.0, 1.0)
 
 
 class RowSample:

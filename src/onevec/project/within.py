@@ -8,8 +8,8 @@ import numpy as np
 
 from onevec.errors import InputError
 from onevec.project.base import Linear, check_components, check_number
-from onevec.project.linear import principal_axes, shrinkage_weight
-from onevec.project.moments import CHUNK_VALUES, Moments
+from onevec.project.linear import shrinkage_weight
+from onevec.project.moments import CHUNK_VALUES, Moments, principal_axes
 
 
 class GroupedMoments:
