@@ -42,7 +42,7 @@ def main() -> None:
     rows = list(dict.fromkeys(unit.split("/")[0] for unit, _ in learned.COLUMNS))
     names = [producer.name for producer in learned.producers()]
     runner.fill_stores(rows, settings, args.jobs)
-    jobs, left_out = runner.plan(rows, ["plain", "candidates", OURS, *names], settings)
+    jobs, left_out = runner.plan(rows, ["plain", "defaults", OURS, *names], settings)
     for row, encoder, why in left_out:
         print(f"left out: {row} {encoder}: {why}", file=sys.stderr)
     jobs = [job for job in jobs if (job.unit, job.encoder) in learned.COLUMNS]

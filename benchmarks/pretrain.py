@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec import encode, pretrain
 from onevec.judge.outcomes import Outcome, mean_score, paired_gain
-from protocol import encoders, methods, tasks
+from protocol import baselines, encoders, methods, tasks
 from protocol.producer import Context, score
 
 OUT = Path(__file__).parent / "results/pretrain.json"
@@ -77,7 +77,7 @@ def outcomes(unit: tasks.Unit, folder: Path) -> dict[str, Scores]:
     )
     context = Context(unit, folder.name, train, test)
     found = {}
-    for result in (next(methods.plain(context, 0)), next(methods.onevec(context, 0, "quick"))):
+    for result in (next(baselines.plain(context, 0)), next(methods.onevec(context, 0, "quick"))):
         found[result.name] = score(result, unit)
     return found
 

@@ -25,7 +25,10 @@ from protocol import check, encoders, methods, report, runner, tasks
 
 SHIPPED_DATA = Path(__file__).parent / "data"
 QUICK_ROWS = ("chess", "omniglot", "gesture", "ucr_uea", "banking77")
-QUICK_METHODS = ("plain", "trivial", "borep", "candidates", "onevec_quick", "attention_probe")
+QUICK_METHODS = (
+    *("plain", "trivial", "borep", "candidates", "defaults", "judgement"),
+    *("onevec_quick", "attention_probe"),
+)
 QUICK_PEERS = ("coles", "bert_whitening", "swe", "pyg_multi")
 
 

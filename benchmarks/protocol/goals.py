@@ -72,11 +72,12 @@ class Cell:
 
 
 class Table:
-    """All cells, by task and method."""
+    """All cells, by task and method, and what the verdict says of the candidates."""
 
     def __init__(self) -> None:
         self.cells: dict[Task, dict[str, Cell]] = {}
         self.families: dict[str, str] = {}
+        self.judged: dict[tuple[str, str], dict[str, Any]] = {}  # by column
 
     def add(
         self, task: Task, method: str, family: str, fit: dict[str, Any], resampled: np.ndarray
@@ -295,19 +296,19 @@ def _verdict(table: Table) -> dict[str, Any]:
     for tasks in columns.values():
         cells = table.cells[tasks[0]]
         names = [name for name in candidates if name in cells]
-        notes = {name: cells[name].fits[0].get("note", {}) for name in names}
-        says = {name: notes[name]["says"]["z"] for name in names if notes[name].get("says")}
+        note = table.judged.get(tasks[0].column)
+        if note is None or note["choice"] not in cells:
+            continue
+        says = {name: note["says"][name]["z"] for name in names if name in note["says"]}
         scores = {
             name: float(np.mean([table.score(task, name) for task in tasks])) for name in names
         }
         if len(says) > 2:
             tau = kendalltau([says[name] for name in says], [scores[name] for name in says])
             taus.append((tasks[0], 0.0 if np.isnan(tau.statistic) else float(tau.statistic)))
-        chosen = next((name for name in names if notes[name].get("chosen")), None)
-        if chosen is None:
-            continue
+        chosen = note["choice"]
         regrets.append((tasks[0], max(scores.values()) - scores[chosen]))
-        if notes[chosen].get("beats_mean"):
+        if note["beats_mean"]:
             claims.append(scores[chosen] <= scores[f"candidate: {KEEP_MEAN.name}"])
     judged = bool(taus and regrets)
     return _entry(

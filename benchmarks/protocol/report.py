@@ -89,6 +89,9 @@ def gather(
                 }
             )
         for place, row in enumerate(meta["rows"]):
+            if row["target"] is None:
+                table.judged[job.unit, job.encoder] = row["note"]
+                continue
             task = Task(job.row, job.unit, job.encoder, row["target"], row["kind"], row["counted"])
             table.add(task, row["method"], row["family"], row, arrays[f"r{place}"])
     return table, states, errors, waiting
@@ -119,9 +122,9 @@ def _task(table: Table, task: Task) -> dict[str, Any]:
             shown |= {"gain": round(gain, 2), "interval": [round(low, 2), round(high, 2)]}
         if "choice" in first.get("note", {}):
             shown["choices"] = [fit["note"]["choice"] for fit in cell.fits]
-        says = first.get("note", {}).get("says")
-        if says:
-            shown["z"] = round(says["z"], 2)
+        says = table.judged.get(task.column, {}).get("says", {})
+        if name in says:
+            shown["z"] = round(says[name]["z"], 2)
         entry["methods"][name] = shown
     return entry
 

@@ -164,6 +164,8 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
         unit = context.unit
         kinds = {target.name: target.kind for target in unit.targets}
         for result in producer.run(context, job.seed):
+            if result.known == {}:  # what is said of methods, not a method
+                rows.append({"target": None, "seconds": result.seconds, "note": result.note})
             for target, probes in score(result, unit).items():
                 place = f"r{len(rows)}"
                 # One seed per unit: paired between methods and encoders, not between units.

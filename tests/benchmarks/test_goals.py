@@ -110,14 +110,11 @@ def test_peers_count_wins_on_unsaturated_tasks_only():
 def test_verdict_over_the_candidates():
     table = Table()
     where = task("one")
-    says = (
-        ("candidate: mean, PCA", 50, 0.0, False),
-        ("candidate: b", 60, 3.0, True),
-        ("candidate: c", 64, 2.0, False),
-    )
-    for name, score, z, chosen in says:
-        note = {"says": {"z": z}, "chosen": chosen, "beats_mean": True}
-        fill(table, where, name, score, "candidate", note=note)
+    said = (("candidate: mean, PCA", 50, 0.0), ("candidate: b", 60, 3.0), ("candidate: c", 64, 2.0))
+    for name, score, _ in said:
+        fill(table, where, name, score, "candidate")
+    says = {name: {"z": z} for name, _, z in said}
+    table.judged[where.column] = {"says": says, "choice": "candidate: b", "beats_mean": True}
     q6 = goals(table)["Q6"]
     assert q6["value"] == [0.33, 4.0, 0.0]
     assert q6["detail"]["claims"] == 1

@@ -9,9 +9,9 @@ import pytest
 
 import quality
 from onevec import Ragged, encode
-from onevec.recipe import candidates
+from onevec.recipe import BLOCKS, candidates
 from onevec.reduction import KEEP_MEAN
-from protocol import encoders, methods, producer, report, runner, tasks
+from protocol import baselines, encoders, methods, producer, report, runner, sweep, tasks
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +111,17 @@ def test_only_a_peers_own_refusal_is_final(room, tmp_path, monkeypatch):
 
 
 def test_the_judge_gets_the_mean_first_and_the_recipes_order():
-    listed = methods.candidate_list()
+    listed = sweep.candidate_list()
     assert listed[0] == KEEP_MEAN
     recipe = [option.name for option in candidates("thorough")]
     assert [option.name for option in listed[: len(recipe)]] == recipe
-    assert {option.name for option in methods.FIXED} <= {option.name for option in listed}
+    assert {option.name for option in sweep.FIXED} <= {option.name for option in listed}
     assert len({option.name for option in listed}) == len(listed)
+
+
+def test_a_block_of_one_name_is_one_block():
+    both = sweep.SPECS.keys() & BLOCKS.keys()
+    assert {name: sweep.SPECS[name] for name in both} == {name: BLOCKS[name] for name in both}
 
 
 def test_minilm_columns_are_its_third_and_its_last_layer(tmp_path, monkeypatch):
@@ -141,7 +146,7 @@ def test_recorded_dimensions_are_the_true_ones():
     basis = rng.normal(size=(3, 8))
     tokens = Ragged.from_list([rng.normal(size=(5, 3)) @ basis for _ in tokens])
     context = producer.Context(None, "frames", tokens, tokens)
-    dims = {result.name: result.dim for result in methods.trivial(context, 0)}
+    dims = {result.name: result.dim for result in baselines.trivial(context, 0)}
     assert dims["mean_pca"] == dims["mean_whitened"] == 3
 
 
