@@ -75,10 +75,14 @@ _CORE = (
     *("src/onevec/project", "src/onevec/blocks.py", "src/onevec/reduction.py"),
 )
 _BASELINES = (*_CORE, "benchmarks/protocol/baselines.py")
-_SWEEP = (*_BASELINES, "benchmarks/protocol/sweep.py")
+SWEPT = (*_BASELINES, "benchmarks/protocol/sweep.py")
 _RECIPE = ("src/onevec/recipe.py",)
-_JUDGE = tuple(f"src/onevec/judge/{name}.py" for name in ("exam", "unlabelled", "verdict"))
-_OURS = (*_CORE, *_RECIPE, *_JUDGE, "src/onevec/estimator.py", "benchmarks/protocol/methods.py")
+_JUDGE = tuple(
+    f"src/onevec/judge/{name}"
+    for name in ("exam.py", "unlabelled.py", "compare.py", "calibration.py", "calibration.json")
+)
+_VERDICT = (*_CORE, *_RECIPE, *_JUDGE, "src/onevec/judge/verdict.py")
+_OURS = (*_VERDICT, "src/onevec/estimator.py", "benchmarks/protocol/methods.py")
 _PEERS = ("benchmarks/protocol/peers.py",)
 _BOUND = ("benchmarks/protocol/bounds.py",)
 
@@ -96,9 +100,9 @@ def producers() -> dict[str, Producer]:
         Producer("plain", "plain", baselines.plain, _BASELINES),
         Producer("trivial", "trivial", baselines.trivial, _BASELINES),
         Producer("borep", "trivial", baselines.borep, _BASELINES, often),
-        Producer("candidates", "candidate", sweep.fixed, _SWEEP),
-        Producer("defaults", "candidate", sweep.defaults, (*_SWEEP, *_RECIPE)),
-        Producer("judgement", "judgement", judgement, (*_OURS, "benchmarks/protocol/sweep.py")),
+        Producer("candidates", "candidate", sweep.fixed, SWEPT),
+        Producer("defaults", "candidate", sweep.defaults, (*SWEPT, *_RECIPE)),
+        Producer("judgement", "judgement", judgement, (*_OURS, *SWEPT)),
         Producer("attention_probe", "bound", bounds.attention_probe, _BOUND),
         Producer("dimensions", "dimension", dimensions, _OURS, rows=SIX_ROWS),
     ]

@@ -229,7 +229,7 @@ def run(
     """
     if workers == 1:
         for job in jobs:
-            with _one_thread():
+            with one_thread():
                 yield job, *do(job, settings)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
@@ -240,7 +240,8 @@ def run(
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Keep numerical libraries to one thread for a while."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
 
@@ -252,12 +253,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def _do_alone(job: Job, settings: Settings) -> tuple[float, str | None]:
-    with _one_thread():
+    with one_thread():
         return do(job, settings)
 
 
 def _encode(column: tuple[str, str, str], settings: Settings) -> None:
-    with _one_thread(), contextlib.suppress(*UNUSABLE):
+    with one_thread(), contextlib.suppress(*UNUSABLE):
         _column(*column, settings)
 
 

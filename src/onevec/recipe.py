@@ -23,12 +23,15 @@ def candidates(effort: str) -> list[Candidate]:
     """List the candidates of an effort: the mean, then the others, the likeliest best first.
 
     The order is what other data sets taught (benchmarks/LOG.md); the judge takes the first that
-    surely beats the mean.
+    likely beats the mean.
     """
-    sets = [("dct", "std", "covariance", "lagged"), ("mean", "std", "quantiles", "covariance")]
+    rich = [
+        Candidate(("dct", "std", "covariance", "lagged"), 0.25, 0.0, unit=True),
+        Candidate(("mean", "std", "quantiles", "covariance"), 0.5, 0.0, unit=True),
+    ]
     if effort != "quick":
-        sets += [tuple(BLOCKS), ("mean", "vlad")]
-    rich = [Candidate(blocks, 0.5, 0.5) for blocks in sets]
+        rich.insert(1, Candidate(tuple(BLOCKS), 0.25, 0.0, unit=True))
+        rich.append(Candidate((MEAN, "vlad"), 0.25, 0.0, unit=True))
     return [KEEP_MEAN, *rich, *(Candidate((MEAN,), 0.0, power) for power in (0.5, 1.0))]
 
 

@@ -46,7 +46,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """Say it in words."""
-        words = {0.0: "PCA", 0.5: "half-whitened", 1.0: "whitened"}
+        words = {0.0: "PCA", 0.25: "quarter-whitened", 0.5: "half-whitened", 1.0: "whitened"}
         inner = words.get(self.block_power, f"power {self.block_power}")
         outer = words.get(self.power, f"power {self.power}")
         if not self.two_stages:

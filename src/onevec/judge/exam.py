@@ -13,6 +13,7 @@ from onevec.judge.unlabelled import (
     Evidence,
     cluster_panel,
     gather_evidence,
+    matched_retrieval,
     without_length,
 )
 from onevec.reduction import Candidate, Reduction
@@ -74,6 +75,11 @@ class Exam:
             return self.halves
         added = half_features(self.tokens, self.rows, blocks.only(more))
         return first | added[0], second | added[1]
+
+    def retrieval(self, reduction: Reduction, halves: tuple[Features, Features]) -> np.ndarray:
+        """Score how well the other half of each sequence is found, see `matched_retrieval`."""
+        first, second = (reduction.transform(half) for half in halves)
+        return matched_retrieval(first, second, self.lengths)
 
     def evidence(self, reduction: Reduction, halves: tuple[Features, Features]) -> Evidence:
         """Score a reduction of the halves' block features."""

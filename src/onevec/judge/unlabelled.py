@@ -7,18 +7,21 @@ its own representation.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import gammaln, ive
 
 from onevec.judge.probes import normalise
 
 _FOLDS = 5
 _NEIGHBOURS = 5
 _CLUSTERS = (8, 24)
+_RIVALS = 200  # sequences of like length that a half is told from
 _RIDGE = (*np.logspace(-2, 3, 6), 1e9)  # the last guesses the mean: knowing nothing is no loss
 
 
@@ -91,6 +94,48 @@ def without_length(
     n = lengths.astype(np.float64)
     basis = np.stack([np.ones_like(n), np.log(n), np.log(n) ** 2, n**-0.5, 1 / n], axis=1)
     return target - basis @ np.linalg.lstsq(basis, target, rcond=None)[0]
+
+
+def matched_retrieval(
+    first: Float[np.ndarray, "seqs dim"], second: Float[np.ndarray, "seqs dim"], lengths: np.ndarray
+) -> Float[np.ndarray, " seqs"]:
+    """Share of other sequences that are less like one half than its own other half is.
+
+    Both ways, averaged: per sequence an area under the curve. The others are those nearest in
+    length, because both halves of a sequence have one length and many vectors tell it.
+    """
+    likeness = normalise(first.astype(np.float64)) @ normalise(second.astype(np.float64)).T
+    others = min(_RIVALS, len(first) - 1)
+    order = np.argsort(lengths, kind="stable")
+    start = np.clip(np.arange(len(first)) - others // 2, 0, len(first) - 1 - others)
+    window = order[start[:, None] + np.arange(others + 1)]  # holds the sequence itself, once
+    own = np.diag(likeness)[order][:, None]
+    right = np.zeros(len(first))
+    for side in (likeness, likeness.T):
+        found = side[order[:, None], window]
+        # The sequence itself ties and counts a half.
+        won = (found < own).sum(1) + 0.5 * (found == own).sum(1) - 0.5
+        right[order] += won / others
+    return right / 2
+
+
+def uniformity(vectors: Float[np.ndarray, "seqs dim"]) -> float:
+    """How unevenly vectors lie on the sphere: 0 for as evenly as their dimensions allow.
+
+    The logarithm of the mean Gaussian potential of all pairs (Wang and Isola 2020,
+    "Understanding contrastive representation learning through alignment and uniformity on the
+    hypersphere"), less that of uniform directions in as many dimensions, so that dimensions alone
+    do not pay.
+    """
+    X = normalise(vectors.astype(np.float64))
+    n = len(X)
+    total = np.exp(4 * (X @ X.T) - 4).sum() - np.exp(4 * (X**2).sum(1) - 4).sum()
+    variances = vectors.astype(np.float64).var(0)
+    dims = max(1, int((variances > 1e-10 * variances.max()).sum()))
+    half = dims / 2
+    # The mean of exp(4 cos) over the sphere is a Bessel function.
+    even = gammaln(half) + (half - 1) * math.log(0.5) + math.log(ive(half - 1, 4))
+    return math.log(total / (n * (n - 1))) - even
 
 
 def length_readability(

@@ -1,20 +1,22 @@
-"""The verdict: which candidate, how surely it beats the mean, and otherwise the mean."""
+"""The verdict: which candidate, how likely it beats the mean, and otherwise the mean."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onevec.blocks import Prepared
-from onevec.judge.exam import Exam
-from onevec.judge.unlabelled import Evidence, length_readability
-from onevec.reduction import KEEP_MEAN, Candidate, Reduction
+from onevec.judge.calibration import calibration, measures_of
+from onevec.judge.compare import compare
+from onevec.judge.unlabelled import length_readability
+from onevec.reduction import KEEP_MEAN, Candidate
 from onevec.tokens.batches import Tokens
 
 _LEAST_HELD_OUT = 40
-_STANDARD_ERRORS = 2.0
+LIKELY = 0.7  # a candidate that beats the mean with this probability is taken
+SURE = 0.9  # and with this one the verdict claims that it does
+_NINETY = 1.645  # standard deviations to either side that hold 90 %
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,26 @@ class Verdict:
     choice : str
         Name of the chosen candidate.
     beats_mean : bool
-        Whether something was surely better; if not, the choice is the mean.
+        Whether something is likely better; if not, the choice is the mean.
     probability : float
-        Probability, from the held-out sequences, that the candidate named in the sentence beats
-        the mean on the label-free scores. Not a statement about any particular label.
+        Probability that the candidate named in the sentence beats the mean. Calibrated on other
+        data sets with known labels (`onevec.judge.calibration`), left out one at a time; no
+        statement about any particular label.
     sentence : str
         The verdict in one sentence.
     held_out : int
         Sequences it rests on.
     candidates : list of dict
-        For each: name, predictability, pseudo_labels, of both the gain over the mean with its
-        standard error, and z, what both say in standard errors.
+        For each: name, the scores without labels (see `onevec.judge.compare`), expected_gain and
+        probability.
     length_r2 : float or None
         How well the logarithm of the length can be read from the chosen vector (R² of ridge on
         held-out sequences); None where nothing was compared.
+    expected_gain : float or None
+        Of the candidate named in the sentence, over the mean at the same number of dimensions, in
+        points of the average probe with labels.
+    interval : (float, float) or None
+        Its 90 % interval.
     """
 
     choice: str
@@ -49,6 +57,13 @@ class Verdict:
     held_out: int
     candidates: list[dict[str, Any]] = field(default_factory=list)
     length_r2: float | None = None
+    expected_gain: float | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def sure(self) -> bool:
+        """Whether the verdict claims that the choice beats the mean."""
+        return self.beats_mean and self.probability >= SURE
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything, fit for JSON."""
@@ -63,7 +78,7 @@ def judge(
     dim: int,
     random_state: int,
 ) -> tuple[Candidate, Verdict]:
-    """Choose among candidates on held-out sequences: the first that surely beats the mean.
+    """Choose among candidates on held-out sequences: the first that likely beats the mean.
 
     Parameters
     ----------
@@ -82,17 +97,27 @@ def judge(
     usable = prepared.held_out_rows(tokens)
     if len(usable) < _LEAST_HELD_OUT or len(options) == 1:
         return KEEP_MEAN, _undecided(len(usable), len(options))
-    cache: dict[Any, Any] = {}
-    # Closed-form blocks ask, learned ones too must answer.
-    exam = Exam.set(tokens, prepared.closed(), random_state, cache)
-    halves = exam.answers(prepared.blocks)
-    reductions = {o.name: Reduction(o).fit(prepared.fitted, dim, cache) for o in options}
-    evidence = {name: exam.evidence(r, halves) for name, r in reductions.items()}
-    chosen, verdict = _choose(options, evidence)
-    whole = {name: block[exam.held] for name, block in prepared.features.items()}
-    vectors = reductions[chosen.name].transform(whole)
-    leak = length_readability(vectors, exam.lengths, random_state)
-    return chosen, replace(verdict, length_r2=leak)
+    rows, vectors, lengths = compare(tokens, prepared, options, dim=dim, random_state=random_state)
+    for row in rows:
+        known = 0.0, 0.5  # the mean against itself
+        if row["name"] != KEEP_MEAN.name:
+            known = calibration().expect(row["name"], measures_of(row))
+        row["expected_gain"], row["probability"] = known
+    place, chosen = _choose(rows)
+    row = rows[place]
+    gain, spread = row["expected_gain"], calibration().spread
+    return options[chosen], Verdict(
+        choice=options[chosen].name,
+        beats_mean=chosen > 0,
+        # Never certain: the normal approximation knows nothing that far out.
+        probability=min(row["probability"], 0.999),
+        sentence=_sentence(rows, place, chosen > 0, len(lengths)),
+        held_out=len(lengths),
+        candidates=rows,
+        length_r2=length_readability(vectors[options[chosen].name], lengths, random_state),
+        expected_gain=gain,
+        interval=(gain - _NINETY * spread, gain + _NINETY * spread),
+    )
 
 
 def _undecided(held_out: int, options: int) -> Verdict:
@@ -105,65 +130,40 @@ def _undecided(held_out: int, options: int) -> Verdict:
     return Verdict(KEEP_MEAN.name, False, 0.5, f"Keep the mean: {why}.", held_out)
 
 
-def _choose(
-    options: list[Candidate], evidence: Mapping[str, Evidence]
-) -> tuple[Candidate, Verdict]:
-    mean = evidence[KEEP_MEAN.name]
-    table = []
-    for option in options:
-        ours = evidence[option.name]
-        row: dict[str, Any] = {"name": option.name}
-        for score in ("predictability", "pseudo_labels"):
-            gains = getattr(ours, score) - getattr(mean, score)
-            row[score] = float(getattr(ours, score).mean())
-            row[f"{score}_gain"] = float(gains.mean())
-            row[f"{score}_error"] = float(gains.std(ddof=1) / math.sqrt(len(gains)))
-        row["z"] = _joint_z(row)
-        table.append(row)
-    # These scores tell what beats the mean from what does not, but hardly rank the winners: the
-    # order of the candidates is a better guide there (benchmarks/LOG.md).
-    winners = [place for place, row in enumerate(table) if row["z"] >= _STANDARD_ERRORS]
-    best = winners[0] if winners else max(range(len(table)), key=lambda place: table[place]["z"])
-    row = table[best]
-    z = row["z"]
-    # Never certain: the normal approximation knows nothing that far out.
-    probability = min(0.5 * (1 + math.erf(z / math.sqrt(2))), 0.999)
-    held_out = len(mean.predictability)
-    sure = z >= _STANDARD_ERRORS
-    chosen = options[best] if sure else KEEP_MEAN
-    evidence_words = (
-        f"on {held_out} held-out sequences: pseudo-labels of the other half "
-        f"{100 * row['pseudo_labels']:.1f} % right against {100 * table[0]['pseudo_labels']:.1f} % "
-        f"for the mean, its statistics R² {row['predictability']:.2f} against "
-        f"{table[0]['predictability']:.2f}"
-    )
-    if sure:
-        sentence = (
-            f"Use {chosen.name}: judged without labels it beats the mean with probability "
-            f"{_words(probability)} ({evidence_words})."
-        )
-    elif best == 0:
-        sentence = f"Keep the mean: nothing tried scores above it ({evidence_words})."
-    else:
-        sentence = (
-            f"Keep the mean: nothing is surely better; the nearest is {row['name']}, better with "
-            f"probability {_words(probability)} ({evidence_words})."
-        )
-    return chosen, Verdict(chosen.name, sure, probability, sentence, held_out, table)
+def _choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Places of the candidate that the sentence speaks of, and of the one that is taken.
 
-
-def _words(probability: float) -> str:
-    return "above 0.99" if probability > 0.99 else f"{probability:.2f}"
-
-
-def _joint_z(row: Mapping[str, Any]) -> float:
-    """Average the two z-scores, which is safe however they correlate.
-
-    Pseudo-labels count twice: they tell better what labels will say (benchmarks/LOG.md).
+    The scores hardly rank the winners: the order of the candidates is a better guide there
+    (benchmarks/LOG.md).
     """
-    return (2 * _z(row, "pseudo_labels") + _z(row, "predictability")) / 3
+    likely = [place for place, row in enumerate(rows) if place and row["probability"] >= LIKELY]
+    if likely:
+        return likely[0], likely[0]
+    return max(range(1, len(rows)), key=lambda place: rows[place]["probability"]), 0
 
 
-def _z(row: Mapping[str, Any], score: str) -> float:
-    error = row[f"{score}_error"]
-    return row[f"{score}_gain"] / error if error > 0 else 0.0
+def _sentence(rows: Sequence[dict[str, Any]], place: int, taken: bool, held_out: int) -> str:
+    row, mean = rows[place], rows[0]
+    evidence = (
+        f"on {held_out} held-out sequences: evenness of the vectors {-row['uniformity']:+.2f} "
+        f"against {-mean['uniformity']:+.2f} for the mean, other half found "
+        f"{100 * row['retrieval']:.1f} % against {100 * mean['retrieval']:.1f} %, its "
+        f"pseudo-labels {100 * row['pseudo_labels']:.1f} % right against "
+        f"{100 * mean['pseudo_labels']:.1f} %"
+    )
+    chance = in_words(row["probability"])
+    if not taken:
+        return (
+            f"Keep the mean: the nearest is {row['name']}, better with probability {chance} only "
+            f"({evidence})."
+        )
+    how = "beats" if row["probability"] >= SURE else "probably beats"
+    return (
+        f"Use {row['name']}: judged without labels it {how} the mean, with probability {chance}, "
+        f"by about {row['expected_gain']:.0f} points ({evidence})."
+    )
+
+
+def in_words(probability: float) -> str:
+    """A probability as a sentence gives it."""
+    return "above 0.99" if probability > 0.99 else f"{probability:.2f}"

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onevec.blocks import Blocks
+from onevec.judge.compare import joint_z
 from onevec.judge.unlabelled import Evidence, cluster_panel, gather_evidence, without_length
-from onevec.judge.verdict import _joint_z, _words
+from onevec.judge.verdict import in_words
 from onevec.ragged import Ragged
 from onevec.reduction import Candidate, Reduction
 from onevec.views import halves
@@ -161,7 +162,7 @@ class Comparison:
             gains = getattr(ours, score) - getattr(theirs, score)
             row[f"{score}_gain"] = float(gains.mean())
             row[f"{score}_error"] = float(gains.std(ddof=1) / math.sqrt(len(gains)))
-        z = _joint_z(row)
+        z = joint_z(row)
         both = 50 * (_sum(ours) - _sum(theirs))
         error = 1.96 * float(both.std(ddof=1)) / math.sqrt(len(both))
         gain = float(both.mean())
@@ -172,7 +173,7 @@ class Comparison:
     @property
     def words(self) -> str:
         """The probability in words."""
-        return _words(self.probability)
+        return in_words(self.probability)
 
 
 def _sum(evidence: Evidence) -> np.ndarray:

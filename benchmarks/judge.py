@@ -1,0 +1,297 @@
+"""What scores without labels are worth, and the table that the verdict weighs them by.
+
+    python benchmarks/judge.py [--data DIR] [--jobs N] [--tasks chess,trec]
+
+Labels of *train* parts alone: by its groups (speakers, families, scaffolds) a third of every train
+part is set aside and scored with labels; onevec's candidates are fitted to the rest and scored
+without. Written are `benchmarks/results/judge.json` (each criterion: Kendall's tau, regret, false
+claims; the verdict with each data set left out of its own table) and
+`src/onevec/judge/calibration.json`, the table that ships. What is computed is kept under .cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from onevec.judge import calibration as shipped
+from onevec.judge.calibration import MEASURES, Calibration, measures_of
+from onevec.judge.verdict import LIKELY, SURE
+from onevec.recipe import candidates
+from onevec.reduction import KEEP_MEAN
+from protocol import encoders, judged, report, runner, tasks
+from protocol.judged import Column
+
+OUT = report.RESULTS / "judge.json"
+KEPT = encoders.CACHE / "judge"
+LEFT_OUT = ("stsb", "hdfs")  # no classes; counts alone solve it
+EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.01)  # of probabilities
+RIDGE, RIDGE_OF_NAMES = 0.1, 0.2
+CLIP = (-10.0, 15.0)  # points: raw frames gain 50, and would own every sum of squares
+
+
+CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
+    "uniformity": lambda row: row["uniformity_gain"],
+    "retrieval of the other half, matched in length": lambda row: row["retrieval_z"],
+    "predictability of the other half": lambda row: _z(row, "predictability"),
+    "pseudo-labels of the other half": lambda row: _z(row, "pseudo_labels"),
+    "predictability and pseudo-labels (z)": lambda row: row["z"],
+    "effective rank (RankMe)": lambda row: row["rank"],
+    "cluster learnability (CLID)": lambda row: row["clid"],
+    "evenness of neighbourhoods (hubness)": lambda row: -row["hubness"],
+}
+
+
+def scores_of(each: Column, criterion: str) -> np.ndarray:
+    return np.array([CRITERIA[criterion](row) for row in each.rows])
+
+
+def _z(row: dict[str, Any], score: str) -> float:
+    error = row[f"{score}_error"]
+    return row[f"{score}_gain"] / error if error > 0 else 0.0
+
+
+def keep(job: tuple[str, str, str], data: Path) -> str:
+    """Compute a column that is not kept yet; say what came out."""
+    row, unit_id, encoder = job
+    unit = next(each for each in tasks.units(row, data) if each.id == unit_id)
+    path = _path(unit, encoder, data)
+    if not path.is_file():
+        with runner.one_thread():
+            found = judged.column(row, unit, encoder, data)
+        KEPT.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(found and asdict(found)))
+        part.replace(path)
+    return f"{unit_id} {encoder}"
+
+
+def _path(unit: tasks.Unit, encoder: str, data: Path) -> Path:
+    code = encoders.code_hash(judged.CODE)
+    mark = f"{runner.unit_mark(unit)} {encoders.content(unit, encoder, data)} {code}"
+    return KEPT / f"{hashlib.sha256(mark.encode()).hexdigest()[:24]}.json"
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def weights_of(columns: Sequence[Column]) -> np.ndarray:
+    """Every row of the benchmark weighs the same."""
+    rows = [each.row for each in columns]
+    return np.array([1 / rows.count(row) for row in rows])
+
+
+def fit(columns: Sequence[Column], without: str | None = None) -> Calibration:
+    """Fit the table to the columns of all rows but one: ridge, candidates drawn to their mean."""
+    known = [each for each in columns if each.row != without]
+    names = known[0].names[1:]
+    measures = np.array(
+        [[list(measures_of(entry).values()) for entry in each.rows[1:]] for each in known]
+    )
+    gains = np.clip([each.gains[1:] for each in known], *CLIP)
+    weight = weights_of(known)[:, None].repeat(len(names), 1).ravel()
+    weight /= weight.mean()
+    which = np.tile(np.eye(len(names)), (len(known), 1))
+    X = np.hstack([measures.reshape(len(weight), -1), np.ones((len(weight), 1)), which])
+    penalty = np.r_[np.full(len(MEASURES), RIDGE), 0.0, np.full(len(names), RIDGE_OF_NAMES)]
+    solved = np.linalg.solve(
+        (X * weight[:, None]).T @ X + np.diag(penalty * len(known)),
+        (X * weight[:, None]).T @ gains.ravel(),
+    )
+    slopes, common, own = np.split(solved, [len(MEASURES), len(MEASURES) + 1])
+    spread = np.sqrt(np.average((gains.ravel() - X @ solved) ** 2, weights=weight))
+    return Calibration(
+        {name: round(float(common[0] + each), 3) for name, each in zip(names, own, strict=True)},
+        round(float(common[0]), 3),
+        {name: round(float(each), 4) for name, each in zip(MEASURES, slopes, strict=True)},
+        round(float(spread), 3),
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a rule takes in a column, and what labels say of it."""
+
+    gain: float  # over the mean at the same dimension
+    best: float
+    claimed: bool
+
+
+def chosen(each: Column, table: Calibration, names: Sequence[str]) -> Choice:
+    """What the verdict takes among some candidates: the first likely one."""
+    best = max(each.gains[each.names.index(name)] for name in names)
+    for name in names[1:]:
+        place = each.names.index(name)
+        _, chance = table.expect(name, measures_of(each.rows[place]))
+        if chance >= LIKELY:
+            return Choice(float(each.gains[place]), float(best), chance >= SURE)
+    return Choice(0.0, float(best), False)
+
+
+def macro(columns: Sequence[Column], values: Sequence[float]) -> float:
+    return float(np.average(values, weights=weights_of(columns)))
+
+
+def tau(ours: np.ndarray, theirs: np.ndarray) -> float:
+    found = kendalltau(ours, theirs).statistic
+    return 0.0 if np.isnan(found) else float(found)
+
+
+def criterion_table(columns: Sequence[Column]) -> dict[str, dict[str, float]]:
+    """How well each criterion alone ranks and picks."""
+    found = {}
+    for name in CRITERIA:
+        picks = [each.gains[int(scores_of(each, name).argmax())] for each in columns]
+        found[name] = {
+            "tau": macro(columns, [tau(scores_of(each, name), each.gains) for each in columns]),
+            "gain": macro(columns, picks),
+            "regret": macro(
+                columns, [e.gains.max() - p for e, p in zip(columns, picks, strict=True)]
+            ),
+            "worst": float(min(picks)),
+            "picks_below_the_mean": 100 * float(np.mean([pick < 0 for pick in picks])),
+        }
+    return found
+
+
+def verdict_table(
+    columns: Sequence[Column], tables: dict[str, Calibration]
+) -> dict[str, dict[str, Any]]:
+    """How well the verdict does, each data set judged by a table that never saw it."""
+    recipe = [option.name for option in candidates("thorough")]
+    lists = {"default candidates": recipe, "fixed list": columns[0].names}
+    found: dict[str, dict[str, Any]] = {}
+    for what, names in lists.items():
+        made = [chosen(each, tables[each.row], names) for each in columns]
+        places = [columns[0].names.index(name) for name in names[1:]]
+        taus = []
+        for each in columns:
+            table = tables[each.row]
+            says = [table.expect(each.names[p], measures_of(each.rows[p]))[0] for p in places]
+            taus.append(tau(np.r_[0.0, says], each.gains[[0, *places]]))
+        claims = [choice.gain <= 0 for choice in made if choice.claimed]
+        found[what] = {
+            "tau": macro(columns, taus),
+            "gain": macro(columns, [choice.gain for choice in made]),
+            "regret": macro(columns, [choice.best - choice.gain for choice in made]),
+            "oracle": macro(columns, [choice.best for choice in made]),
+            "worst": min(choice.gain for choice in made),
+            "columns_below_minus_1": sum(choice.gain < -1 for choice in made),
+            "columns_taken": sum(choice.gain != 0 for choice in made),
+            "claims": len(claims),
+            "false_claims": int(sum(claims)),
+        }
+    return found
+
+
+def reliability(
+    columns: Sequence[Column], tables: dict[str, Calibration]
+) -> list[dict[str, float]]:
+    """How often a candidate of the recipe beats the mean where the verdict says p."""
+    pairs = []
+    for each in columns:
+        for name in [option.name for option in candidates("thorough")][1:]:
+            place = each.names.index(name)
+            chance = tables[each.row].expect(name, measures_of(each.rows[place]))[1]
+            pairs.append((chance, each.gains[place] > 0))
+    said, won = np.array(pairs, dtype=float).T
+    found = []
+    for low, high in itertools.pairwise(EDGES):
+        inside = (said >= low) & (said < high)
+        if inside.any():
+            entry = {"said": said[inside].mean(), "won": won[inside].mean(), "n": inside.sum()}
+            found.append({key: float(value) for key, value in entry.items()})
+    return found
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=os.environ.get("ONEVEC_DATA"))
+    parser.add_argument("--tasks", help="rows, comma-separated (default: all)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--dry-run", action="store_true", help="compute columns, write nothing")
+    args = parser.parse_args(arguments)
+    if args.data is None:
+        raise SystemExit("no data: pass --data DIR or set ONEVEC_DATA")
+    data = Path(args.data)
+    rows = args.tasks.split(",") if args.tasks else [r for r in tasks.ROWS if r not in LEFT_OUT]
+    jobs = []
+    for row in rows:
+        units = [each for each in tasks.units(row, data) if len(each.train) >= judged.LEAST_KNOWN]
+        jobs += [(row, each.id, name) for each in units for name in tasks.ROWS[row].encoders]
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        waiting = [pool.submit(keep, job, data) for job in jobs]
+        for done, ready in enumerate(as_completed(waiting), 1):
+            print(f"[{done}/{len(jobs)}] {ready.result()}", flush=True)
+    columns = []
+    for row, unit_id, encoder in jobs:
+        unit = next(each for each in tasks.units(row, data) if each.id == unit_id)
+        held = json.loads(_path(unit, encoder, data).read_text())
+        if held:
+            columns.append(Column(**held))
+    result = collect(columns)
+    print(
+        json.dumps(
+            rounded({k: result[k] for k in ("criteria", "verdict", "reliability")}), indent=1
+        )
+    )
+    if args.dry_run:
+        return
+    args.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    if not args.tasks:
+        table = {"made_by": "benchmarks/judge.py", "table": result["tables"]["all"]}
+        shipped.FILE.write_text(json.dumps(rounded(table), indent=1) + "\n")
+
+
+def collect(columns: Sequence[Column]) -> dict[str, Any]:
+    """Everything that is written."""
+    assert {each.names[0] for each in columns} == {KEEP_MEAN.name}
+    tables = {row: fit(columns, row) for row in {each.row for each in columns}}
+    return {
+        "state": runner.state(),
+        "columns": [
+            {
+                "row": each.row,
+                "unit": each.unit,
+                "encoder": each.encoder,
+                "native_mean": each.native,
+                "gains": dict(zip(each.names, each.gains.tolist(), strict=True)),
+            }
+            for each in columns
+        ],
+        "criteria": criterion_table(columns),
+        "verdict": verdict_table(columns, tables),
+        "reliability": reliability(columns, tables),
+        "tables": {"all": asdict(fit(columns))}
+        | {f"without {row}": asdict(each) for row, each in sorted(tables.items())},
+    }
+
+
+if __name__ == "__main__":
+    main()

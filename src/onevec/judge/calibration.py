@@ -1,0 +1,84 @@
+"""What the scores without labels were worth on data whose labels are known.
+
+The table beside this file is made by `benchmarks/judge.py` from the train parts of the
+benchmark's data sets, groups held out. A candidate's gain over the mean is taken to be normal,
+
+    gain = intercept[candidate] + sum of weight[measure] x measure + noise,
+
+where the intercept says how the candidate did elsewhere, and the measures what the data say.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Of a candidate against the mean: how much evenlier its vectors lie, how much better the other
+# half is found, and what pseudo-labels and predictability say together; scaled so that 1 is a
+# usual value, and cut off where more of it means nothing more.
+MEASURES = ("uniformity", "retrieval", "halves")
+_CUT = 3.0
+FILE = Path(__file__).with_name("calibration.json")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted table.
+
+    Attributes
+    ----------
+    intercepts : dict of str to float
+        Mean gain of a candidate, by its name, in points, before the measures speak.
+    other : float
+        That of a candidate which is not in the table.
+    weights : dict of str to float
+        Points of gain for one unit of each measure.
+    spread : float
+        Standard deviation of what the table does not explain, in points.
+    """
+
+    intercepts: Mapping[str, float]
+    other: float
+    weights: Mapping[str, float]
+    spread: float
+
+    def expect(self, name: str, measures: Mapping[str, float]) -> tuple[float, float]:
+        """Return a candidate's expected gain over the mean in points, and the chance of any."""
+        gain = self.intercepts.get(name, self.other)
+        gain += sum(weight * measures[measure] for measure, weight in self.weights.items())
+        return gain, 0.5 * (1 + math.erf(gain / self.spread / math.sqrt(2)))
+
+
+def measures_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Scale what a candidate's row of the verdict says, for `Calibration.expect`."""
+    found = {
+        "uniformity": row["uniformity_gain"],
+        "retrieval": row["retrieval_z"] / 8,
+        "halves": row["z"] / 5,
+    }
+    return {name: max(-_CUT, min(_CUT, value)) for name, value in found.items()}
+
+
+_current: list[Calibration] = []
+
+
+def calibration() -> Calibration:
+    """Return the table in use."""
+    if not _current:
+        _current.append(Calibration(**json.loads(FILE.read_text())["table"]))
+    return _current[-1]
+
+
+@contextmanager
+def use(other: Calibration) -> Iterator[None]:
+    """Judge by another table for a while, such as one that has not seen a data set."""
+    _current.append(other)
+    try:
+        yield
+    finally:
+        _current.remove(other)
