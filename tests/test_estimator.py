@@ -92,7 +92,7 @@ def test_save_and_load(tmp_path, easy_tokens, fitted):
         fitted.transform_baselines(easy_tokens[0])["mean_whitened"],
     )
     assert loaded.verdict_ == fitted.verdict_
-    assert json.loads((tmp_path / "model/config.json").read_text())["format"] == 2
+    assert json.loads((tmp_path / "model/config.json").read_text())["format"] == 3
     with pytest.raises(OnevecError, match="exists"):
         fitted.save(tmp_path / "model")
 

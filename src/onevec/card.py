@@ -102,16 +102,17 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     if verdict["candidates"]:
         lines += [
             "",
-            f"Scored without labels on {verdict['held_out']:,} held-out sequences; z is the gain "
-            "over the mean in standard errors:",
+            f"Scored without labels on {verdict['held_out']:,} held-out sequences; gain and "
+            "probability over the mean are what such scores were worth on other data sets:",
             "",
-            "| candidate | predictability | pseudo-labels | z |",
-            "|---|--:|--:|--:|",
+            "| candidate | other half found | pseudo-labels | expected gain | probability |",
+            "|---|--:|--:|--:|--:|",
         ]
     for row in verdict["candidates"]:
         mark = "**" if row["name"] == verdict["choice"] else ""
         scores = " | ".join(
-            _number(row.get(key)) for key in ("predictability", "pseudo_labels", "z")
+            _number(row.get(key))
+            for key in ("retrieval", "pseudo_labels", "expected_gain", "probability")
         )
         lines.append(f"| {mark}{row['name']}{mark} | {scores} |")
     return "\n".join(lines)

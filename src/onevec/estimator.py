@@ -30,7 +30,7 @@ from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore
 from onevec.train.settings import Trained, Training
 
-FORMAT = 2
+FORMAT = 3
 LEARNED_HEAD = "residual"  # what an objective adds to the candidates
 OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"

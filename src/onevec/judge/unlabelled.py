@@ -135,7 +135,7 @@ def uniformity(vectors: Float[np.ndarray, "seqs dim"]) -> float:
     half = dims / 2
     # The mean of exp(4 cos) over the sphere is a Bessel function.
     even = gammaln(half) + (half - 1) * math.log(0.5) + math.log(ive(half - 1, 4))
-    return math.log(total / (n * (n - 1))) - even
+    return float(np.log(total / (n * (n - 1))) - even)
 
 
 def length_readability(

@@ -68,6 +68,7 @@ def summarize(
     return {
         "title": title,
         "verdict": model.verdict_.as_dict(),
+        "sure": model.verdict_.sure,
         "evaluation": {METHOD_NAMES.get(k, k): dict(v) for k, v in (evaluation or {}).items()},
         "facts": {
             "token dimensions": model.n_features_in_,
@@ -116,8 +117,8 @@ def _candidate_figure(model: OneVec) -> Figure | None:
     order = rows[::-1]
     place = np.arange(len(order))
     titles = {
+        "retrieval": "other half found",
         "pseudo_labels": "pseudo-labels of the other half",
-        "predictability": "its statistics (R²)",
     }
     for axis, (score, title) in zip(axes, titles.items(), strict=True):
         chosen = [row["name"] == model.verdict_.choice for row in order]
