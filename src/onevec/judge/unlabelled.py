@@ -21,7 +21,7 @@ from onevec.judge.probes import normalise
 _FOLDS = 5
 _NEIGHBOURS = 5
 _CLUSTERS = (8, 24)
-_RIVALS = 200  # sequences of like length that a half is told from
+_RIVALS = 40  # sequences of like length that a half is told from
 _RIDGE = (*np.logspace(-2, 3, 6), 1e9)  # the last guesses the mean: knowing nothing is no loss
 
 

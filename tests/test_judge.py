@@ -1,0 +1,96 @@
+"""Scores without labels, and what they are taken to be worth."""
+
+import json
+
+import numpy as np
+import pytest
+
+from onevec import OneVec
+from onevec.judge import calibration
+from onevec.judge.calibration import MEASURES, Calibration, measures_of
+from onevec.judge.unlabelled import matched_retrieval, uniformity
+from onevec.recipe import candidates
+
+ROW = {"uniformity_gain": 0.5, "retrieval_z": 8.0, "z": -5.0}
+
+
+@pytest.mark.parametrize("dims", [1, 2, 16, 64, 300])
+def test_even_directions_have_uniformity_0(dims):
+    vectors = np.random.default_rng(dims).normal(size=(1_500, dims))
+    assert abs(uniformity(vectors)) < 0.01
+    padded = np.hstack([vectors, np.zeros((1_500, 7))])  # dimensions without variance are none
+    assert uniformity(padded) == pytest.approx(uniformity(vectors))
+
+
+def test_a_narrow_cone_is_uneven():
+    vectors = np.random.default_rng(0).normal(size=(300, 16))
+    assert uniformity(vectors + 3) > 1
+    assert uniformity(vectors) < uniformity(vectors + 1) < uniformity(vectors + 3)
+
+
+def slow_retrieval(first, second, lengths, rivals):
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second)]
+    n, shares = len(first), []
+    order = np.argsort(lengths, kind="stable")
+    place = np.argsort(order)
+    for i in range(n):
+        start = min(max(place[i] - rivals // 2, 0), n - 1 - rivals)
+        others = [j for j in order[start : start + rivals + 1] if j != i]
+        own = unit[0][i] @ unit[1][i]
+        one = np.mean([own > unit[0][i] @ unit[1][j] for j in others])
+        two = np.mean([own > unit[0][j] @ unit[1][i] for j in others])
+        shares.append((one + two) / 2)
+    return np.array(shares)
+
+
+def test_retrieval_is_the_area_under_the_curve_among_like_lengths(monkeypatch):
+    monkeypatch.setattr("onevec.judge.unlabelled._RIVALS", 10)
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(60, 5))
+    second = first + rng.normal(size=(60, 5))
+    lengths = rng.integers(2, 9, size=60)
+    found = matched_retrieval(first, second, lengths)
+    np.testing.assert_allclose(found, slow_retrieval(first, second, lengths, 10))
+
+
+def test_telling_the_length_alone_finds_nothing():
+    lengths = np.repeat(np.arange(2, 102), 8)
+    angle = lengths[:, None] / 70
+    vectors = np.hstack([np.cos(angle), np.sin(angle)])
+    rng = np.random.default_rng(0)
+    halves = [vectors + 0.001 * rng.normal(size=vectors.shape) for _ in range(2)]
+    everyone = matched_retrieval(*halves, rng.permutation(lengths)).mean()
+    alike = matched_retrieval(*halves, lengths).mean()
+    assert everyone > 0.98
+    assert alike < 0.92
+
+
+def test_constant_vectors_find_half():
+    assert matched_retrieval(np.ones((9, 3)), np.ones((9, 3)), np.arange(9)).mean() == 0.5
+
+
+def test_expectation_is_the_formula_and_cut_off():
+    weights = dict(zip(MEASURES, (2.0, 3.0, 1.0), strict=True))
+    table = Calibration({"a": 1.0}, -0.5, weights, 2.0)
+    gain, chance = table.expect("a", measures_of(ROW))
+    assert gain == pytest.approx(1 + 2 * 0.5 + 3 * 1 - 1)
+    assert chance == pytest.approx(0.97725, abs=1e-4)  # two standard deviations
+    assert table.expect("never seen", measures_of(ROW))[0] == pytest.approx(gain - 1.5)
+    far = measures_of({"uniformity_gain": 99, "retrieval_z": -9e9, "z": 9e9})
+    assert set(map(abs, far.values())) == {3.0}
+
+
+def test_another_table_for_a_while(easy_tokens):
+    never = Calibration({}, -99.0, {name: 0.0 for name in MEASURES}, 1.0)
+    with calibration.use(never):
+        kept = OneVec(dim=8).fit(easy_tokens[0]).verdict_
+    assert not kept.beats_mean and kept.probability < 1e-6
+    assert OneVec(dim=8).fit(easy_tokens[0]).verdict_.beats_mean
+
+
+def test_the_shipped_table_knows_every_default_candidate():
+    held = json.loads(calibration.FILE.read_text())
+    names = {option.name for option in candidates("thorough")[1:]}
+    assert names <= set(held["table"]["intercepts"])
+    assert set(held["table"]["weights"]) == set(MEASURES)
+    assert calibration.calibration().spread > 0
