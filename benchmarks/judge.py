@@ -191,7 +191,7 @@ def verdict_table(
             "regret": macro(columns, [choice.best - choice.gain for choice in made]),
             "oracle": macro(columns, [choice.best for choice in made]),
             "worst": min(choice.gain for choice in made),
-            "columns_below_minus_1": sum(choice.gain < -1 for choice in made),
+            "below_the_mean": 100 * float(np.mean([choice.gain < 0 for choice in made])),
             "columns_taken": sum(choice.gain != 0 for choice in made),
             "claims": len(claims),
             "false_claims": int(sum(claims)),
@@ -264,9 +264,77 @@ def main(arguments: list[str] | None = None) -> None:
     if args.dry_run:
         return
     args.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    figure(result, args.out.with_suffix(".svg"))
     if not args.tasks:
         table = {"made_by": "benchmarks/judge.py", "table": result["tables"]["all"]}
         shipped.FILE.write_text(json.dumps(rounded(table), indent=1) + "\n")
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The tables that the docs show."""
+    lines = [
+        f"{len(result['columns'])} columns of {len({c['row'] for c in result['columns']})} rows.",
+        "",
+        "| choice by | τ | gain over the mean | regret | worst | below the mean |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in result["criteria"].items():
+        lines.append(
+            f"| {name} alone | {row['tau']:.2f} | {row['gain']:+.1f} | {row['regret']:.1f} | "
+            f"{row['worst']:+.1f} | {row['picks_below_the_mean']:.0f} % |"
+        )
+    for name, row in result["verdict"].items():
+        lines.append(
+            f"| **the verdict**, {name} | {row['tau']:.2f} | {row['gain']:+.1f} | "
+            f"{row['regret']:.1f} | {row['worst']:+.1f} | {row['below_the_mean']:.0f} % |"
+        )
+    lines.append("")
+    for name, row in result["verdict"].items():
+        lines.append(
+            f"- {name}: something else than the mean is taken in {row['columns_taken']} columns; "
+            f"{row['claims']} times the verdict says that it beats the mean, "
+            f"{row['false_claims']} times wrongly. The oracle gains {row['oracle']:+.1f}."
+        )
+    said = "; ".join(
+        f"{row['said']:.2f} said, {row['won']:.2f} came ({row['n']:.0f} candidates)"
+        for row in result["reliability"]
+    )
+    return "\n".join([*lines, f"- Of the probabilities said: {said}."]).replace("| -", "| −")
+
+
+def figure(result: dict[str, Any], path: Path) -> None:
+    """Draw how each criterion ranks, and what came of the probabilities that were said."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"svg.hashsalt": "onevec", "font.size": 9}):
+        drawn, (left, right) = plt.subplots(
+            1, 2, figsize=(8.5, 3.2), layout="constrained", width_ratios=(3, 2)
+        )
+        taus = {name: row["tau"] for name, row in result["criteria"].items()}
+        taus |= {f"the verdict, {name}": row["tau"] for name, row in result["verdict"].items()}
+        order = sorted(taus, key=lambda name: taus[name])
+        colours = ["#d9480f" if "verdict" in name else "#1f5f8b" for name in order]
+        left.barh(order, [taus[name] for name in order], color=colours)
+        left.axvline(0, color="black", linewidth=0.8)
+        left.set_xlabel("Kendall's τ with the labelled score")
+        right.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1)
+        rows = result["reliability"]
+        right.scatter(
+            [row["said"] for row in rows],
+            [row["won"] for row in rows],
+            s=[4 * row["n"] ** 0.5 + 8 for row in rows],
+            color="#d9480f",
+            zorder=3,
+        )
+        right.set_xlim(0, 1)
+        right.set_ylim(0, 1)
+        right.set_xlabel("probability said to beat the mean")
+        right.set_ylabel("share that did")
+        drawn.savefig(path, metadata={"Date": None})
+        plt.close("all")
 
 
 def collect(columns: Sequence[Column]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Write the measured tables into the README, between its markers.
+"""Write the measured tables into the README and the docs, between their markers.
 
     python benchmarks/readme.py [--check]
 
-Reads benchmarks/results/demo.json (`onevec demo --json`), ncrna13.json (`ncrna13.py`) and
-quality.json (`quality.py`). With `--check` nothing is written, and a README that differs is an
-error.
+Reads benchmarks/results/demo.json (`onevec demo --json`), ncrna13.json (`ncrna13.py`),
+quality.json (`quality.py`) and judge.json (`judge.py`). With `--check` a page that differs is an
+error, and nothing is written.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import judge
 from onevec.report.summarize import METHOD_NAMES
 from protocol import report
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BEGIN, END = "<!-- figures: benchmarks/readme.py -->", "<!-- end of figures -->"
+JUDGE = ROOT / "docs/judge.md"
+BEGIN_JUDGE, END_JUDGE = "<!-- judge: benchmarks/readme.py -->", "<!-- end of judge -->"
 BEGIN_QUALITY, END_QUALITY = "<!-- quality: benchmarks/readme.py -->", "<!-- end of quality -->"
 
 
@@ -89,17 +92,31 @@ def quality() -> str:
     )
 
 
+def judged() -> str:
+    if not (ROOT / "benchmarks/results/judge.json").is_file():
+        return f"{BEGIN_JUDGE}\n{END_JUDGE}"
+    return "\n\n".join([BEGIN_JUDGE, judge.markdown(results("judge")), END_JUDGE])
+
+
+PLACES = (
+    (README, BEGIN, END, figures),
+    (README, BEGIN_QUALITY, END_QUALITY, quality),
+    (JUDGE, BEGIN_JUDGE, END_JUDGE, judged),
+)
+
+
 def main() -> None:
-    text = fresh = README.read_text()
-    for begin, end, make in ((BEGIN, END, figures), (BEGIN_QUALITY, END_QUALITY, quality)):
-        before, rest = fresh.split(begin)
+    for path, begin, end, make in PLACES:
+        text = path.read_text()
+        before, rest = text.split(begin)
         _, after = rest.split(end)
         fresh = before + make() + after
-    if "--check" in sys.argv:
+        if "--check" in sys.argv and fresh != text:
+            raise SystemExit(
+                f"the figures of {path.name} are not those of benchmarks/results: run this"
+            )
         if fresh != text:
-            raise SystemExit("the README's figures are not those of benchmarks/results: run this")
-        return
-    README.write_text(fresh)
+            path.write_text(fresh)
 
 
 if __name__ == "__main__":

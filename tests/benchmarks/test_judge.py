@@ -1,0 +1,107 @@
+"""The judge's benchmark: groups stay apart, the table finds what was planted, columns are kept."""
+
+import json
+
+import numpy as np
+import pytest
+
+import judge
+from onevec.judge.calibration import Calibration
+from onevec.recipe import candidates
+from protocol import encoders, judged, tasks
+from protocol.judged import Column
+
+NAMES = [option.name for option in candidates("thorough")]
+
+
+def planted(row, seed, headroom):
+    """Gains are 4 per unit of evenness, and 3 more for the first candidate."""
+    rng = np.random.default_rng(seed)
+    rows, gains = [], []
+    for place, name in enumerate(NAMES):
+        even = headroom * bool(place)
+        rows.append(
+            {"name": name, "uniformity_gain": even, "retrieval_z": 0.0, "z": 0.0}
+            | {f"{score}_gain": 0.0 for score in ("predictability", "pseudo_labels")}
+            | {f"{score}_error": 1.0 for score in ("predictability", "pseudo_labels")}
+            | {"rank": float(place), "clid": 0.5, "hubness": 0.0}
+        )
+        gains.append(50 + (4 * even + 3 * (place == 1) + 0.1 * rng.normal()) * bool(place))
+    return Column(row, f"{row}/{seed}", "e", NAMES, rows, gains, 49.0)
+
+
+@pytest.fixture
+def columns():
+    rows = ("a", "b", "c", "d", "e", "f")
+    return [planted(row, i, h) for i, row in enumerate(rows) for h in (-1.5, 0.2, 1.0)]
+
+
+def test_the_table_finds_what_was_planted(columns, monkeypatch):
+    monkeypatch.setattr(judge, "RIDGE", 1e-6)
+    monkeypatch.setattr(judge, "RIDGE_OF_NAMES", 1e-3)
+    table = judge.fit(columns)
+    assert table.weights["uniformity"] == pytest.approx(4, abs=0.1)
+    assert table.intercepts[NAMES[1]] - table.other == pytest.approx(2.5, abs=0.2)
+    assert table.spread < 0.3
+
+
+def test_a_table_without_a_row_has_not_seen_it(columns):
+    odd = [*columns, planted("odd", 9, 1.0)]
+    odd[-1].labelled[1] = 90.0
+    assert judge.fit(odd, "odd") == judge.fit(columns)
+    assert judge.fit(odd) != judge.fit(columns)
+
+
+def test_the_verdict_on_planted_columns(columns):
+    result = judge.collect(columns)
+    said = result["verdict"]["default candidates"]
+    assert said["gain"] == pytest.approx(said["oracle"], abs=0.3)
+    assert said["false_claims"] == 0 and said["claims"] >= 10
+    assert said["tau"] > 0.3
+    assert result["criteria"]["uniformity"]["worst"] > -0.5
+    text = judge.markdown(result)
+    assert text.count("**the verdict**") == 2 and "18 columns of 6 rows" in text
+
+
+def test_false_claims_are_counted(columns):
+    sure = Calibration({}, 9.0, {}, 1.0)
+    told = judge.verdict_table(columns, {each.row: sure for each in columns})["default candidates"]
+    assert told["claims"] == len(columns)
+    assert told["false_claims"] == sum(each.gains[1] <= 0 for each in columns) > 0
+
+
+@pytest.fixture(scope="module")
+def gesture():
+    data = judge.encoders.ROOT / "benchmarks/data"
+    return tasks.shrink(tasks.units("gesture", data)[0], 500, 100), data
+
+
+def test_no_group_is_on_both_sides(gesture):
+    unit, _ = gesture
+    known, scored, part = judged.set_aside(unit)
+    groups = np.array(unit.train_groups)
+    assert not set(groups[known]) & set(groups[scored])
+    assert 0.2 < len(scored) / len(groups) < 0.5
+    (target,) = part.targets
+    np.testing.assert_array_equal(target.y_train, unit.targets[0].y_train[known[target.train]])
+    np.testing.assert_array_equal(target.y_test, unit.targets[0].y_train[scored[target.test]])
+
+
+def test_a_column_is_computed_once_and_the_file_is_written(gesture, tmp_path, monkeypatch, capsys):
+    unit, data = gesture
+    monkeypatch.setattr(encoders, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(judge, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(tasks, "units", lambda row, data: [unit])
+    monkeypatch.setattr(judged.sweep, "candidate_list", lambda: candidates("quick"))
+    judge.keep(("gesture", unit.id, "frames"), data)
+    (path,) = (tmp_path / "kept").iterdir()
+    before = path.stat().st_mtime_ns
+    judge.keep(("gesture", unit.id, "frames"), data)
+    assert path.stat().st_mtime_ns == before
+    found = Column(**json.loads(path.read_text()))
+    assert found.names == [option.name for option in candidates("quick")]
+    assert found.gains[1] > 10  # rich statistics tell gestures
+    assert found.rows[1]["uniformity_gain"] > 0.1
+    with pytest.raises(SystemExit, match="no data"):
+        monkeypatch.delenv("ONEVEC_DATA", raising=False)
+        judge.main([])
