@@ -66,3 +66,29 @@ def test_the_torch_module_gives_the_same_vectors():
     reduction = Reduction(Candidate(("mean", "std"), 0.5, 0.0, unit=True)).fit(blocks.of(tokens), 4)
     model._adopt(blocks, reduction)
     assert difference(Head(model)(tokens).numpy(), model.transform(tokens)) < 1e-5
+
+
+def test_noise_that_stays_in_a_sequence_is_left_to_the_mean():
+    rng = np.random.default_rng(2)
+    lengths = torch.from_numpy(rng.integers(1, 12, size=120))
+    clean = torch.from_numpy(rng.normal(size=(int(lengths.sum()), 6)).astype(np.float32))
+    noise = torch.from_numpy(rng.normal(size=(120, 3)).astype(np.float32)) * 5
+    both = torch.cat([clean, noise.repeat_interleave(lengths, 0)], 1)
+    specs = {"mean": ("mean", {}), "std": ("std", {}), "dct": ("dct", {"count": 2})}
+    plain = Blocks.fit(Ragged(clean, lengths), specs, 0).of(Ragged(clean, lengths))
+    found = Blocks.fit(Ragged(both, lengths), specs, 0).of(Ragged(both, lengths))
+    assert found["mean"].std(0)[6:].min() > 3
+    np.testing.assert_allclose(found["std"][:, :6], plain["std"], atol=1e-6)
+    assert not found["std"][:, 6:].any()
+    for place in (0, 1):  # of each cosine the features stand side by side
+        np.testing.assert_allclose(
+            found["dct"].reshape(120, 2, 9)[:, place, :6],
+            plain["dct"].reshape(120, 2, 6)[:, place],
+            atol=1e-5,
+        )
+
+
+def test_features_that_never_vary_within_are_kept_where_there_are_no_others():
+    values = torch.arange(20.0)[:, None].repeat(1, 4).repeat_interleave(2, 0)
+    tokens = Ragged(values, torch.full((20,), 2))
+    assert Blocks.fit(tokens, {"dct": ("dct", {})}, 0).of(tokens)["dct"].std() > 0.1

@@ -24,6 +24,7 @@ from protocol.tasks import u
 
 KNOWN, SCORED = 4_000, 1_000  # at most so many sequences
 LEAST_KNOWN, LEAST_SCORED = 120, 30
+MOST_CLASSES = 150  # the characters of omniglot would cost more than all else
 DRAWS = 5
 CODE = (
     *methods.SWEPT,
@@ -86,7 +87,9 @@ def set_aside(unit: tasks.Unit) -> tuple[np.ndarray, np.ndarray, tasks.Unit] | N
             continue
         fitted, told = np.isin(target.train, known), np.isin(target.train, scored)
         y_fitted, y_told = target.y_train[fitted], target.y_train[told]
-        if told.sum() < LEAST_SCORED or len(np.unique(y_told)) < 2:
+        classes = len(np.unique(y_told))
+        many = target.kind == "classes" and classes > MOST_CLASSES
+        if told.sum() < LEAST_SCORED or classes < 2 or many:
             continue
         rows = {"train": places[0, target.train[fitted]], "test": places[1, target.train[told]]}
         targets.append(replace(target, y_train=y_fitted, y_test=y_told, **rows))

@@ -11,7 +11,7 @@ from onevec.blocks import prepare
 from onevec.judge.verdict import judge
 from onevec.recipe import BLOCKS
 from onevec.reduction import Candidate
-from protocol import baselines, bounds, learned, peers, sweep
+from protocol import ablation, baselines, bounds, learned, peers, sweep
 from protocol.baselines import candidate_result
 from protocol.producer import DIM, Context, Producer, Result
 from protocol.tasks import TEXT
@@ -116,5 +116,6 @@ def producers() -> dict[str, Producer]:
     for name in peers.TEXT_PEERS:
         run = functools.partial(peers.run_on_text, name=name)
         listed.append(Producer(name, "text peer", run, _PEERS, rows=TEXT))
+    listed += ablation.producers(_OURS, SWEPT)
     listed += learned.producers()
     return {producer.name: producer for producer in listed}

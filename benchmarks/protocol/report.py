@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def _task(table: Table, task: Task) -> dict[str, Any]:
 def _macro(table: Table) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, family in table.families.items():
-        if family in ("candidate", "dimension", "bound"):
+        if family in ("candidate", "dimension", "bound", "ablation"):
             continue
         entry: dict[str, Any] = {"family": family}
         columns = {  # targets of a unit share one fit
@@ -278,6 +279,52 @@ def macro_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def part_tables(result: dict[str, Any]) -> list[str]:
+    """Ablation and noise: differences in points, by row and encoder."""
+    columns: dict[str, list[dict[str, float]]] = {}
+    for task in result["tasks"]:
+        scores = {name: entry["score"] for name, entry in task["methods"].items()}
+        columns.setdefault(f"{task['row']}, {task['encoder']}", []).append(scores)
+    recipe = "ablation: recipe"
+    parts = (
+        ("The recipe changed in one part, against the recipe", "ablation: ", lambda name: recipe),
+        ("With persistent noise, against without", "noise: ", lambda name: name),
+    )
+    found = []
+    for title, prefix, base_of in parts:
+        lines = _differences(columns, prefix, base_of)
+        found += [f"## {title}", lines] if lines else []
+    return found
+
+
+def _differences(
+    columns: dict[str, list[dict[str, float]]], prefix: str, base_of: Callable[[str], str]
+) -> str:
+    """Rows of the methods with a prefix, less their bases; columns without any are left out."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    for column, tasks in columns.items():
+        for scores in tasks:
+            for name in scores:
+                short = name.removeprefix(prefix)
+                base = base_of(short)
+                if name.startswith(prefix) and name != base and base in scores:
+                    gains = rows.setdefault(short, {}).setdefault(column, [])
+                    gains.append(scores[name] - scores[base])
+    shown = [column for column in columns if any(column in cells for cells in rows.values())]
+    if not shown:
+        return ""
+    lines = ["| | " + " | ".join([*shown, "mean"]) + " |", "|---" + "|--:" * (len(shown) + 1) + "|"]
+    for name, cells in rows.items():
+        means = {column: float(np.mean(gains)) for column, gains in cells.items()}
+        values = [*(means.get(column) for column in shown), float(np.mean(list(means.values())))]
+        lines.append(f"| {name} | {' | '.join(_signed(value) for value in values)} |")
+    return "\n".join(lines)
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
 def task_table(result: dict[str, Any]) -> str:
     """Per task: the mean, the best trivial baseline, the best peer, ours, and the bounds."""
     lines = [
@@ -327,6 +374,7 @@ def markdown(result: dict[str, Any]) -> str:
         at_a_glance(result),
         "## Macro",
         macro_table(result),
+        *part_tables(result),
         "## Tasks",
         task_table(result),
         "## Encoders",

@@ -15,6 +15,7 @@ from torch import Tensor
 from onevec.poolers import POOLERS, Pooler
 from onevec.poolers.fitting import principal_axes
 from onevec.ragged import Ragged
+from onevec.segment import segment_mean
 from onevec.tokens.batches import Tokens, cut_by_budget, sample_sequences
 
 Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
@@ -30,6 +31,9 @@ EFFORTS = {
     "standard": (20_000, 200_000, 1_500),
     "thorough": (50_000, 500_000, 3_000),
 }
+# A feature that varies less within sequences, as a part of its whole spread, belongs to sequences
+# and not to tokens: the mean tells all of it. Persistent noise would own the other statistics.
+_STEADY = 0.01
 _RAW = ("mean",)  # pools the tokens as they are: the mean must be exactly the mean
 
 
@@ -58,6 +62,9 @@ class Blocks:
         blocks.scale = torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
         if not bool((spread > 0).any()):
             blocks.scale = torch.ones_like(spread)
+        varies = _spread_within(sample) > _STEADY * spread
+        if bool(varies.any()):
+            blocks.scale = torch.where(varies, blocks.scale, torch.inf)
         scaled = sample.with_values(blocks._scaled(values))
         if sample.dim > _TOKEN_WIDTH:
             _, blocks.axes = principal_axes(scaled.values, _TOKEN_WIDTH, whiten=False)
@@ -165,6 +172,16 @@ class Blocks:
                 out[name][done : done + len(batch)] = block
             done += len(batch)
         return out
+
+
+def _spread_within(sample: Ragged) -> Tensor:
+    """Standard deviation of each feature around the means of its sequences, two tokens or more."""
+    several = sample[torch.nonzero(sample.lengths > 1)[:, 0].numpy()]
+    if not len(several):
+        return torch.full((sample.dim,), torch.inf)
+    means = segment_mean(several.values, several.lengths)
+    apart = several.values.float() - means.repeat_interleave(several.lengths, 0)
+    return apart.square().mean(0).sqrt()
 
 
 def read(tokens: Tokens, rows: np.ndarray | None = None) -> Iterator[Ragged]:

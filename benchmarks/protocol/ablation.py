@@ -1,0 +1,146 @@
+"""What each part of the default recipe is worth, and what persistent noise does to it.
+
+Noise: features that are constant within a sequence and random across sequences are appended to its
+token vectors. Whoever learns to tell sequences apart learns these.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onevec import OneVec
+from onevec.blocks import EFFORTS, Blocks
+from onevec.ragged import Ragged
+from onevec.recipe import BLOCKS, candidates
+from onevec.reduction import Candidate
+from onevec.tokens.batches import Tokens, sample_sequences
+from protocol import peers
+from protocol.baselines import candidate_result
+from protocol.producer import DIM, Context, Producer, Result
+
+RECIPE = candidates("quick")[1]
+NOISE = 8  # features, each with the spread of a usual token feature
+COLUMNS = (
+    ("ncrna13", "ncrna13"),
+    ("deeploc", "proteins"),
+    ("adfa", "adfa"),
+    ("chess", "chess"),
+    ("omniglot", "omniglot"),
+    ("fsdd", "fsdd"),
+    ("fsdd", "frames"),
+    ("gesture", "frames"),
+    ("trec", "minilm-3"),
+)
+ROWS = tuple(dict.fromkeys(row for row, _ in COLUMNS))
+
+
+class Unclipped(Blocks):
+    """Outlier tokens stay as far out as they are."""
+
+    def _scaled(self, values: Tensor) -> Tensor:
+        scaled = (values.float() - self.shift) / self.scale
+        return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
+
+
+class Unscaled(Blocks):
+    """Token features keep their own spreads."""
+
+    def _scaled(self, values: Tensor) -> Tensor:
+        usual = self.scale[self.scale.isfinite()].mean()
+        scaled = (values.float() - self.shift) / usual
+        return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
+
+
+def variants() -> dict[str, Candidate]:
+    """The recipe, and the recipe less or more one part."""
+    blocks = RECIPE.blocks
+    found = {"recipe": RECIPE}
+    for name in blocks:
+        rest = tuple(other for other in blocks if other != name)
+        found[f"without {name}"] = replace(RECIPE, blocks=rest)
+    found |= {
+        f"with {name}": replace(RECIPE, blocks=(*blocks, name))
+        for name in BLOCKS
+        if name not in blocks
+    }
+    found |= {
+        f"blocks whitened to the power {power}": replace(RECIPE, block_power=power)
+        for power in (0.0, 0.25, 0.5, 1.0)
+        if power != RECIPE.block_power
+    }
+    found["blocks of equal energy, not of length 1"] = replace(RECIPE, unit=False)
+    found["half-whitened at the end"] = replace(RECIPE, power=0.5)
+    return found
+
+
+def ablation(context: Context, seed: int) -> Iterator[Result]:
+    """Every variant's vectors."""
+    if (context.unit.row, context.encoder) not in COLUMNS:
+        return
+    hygiene = {"not clipped": Unclipped, "not standardised": Unscaled}
+    for what, kind in {"": Blocks, **hygiene}.items():
+        names = list(BLOCKS) if kind is Blocks else list(RECIPE.blocks)
+        features = _features(context, kind, names, seed)
+        cache: dict = {}
+        made = variants() if kind is Blocks else {what: RECIPE}
+        for name, option in made.items():
+            yield candidate_result(f"ablation: {name}", option, features, cache=cache)
+
+
+def _features(
+    context: Context, kind: type[Blocks], names: list[str], seed: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    _, most_tokens, _ = EFFORTS["quick"]
+    sample = sample_sequences(context.train, most_tokens, seed)[1]
+    blocks = kind.fit(sample, {name: BLOCKS[name] for name in names}, seed)
+    train, test = blocks.of(context.train), blocks.of(context.test)
+    return {name: (train[name], test[name]) for name in names}
+
+
+def noised(tokens: Tokens, spread: float, seed: int) -> Ragged:
+    """Append features that persist within a sequence."""
+    whole = tokens[np.arange(len(tokens))]
+    rng = np.random.default_rng(seed)
+    noise = torch.from_numpy(rng.normal(size=(len(whole), NOISE)).astype(np.float32)) * spread
+    both = torch.cat([whole.values.float(), noise.repeat_interleave(whole.lengths, 0)], 1)
+    return Ragged(both, whole.lengths)
+
+
+def noise(context: Context, seed: int) -> Iterator[Result]:
+    """Mean, default recipe and CoLES on tokens with persistent noise."""
+    if (context.unit.row, context.encoder) not in COLUMNS:
+        return
+    values = context.train[np.arange(min(500, len(context.train)))].values.float()
+    spread = float(values.std(0).mean())
+    train = noised(context.train, spread, 2 * seed)
+    test = noised(context.test, spread, 2 * seed + 1)
+    began = time.process_time()
+    model = OneVec(dim=DIM, random_state=seed).fit(train)
+    seconds = time.process_time() - began
+    note = {"choice": model.verdict_.choice}
+    yield Result(
+        "noise: onevec_quick", model.transform(train), model.transform(test), seconds, note
+    )
+    means = [model.transform_baselines(part)["mean"] for part in (train, test)]
+    yield Result("noise: mean", *means)
+    attacked = Context(context.unit, context.encoder, train, test, context.budget)
+    for result in peers.run(attacked, seed, "coles"):
+        result.name = "noise: coles"
+        yield result
+
+
+def producers(ours: tuple[str, ...], swept: tuple[str, ...]) -> list[Producer]:
+    """Both, keyed by the code of the recipe."""
+    here = "benchmarks/protocol/ablation.py"
+    parts = (*swept, "src/onevec/recipe.py", here)
+    attack = (*ours, "benchmarks/protocol/peers.py", here)
+    return [
+        Producer("ablation", "ablation", ablation, parts, rows=ROWS),
+        Producer("noise", "ablation", noise, attack, rows=ROWS),
+    ]
