@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onevec import OneVec
+from onevec.errors import InputError
 from onevec.judge import calibration
 from onevec.judge.calibration import MEASURES, Calibration, measures_of
 from onevec.judge.unlabelled import matched_retrieval, uniformity
@@ -94,3 +95,23 @@ def test_the_shipped_table_knows_every_default_candidate():
     assert names <= set(held["table"]["intercepts"])
     assert set(held["table"]["weights"]) == set(MEASURES)
     assert calibration.calibration().spread > 0
+
+
+def test_dimensions_are_as_many_as_the_data_need():
+    rng = np.random.default_rng(0)
+    kinds = rng.normal(size=(600, 3)) @ rng.normal(size=(3, 40)) * 3
+    tokens = [kind + rng.normal(size=(15, 40)) * 0.3 for kind in kinds]
+    model = OneVec(dim="auto", pooler="mean").fit(tokens)
+    curve = model.verdict_.dimensions
+    assert model.transform(tokens[:2]).shape == (2, 8)  # the fewest that are offered
+    assert [entry["dim"] for entry in curve] == [8, 16, 24, 32, 40]
+    assert curve[-1]["neighbours"] == 1
+    wide = [rng.normal(size=(15, 40)) for _ in range(600)]
+    assert OneVec(dim="auto", pooler="mean").fit(wide).transform(wide[:1]).shape[1] > 24
+
+
+def test_dimensions_of_a_few_sequences_are_the_usual(easy_tokens):
+    model = OneVec(dim="auto").fit(easy_tokens[0][:30])
+    assert model.verdict_.dimensions == []
+    with pytest.raises(InputError, match='at least 1, or "auto"'):
+        OneVec(dim="some").fit(easy_tokens[0])

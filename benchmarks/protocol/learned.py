@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from onevec.blocks import prepare
@@ -32,7 +33,8 @@ COLUMNS = (  # raw encoders of six kinds of sequences
 BESIDE = ("query_attention", "convolution", "recurrent")
 TRIED = ("info_nce", "held_out_statistics")  # with every pooler
 CODE = (
-    *(f"src/onevec/{name}" for name in ("poolers", "project", "recipe.py", "judge", "train")),
+    *(f"src/onevec/{name}" for name in ("poolers", "project", "judge", "train")),
+    *(f"src/onevec/{name}.py" for name in ("nuisance", "blocks", "reduction", "recipe")),
     *("src/onevec/objectives", "src/onevec/views.py", "benchmarks/protocol/learned.py"),
 )
 
@@ -45,11 +47,10 @@ def fit(context: Context, seed: int, pooler: str, way: str, objective: str) -> I
     specs[pooler] = pooler, options
     prepared = prepare(context.train, specs, "quick", seed)
     blocks = (*RECIPE.blocks, pooler) if way == "beside" else (pooler,)
-    candidate = Candidate(blocks, RECIPE.block_power, RECIPE.power)
     told = train(
         context.train,
         prepared,
-        candidate,
+        Candidate(blocks, 0.5, 0.5),  # the linear map that is trained along is affine
         make_objective(objective),
         Training(causal=True),  # whether it is, is not asked here: the table shows what comes of it
         dim=DIM,
@@ -57,7 +58,7 @@ def fit(context: Context, seed: int, pooler: str, way: str, objective: str) -> I
         random_state=seed,
     )
     prepared = prepared.renewed(context.train, [pooler])
-    reduction = Reduction(candidate).fit(prepared.features, DIM)
+    reduction = Reduction(replace(RECIPE, blocks=blocks)).fit(prepared.features, DIM)
     seconds = time.process_time() - began
     used = prepared.blocks.only(blocks)
     train_part, test_part = (

@@ -73,6 +73,7 @@ _BLOCKS = ("base", "codebook", "covariance", "fitting", "order", "statistics", "
 _CORE = (
     *(f"src/onevec/poolers/{name}.py" for name in _BLOCKS),
     *("src/onevec/project", "src/onevec/blocks.py", "src/onevec/reduction.py"),
+    "src/onevec/nuisance.py",
 )
 _BASELINES = (*_CORE, "benchmarks/protocol/baselines.py")
 SWEPT = (*_BASELINES, "benchmarks/protocol/sweep.py")

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from onevec.nuisance import nuisance_of
 from onevec.poolers import POOLERS, Pooler
 from onevec.poolers.fitting import principal_axes
 from onevec.ragged import Ragged
@@ -203,12 +204,15 @@ class Prepared:
         of the features are views.
     features : dict of str to (seqs, dim_out) array
         Pooled by every block.
+    nuisance : (seqs, columns) array or None
+        What must not be read from the vectors, see `onevec.nuisance`.
     """
 
     blocks: Blocks
     rows: np.ndarray
     held_out: int
     features: Features
+    nuisance: np.ndarray | None = None
 
     @property
     def count(self) -> int:
@@ -221,6 +225,11 @@ class Prepared:
         count = self.count
         return {name: block[:count] for name, block in self.features.items()}
 
+    @property
+    def fitted_nuisance(self) -> np.ndarray | None:
+        """Nuisance of the rows that are not held out."""
+        return None if self.nuisance is None else self.nuisance[: self.count]
+
     def closed(self) -> Prepared:
         """The same with the closed-form blocks alone."""
         names = [name for name, pooler in self.blocks.poolers.items() if not pooler.learned]
@@ -232,7 +241,13 @@ class Prepared:
         count = self.count
         places = np.r_[np.arange(count), np.arange(count + which, len(self.rows), 2)]
         kept = {name: block[places] for name, block in self.features.items()}
-        return replace(self, rows=self.rows[places], held_out=len(places) - count, features=kept)
+        return replace(
+            self,
+            rows=self.rows[places],
+            held_out=len(places) - count,
+            features=kept,
+            nuisance=None if self.nuisance is None else self.nuisance[places],
+        )
 
     def renewed(self, tokens: Tokens, names: Sequence[str]) -> Prepared:
         """The same with the features of these blocks pooled anew."""
@@ -249,6 +264,7 @@ def prepare(
     specs: Mapping[str, tuple[str, dict[str, Any]]],
     effort: str,
     random_state: int,
+    nuisance: Sequence[str] = (),
 ) -> Prepared:
     """Fit the blocks to a sample of the tokens and pool a sample of the sequences."""
     sequences, most_tokens, held_out = EFFORTS[effort]
@@ -259,4 +275,5 @@ def prepare(
     rows = np.random.default_rng(random_state).permutation(len(tokens))[:sequences]
     held_out = min(held_out, len(rows) // 3)
     rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
-    return Prepared(blocks, rows, held_out, blocks.of(tokens, rows))
+    known = nuisance_of(tokens, nuisance, rows) if nuisance else None
+    return Prepared(blocks, rows, held_out, blocks.of(tokens, rows), known)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,8 @@ from onevec.blocks import EFFORTS, Blocks, Prepared, prepare
 from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
-from onevec.judge.verdict import Verdict, judge
+from onevec.judge.dimension import dimension_curve, smallest
+from onevec.judge.verdict import LEAST_HELD_OUT, Verdict, judge
 from onevec.native import NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
@@ -32,6 +33,7 @@ from onevec.train.settings import Trained, Training
 
 FORMAT = 3
 LEARNED_HEAD = "residual"  # what an objective adds to the candidates
+_USUAL_DIM = 64  # candidates are compared at it where none is asked for
 OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 
@@ -41,9 +43,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    dim : int, default 64
+    dim : int or "auto", default 64
         Dimensions of the vector. The result has fewer where the mean is kept and the tokens, or
-        the number of sequences, offer fewer.
+        the number of sequences, offer fewer. "auto" takes the fewest, up to 256, that keep the
+        nearest neighbours of held-out sequences (see `onevec.judge.dimension`).
     effort : {"quick", "standard", "thorough"}, default "quick"
         How many candidates are tried and on how much data.
     pooler : str, default "auto"
@@ -62,6 +65,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         can hold, to be opened without onevec and ``trust_remote_code`` (see
         `onevec.export.sentence_transformers`): the mean, and second moments beside it. A
         ``pooler`` that cannot be held so is refused.
+    nuisance : sequence of str, optional
+        What must not be read from the vector: metadata columns of the store such as ``"session"``
+        (groups, or numbers), and ``"length"``. The directions in which a linear model of them
+        shows are taken out of every block; ``transform`` does not need them.
     random_state : int, default 0
         Seed of every draw.
     check_encoder : bool, default True
@@ -92,13 +99,14 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        dim: int = 64,
+        dim: int | str = 64,
         *,
         effort: str = "quick",
         pooler: str = "auto",
         objective: Any = "auto",
         training: Mapping[str, Any] | None = None,
         export: str | None = None,
+        nuisance: Sequence[str] | None = None,
         random_state: int = 0,
         check_encoder: bool = True,
     ):
@@ -108,6 +116,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.objective = objective
         self.training = training
         self.export = export
+        self.nuisance = nuisance
         self.random_state = random_state
         self.check_encoder = check_encoder
 
@@ -122,6 +131,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             There so that scikit-learn's pipelines can call it.
         """
         self._check_parameters()
+        dim = _USUAL_DIM if self.dim == "auto" else int(self.dim)
         objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
         training = Training.of(self.training)
         names, learned = self._named_poolers()
@@ -134,17 +144,18 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         scored = candidates(self.effort) if learned else offered
         rich = specs_of(scored) if self.pooler == "auto" or learned else {}
         specs = {"mean": ("mean", {})} | rich | {name: (name, {}) for name in names}
-        found = prepare(tokens, specs, self.effort, self.random_state)
+        nuisance = tuple(self.nuisance or ())
+        found = prepare(tokens, specs, self.effort, self.random_state, nuisance)
         self.training_ = None
         if learned:
-            self.training_ = self._train(tokens, found, names, objective, training)
+            self.training_ = self._train(tokens, found, names, objective, training, dim=dim)
             found = found.renewed(tokens, learned)
         if self.pooler == "auto":
             options = [*offered, *(Candidate((n,), 0.5, 0.5) for n in learned)]
             # What selected the trained state does not judge it.
             unseen = found.half(1) if learned else found
             chosen, verdict = judge(
-                tokens, unseen, options, dim=self.dim, random_state=self.random_state
+                tokens, unseen, options, dim=dim, random_state=self.random_state
             )
         else:
             chosen = Candidate(tuple(names), 0.5, 0.5)
@@ -154,11 +165,13 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             verdict = Verdict(chosen.name, False, 0.5, told, 0)
         self.n_features_in_ = tokens.dim
         self.fingerprint_ = getattr(tokens, "fingerprint", None)
-        self.data_ = _facts_of(tokens)
+        self.data_ = facts_of(tokens)
+        if self.dim == "auto":
+            dim, verdict = self._enough(found, chosen, verdict)
         self.verdict_ = verdict
-        cache: dict[Any, Any] = {}
-        self.baselines_ = _baselines(found.features, self.dim, cache)
-        self._adopt(found.blocks, Reduction(chosen).fit(found.features, self.dim, cache))
+        reduction = Reduction(chosen).fit(found.features, dim, nuisance=found.nuisance)
+        self._adopt(found.blocks, reduction)
+        self.baselines_ = baselines(found.features, dim)
         return self
 
     def transform(self, X: Any) -> Float[np.ndarray, "seqs dim"]:
@@ -242,6 +255,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         names: list[str],
         objective: Objective,
         training: Training,
+        *,
+        dim: int,
     ) -> Trained:
         from onevec.train import train
 
@@ -256,20 +271,33 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 Candidate(tuple(names), 0.5, 0.5),
                 objective,
                 training,
-                dim=self.dim,
+                dim=dim,
                 effort=self.effort,
                 random_state=int(self.random_state),
                 teachers=teachers,
                 on_step=bar.step,
             )
 
+    def _enough(self, found: Prepared, chosen: Candidate, verdict: Verdict) -> tuple[int, Verdict]:
+        if found.held_out < LEAST_HELD_OUT:
+            return _USUAL_DIM, verdict
+        curve = dimension_curve(found, chosen)
+        return smallest(curve), replace(verdict, dimensions=curve)
+
     def _check_parameters(self) -> None:
         for name, least in (("dim", 1), ("random_state", 0)):
             value = getattr(self, name)
+            if name == "dim" and isinstance(value, str) and value == "auto":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise InputError(
                     f"got {name}={value!r}: it must be a whole number of at least {least}"
+                    + (', or "auto"' if name == "dim" else "")
                 )
+        if isinstance(self.nuisance, str):
+            raise InputError(
+                f"got nuisance={self.nuisance!r}: it must be a list, [{self.nuisance!r}]"
+            )
         if not isinstance(self.pooler, str):
             raise InputError(f'got pooler={self.pooler!r}: it must be text, such as "mean|std"')
         if self.export not in (None, "sentence-transformers"):
@@ -410,16 +438,16 @@ def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-def _baselines(
-    features: dict[str, np.ndarray], dim: int, cache: dict[Any, Any]
-) -> dict[str, Reduction]:
+def baselines(features: dict[str, np.ndarray], dim: int) -> dict[str, Reduction]:
+    """Fit the reductions of the mean that a model carries along for comparison."""
+    cache: dict[Any, Any] = {}
     return {
         "mean_pca": Reduction(KEEP_MEAN).fit(features, dim, cache),
         "mean_whitened": Reduction(Candidate(("mean",), 0.0, 1.0)).fit(features, dim, cache),
     }
 
 
-def _facts_of(tokens: Tokens) -> dict[str, Any]:
+def facts_of(tokens: Tokens) -> dict[str, Any]:
     """Return what data a model was fitted to: its size, and a hash of the sequences' lengths."""
     lengths = tokens.lengths.cpu().numpy().astype(np.int64)
     digest = hashlib.sha256(lengths.tobytes()).hexdigest()

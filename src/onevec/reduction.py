@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from onevec.blocks import Features
+from onevec.nuisance import nuisance_directions
 from onevec.project import PCA, Moments, Projection, Whitening, load_projection, projection_state
+from onevec.project.base import Linear
 
 MEAN = "mean"
 SHORTEST = 1e-12  # what is shorter is not scaled to length 1
@@ -82,10 +84,17 @@ class Reduction:
         self.energy: dict[str, float] = {}
         self.outer: Projection | None = None
 
-    def fit(self, features: Features, dim: int, cache: dict[Any, Any] | None = None) -> Reduction:
+    def fit(
+        self,
+        features: Features,
+        dim: int,
+        cache: dict[Any, Any] | None = None,
+        nuisance: Float[np.ndarray, "seqs columns"] | None = None,
+    ) -> Reduction:
         """Fit to block features of the sequences, from their first two moments.
 
-        ``cache`` keeps moments and reduced blocks between candidates on the same features.
+        ``cache`` keeps moments and reduced blocks between candidates on the same features. In
+        which directions ``nuisance`` shows is taken out of every block.
         """
         cache = {} if cache is None else cache
         two, unit = self.candidate.two_stages, self.candidate.unit
@@ -99,6 +108,8 @@ class Reduction:
                     moments = cache[name] = Moments.of([block])
                     moments.principal_axes(min(max(dim, _BLOCK_WIDTH), moments.dim))
                 projection = _projection(width, power).fit_moments(cache[name])
+                if nuisance is not None:
+                    _take_out(projection, block, nuisance)
                 reduced = projection.transform(block)
                 energy = float(np.sqrt((reduced**2).sum(1).mean())) or 1.0
                 cache[name, width, power] = projection, energy, reduced
@@ -165,12 +176,18 @@ class Reduction:
         return reduction
 
 
+def _take_out(projection: Linear, block: np.ndarray, nuisance: np.ndarray) -> None:
+    """Make a projection blind in the directions in which nuisance shows; its width stays."""
+    axes = nuisance_directions(projection.transform(block), nuisance)
+    projection.matrix_ = projection.matrix_ - (projection.matrix_ @ axes) @ axes.T
+
+
 def _of_length_1(block: Float[np.ndarray, "seqs dims"]) -> Float[np.ndarray, "seqs dims"]:
     """Scale each row to length 1; what is 0 stays 0."""
     return block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), SHORTEST)
 
 
-def _projection(width: int, power: float) -> Projection:
+def _projection(width: int, power: float) -> Linear:
     if power == 0:
         return PCA(n_components=width)
     return Whitening(n_components=width, power=power, shrinkage="auto")

@@ -15,7 +15,7 @@ from onevec.errors import InputError
 def fit(
     store: Annotated[Path, typer.Argument(help="Token store.")],
     out: Annotated[Path, typer.Option(help="Folder of the model to write.")],
-    dim: Annotated[int, typer.Option(help="Dimensions of the vector.")] = 64,
+    dim: Annotated[str, typer.Option(help="Dimensions of the vector, or auto.")] = "64",
     effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "quick",
     pooler: Annotated[
         str, typer.Option(help="auto, or such as 'mean|std|vlad' or 'attention', which learns.")
@@ -32,6 +32,10 @@ def fit(
     export: Annotated[
         str | None, typer.Option(help="sentence-transformers: only what it opens without onevec.")
     ] = None,
+    nuisance: Annotated[
+        list[str] | None,
+        typer.Option(help="Column that must not be read from the vector, or 'length'; repeatable."),
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -47,8 +51,8 @@ def fit(
     check_target(out, overwrite, what="onevec model", ours=is_model)
     training = {"steps": steps, "checkpoint": checkpoint, "progress": True}
     model = OneVec(
-        dim, effort=effort, pooler=pooler, objective=objective, training=training,
-        export=export, random_state=seed,
+        int(dim) if dim.isdecimal() else dim, effort=effort, pooler=pooler,
+        objective=objective, training=training, export=export, nuisance=nuisance or None, random_state=seed,
     ).fit(store)  # fmt: skip
     if not first_process():  # of `torchrun`: every process has the same model
         return

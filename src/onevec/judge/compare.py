@@ -46,7 +46,7 @@ def compare(
     rows, vectors = [], {}
     scored: list[dict[str, np.ndarray]] = []
     for option in options:
-        reduction = Reduction(option).fit(prepared.fitted, dim, cache)
+        reduction = Reduction(option).fit(prepared.fitted, dim, cache, prepared.fitted_nuisance)
         evidence = exam.evidence(reduction, halves)
         scored.append(asdict(evidence) | {"retrieval": exam.retrieval(reduction, halves)})
         vectors[option.name] = reduction.transform(whole)

@@ -63,7 +63,7 @@ class Exam:
         both = half_features(tokens, rows, prepared.blocks)
         questions = []
         for hidden in reversed(both):
-            targets = _targets(prepared.fitted, hidden, lengths, cache)
+            targets = _targets(prepared, hidden, lengths, cache)
             questions.append((targets, cluster_panel(targets, random_state)))
         return cls(tokens, rows, held, lengths, both, tuple(questions), random_state)
 
@@ -105,12 +105,12 @@ def half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Fea
 
 
 def _targets(
-    known: Features, hidden: Features, lengths: np.ndarray, cache: dict[Any, Any]
+    prepared: Prepared, hidden: Features, lengths: np.ndarray, cache: dict[Any, Any]
 ) -> Features:
     """Whitened leading directions of every block of the hidden halves, less what length says."""
-    out = {}
+    known, nuisance, out = prepared.fitted, prepared.fitted_nuisance, {}
     for name in known:
-        whole = Candidate((name,), 0.0, 1.0)
-        target = Reduction(whole).fit(known, _TARGET_WIDTH, cache).transform(hidden)
+        reduction = Reduction(Candidate((name,), 0.0, 1.0))
+        target = reduction.fit(known, _TARGET_WIDTH, cache, nuisance).transform(hidden)
         out[name] = without_length(target, lengths)
     return out

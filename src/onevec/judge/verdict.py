@@ -13,7 +13,7 @@ from onevec.judge.unlabelled import length_readability
 from onevec.reduction import KEEP_MEAN, Candidate
 from onevec.tokens.batches import Tokens
 
-_LEAST_HELD_OUT = 40
+LEAST_HELD_OUT = 40
 LIKELY = 0.7  # a candidate that beats the mean with this probability is taken
 SURE = 0.9  # and with this one the verdict claims that it does
 _NINETY = 1.645  # standard deviations to either side that hold 90 %
@@ -48,6 +48,8 @@ class Verdict:
         points of the average probe with labels.
     interval : (float, float) or None
         Its 90 % interval.
+    dimensions : list of dict
+        With ``dim="auto"``: what `onevec.judge.dimension.dimension_curve` says of the choice.
     """
 
     choice: str
@@ -59,6 +61,7 @@ class Verdict:
     length_r2: float | None = None
     expected_gain: float | None = None
     interval: tuple[float, float] | None = None
+    dimensions: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def sure(self) -> bool:
@@ -95,7 +98,7 @@ def judge(
         Seed.
     """
     usable = prepared.held_out_rows(tokens)
-    if len(usable) < _LEAST_HELD_OUT or len(options) == 1:
+    if len(usable) < LEAST_HELD_OUT or len(options) == 1:
         return KEEP_MEAN, _undecided(len(usable), len(options))
     rows, vectors, lengths = compare(tokens, prepared, options, dim=dim, random_state=random_state)
     for row in rows:
@@ -125,7 +128,7 @@ def _undecided(held_out: int, options: int) -> Verdict:
         "there is only one candidate"
         if options == 1
         else f"only {held_out} sequences of two or more tokens could be held out, "
-        f"and a verdict needs {_LEAST_HELD_OUT}"
+        f"and a verdict needs {LEAST_HELD_OUT}"
     )
     return Verdict(KEEP_MEAN.name, False, 0.5, f"Keep the mean: {why}.", held_out)
 

@@ -205,7 +205,7 @@ def _duplicates(raw: Ragged) -> Tensor:
 def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     """Write the trained poolers as a model of `OneVec`, fitted to the encoder that was saved."""
     from onevec.blocks import Blocks
-    from onevec.estimator import OneVec, _baselines, _facts_of
+    from onevec.estimator import OneVec, baselines, facts_of
     from onevec.judge.verdict import Verdict
     from onevec.reduction import Candidate, Reduction
 
@@ -217,13 +217,13 @@ def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     features = blocks.of(tokens)
     model = OneVec(given.dim, pooler="|".join(names), random_state=given.seed)
     model.n_features_in_, model.training_ = tokens.dim, None
-    model.data_ = _facts_of(tokens)
+    model.data_ = facts_of(tokens)
     opened = open_encoder(str(folder), "text" if work.raw.dim == 1 else "tokens", Options())
     assert opened is not None
     model.fingerprint_ = f"{opened.fingerprint}@layer{opened.known_layers([-1])[0]}"
     chosen = Candidate(tuple(names), 0.5, 0.5)
     told = f"As told: trained together with the encoder. {sentence}"
     model.verdict_ = Verdict(chosen.name, False, 0.5, told, 0)
-    model.baselines_ = _baselines(features, given.dim, {})
+    model.baselines_ = baselines(features, given.dim)
     model._adopt(blocks, Reduction(chosen).fit(features, given.dim))
     model.save(folder / POOLED)
