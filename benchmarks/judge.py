@@ -97,30 +97,46 @@ def weights_of(columns: Sequence[Column]) -> np.ndarray:
 
 
 def fit(columns: Sequence[Column], without: str | None = None) -> Calibration:
-    """Fit the table to the columns of all rows but one: ridge, candidates drawn to their mean."""
+    """Fit the table to the columns of all rows but one.
+
+    Ridge; candidates are drawn to their common mean. The weights are those of the recipe's
+    candidates, which are all that a fit offers; the others get intercepts beside them.
+    """
     known = [each for each in columns if each.row != without]
-    names = known[0].names[1:]
-    measures = np.array(
-        [[list(measures_of(entry).values()) for entry in each.rows[1:]] for each in known]
-    )
-    gains = np.clip([each.gains[1:] for each in known], *CLIP)
-    weight = weights_of(known)[:, None].repeat(len(names), 1).ravel()
-    weight /= weight.mean()
-    which = np.tile(np.eye(len(names)), (len(known), 1))
-    X = np.hstack([measures.reshape(len(weight), -1), np.ones((len(weight), 1)), which])
-    penalty = np.r_[np.full(len(MEASURES), RIDGE), 0.0, np.full(len(names), RIDGE_OF_NAMES)]
+    offered = [option.name for option in candidates("thorough")][1:]
+    others = [name for name in known[0].names[1:] if name not in offered]
+    measures, gains, weight = _flat(known, offered)
+    which = np.tile(np.eye(len(offered)), (len(known), 1))
+    X = np.hstack([measures, np.ones((len(weight), 1)), which])
+    penalty = np.r_[np.full(len(MEASURES), RIDGE), 0.0, np.full(len(offered), RIDGE_OF_NAMES)]
     solved = np.linalg.solve(
         (X * weight[:, None]).T @ X + np.diag(penalty * len(known)),
-        (X * weight[:, None]).T @ gains.ravel(),
+        (X * weight[:, None]).T @ gains,
     )
     slopes, common, own = np.split(solved, [len(MEASURES), len(MEASURES) + 1])
-    spread = np.sqrt(np.average((gains.ravel() - X @ solved) ** 2, weights=weight))
+    spread = np.sqrt(np.average((gains - X @ solved) ** 2, weights=weight))
+    intercepts = dict(zip(offered, common[0] + own, strict=True))
+    for name in others:
+        measures, gains, weight = _flat(known, [name])
+        rest = np.average(gains - measures @ slopes, weights=weight)
+        intercepts[name] = (rest + RIDGE_OF_NAMES * common[0]) / (1 + RIDGE_OF_NAMES)
     return Calibration(
-        {name: round(float(common[0] + each), 3) for name, each in zip(names, own, strict=True)},
+        {name: round(float(each), 3) for name, each in intercepts.items()},
         round(float(common[0]), 3),
         {name: round(float(each), 4) for name, each in zip(MEASURES, slopes, strict=True)},
         round(float(spread), 3),
     )
+
+
+def _flat(
+    columns: Sequence[Column], names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measures, clipped gains and weights of some candidates, column by column."""
+    places = [columns[0].names.index(name) for name in names]
+    measures = [list(measures_of(each.rows[p]).values()) for each in columns for p in places]
+    gains = np.clip([each.gains[p] for each in columns for p in places], *CLIP)
+    weight = weights_of(columns).repeat(len(names))
+    return np.array(measures), gains, weight / weight.mean()
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def fit(
     training = {"steps": steps, "checkpoint": checkpoint, "progress": True}
     model = OneVec(
         int(dim) if dim.isdecimal() else dim, effort=effort, pooler=pooler,
-        objective=objective, training=training, export=export, nuisance=nuisance or None, random_state=seed,
+        objective=objective, training=training, export=export,
+        nuisance=nuisance or None, random_state=seed,
     ).fit(store)  # fmt: skip
     if not first_process():  # of `torchrun`: every process has the same model
         return
