@@ -19,7 +19,7 @@ def fitted(easy_tokens):
 def test_beats_the_mean_where_the_spread_tells_more(easy_tokens, fitted):
     tokens, kinds = easy_tokens
     assert fitted.verdict_.beats_mean, fitted.verdict_.sentence
-    assert fitted.verdict_.probability > 0.95
+    assert fitted.verdict_.probability > 0.7
     vectors = fitted.transform(tokens)
     mean = fitted.transform_baselines(tokens)["mean"]
     pairs = {"mean": (mean[:200], mean[200:]), "onevec": (vectors[:200], vectors[200:])}

@@ -79,6 +79,7 @@ def test_expectation_is_the_formula_and_cut_off():
     assert table.expect("never seen", measures_of(ROW))[0] == pytest.approx(gain - 1.5)
     far = measures_of({"uniformity_gain": 99, "retrieval_z": -9e9})
     assert far == {"uniformity": 3.0, "retrieval": -1.5}
+    assert measures_of({"uniformity_gain": -99, "retrieval_z": 0})["uniformity"] == -0.2
 
 
 def test_another_table_for_a_while(easy_tokens):

@@ -46,7 +46,7 @@ class Verdict:
     expected_gain : float or None
         Of the candidate named in the sentence, over the mean at the same number of dimensions, in
         points of the average probe with labels.
-    interval : (float, float) or None
+    interval : list of two floats, or None
         Its 90 % interval.
     dimensions : list of dict
         With ``dim="auto"``: what `onevec.judge.dimension.dimension_curve` says of the choice.
@@ -60,7 +60,7 @@ class Verdict:
     candidates: list[dict[str, Any]] = field(default_factory=list)
     length_r2: float | None = None
     expected_gain: float | None = None
-    interval: tuple[float, float] | None = None
+    interval: list[float] | None = None
     dimensions: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -119,7 +119,7 @@ def judge(
         candidates=rows,
         length_r2=length_readability(vectors[options[chosen].name], lengths, random_state),
         expected_gain=gain,
-        interval=(gain - _NINETY * spread, gain + _NINETY * spread),
+        interval=[gain - _NINETY * spread, gain + _NINETY * spread],
     )
 
 
