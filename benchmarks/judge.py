@@ -5,8 +5,9 @@
 Labels of *train* parts alone: by its groups (speakers, families, scaffolds) a third of every train
 part is set aside and scored with labels; onevec's candidates are fitted to the rest and scored
 without. Written are `benchmarks/results/judge.json` (each criterion: Kendall's tau, regret, false
-claims; the verdict with each data set left out of its own table) and
-`src/onevec/judge/calibration.json`, the table that ships. What is computed is kept under .cache.
+claims; the verdict with each data set left out of its own table),
+`src/onevec/judge/calibration.json`, the table that ships, and the tables without each row, by
+which the quality benchmark judges it. What is computed is kept under .cache.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from onevec.judge.calibration import MEASURES, Calibration, measures_of
 from onevec.judge.verdict import LIKELY, SURE
 from onevec.recipe import candidates
 from onevec.reduction import KEEP_MEAN
-from protocol import encoders, judged, report, runner, tasks
+from protocol import encoders, judged, report, runner, tasks, unseen
 from protocol.judged import Column
 
 OUT = report.RESULTS / "judge.json"
@@ -279,11 +280,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if args.dry_run:
         return
+    tables = result.pop("tables")
     args.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
     figure(result, args.out.with_suffix(".svg"))
     if not args.tasks:
-        table = {"made_by": "benchmarks/judge.py", "table": result["tables"]["all"]}
-        shipped.FILE.write_text(json.dumps(rounded(table), indent=1) + "\n")
+        table = {"made_by": "benchmarks/judge.py", "table": tables.pop("all")}
+        shipped.FILE.write_text(json.dumps(table, indent=1) + "\n")
+        unseen.TABLES.write_text(json.dumps(tables, indent=1) + "\n")
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -373,7 +376,7 @@ def collect(columns: Sequence[Column]) -> dict[str, Any]:
         "verdict": verdict_table(columns, tables),
         "reliability": reliability(columns, tables),
         "tables": {"all": asdict(fit(columns))}
-        | {f"without {row}": asdict(each) for row, each in sorted(tables.items())},
+        | {row: asdict(each) for row, each in sorted(tables.items())},
     }
 
 

@@ -23,6 +23,7 @@ from onevec.tokens.batches import Tokens, sample_sequences
 from protocol import peers
 from protocol.baselines import candidate_result
 from protocol.producer import DIM, Context, Producer, Result
+from protocol.unseen import unseen
 
 RECIPE = candidates("quick")[1]
 NOISE = 8  # features, each with the spread of a usual token feature
@@ -121,7 +122,8 @@ def noise(context: Context, seed: int) -> Iterator[Result]:
     train = noised(context.train, spread, 2 * seed)
     test = noised(context.test, spread, 2 * seed + 1)
     began = time.process_time()
-    model = OneVec(dim=DIM, random_state=seed).fit(train)
+    with unseen(context.unit.row):
+        model = OneVec(dim=DIM, random_state=seed).fit(train)
     seconds = time.process_time() - began
     note = {"choice": model.verdict_.choice}
     yield Result(

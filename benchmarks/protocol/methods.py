@@ -15,16 +15,18 @@ from protocol import ablation, baselines, bounds, learned, peers, sweep
 from protocol.baselines import candidate_result
 from protocol.producer import DIM, Context, Producer, Result
 from protocol.tasks import TEXT
+from protocol.unseen import unseen
 
 SEEDS = 3
 SIX_ROWS = ("ncrna13", "omniglot", "fsdd", "chess", "gesture", "banking77")  # peers: three seeds
 
 
 def onevec(context: Context, seed: int, effort: str) -> Iterator[Result]:
-    """`OneVec(dim=64, effort=…).fit(tokens)`: nothing else set."""
+    """`OneVec(dim=64, effort=…).fit(tokens)`: nothing else set, the row's own data unseen."""
     model = OneVec(dim=DIM, effort=effort, random_state=seed)
     began = time.process_time()
-    model.fit(context.train)
+    with unseen(context.unit.row):
+        model.fit(context.train)
     seconds = time.process_time() - began
     verdict = model.verdict_
     note = {
@@ -46,7 +48,8 @@ def judgement(context: Context, seed: int) -> Iterator[Result]:
     options = sweep.candidate_list()
     began = time.process_time()
     found = prepare(context.train, BLOCKS | sweep.SPECS, "quick", seed)
-    _, verdict = judge(context.train, found, options, dim=DIM, random_state=seed)
+    with unseen(context.unit.row):
+        _, verdict = judge(context.train, found, options, dim=DIM, random_state=seed)
     note = {
         "says": {sweep.name_of(o): e for o, e in zip(options, verdict.candidates, strict=False)},
         "choice": f"candidate: {verdict.choice}",
@@ -60,7 +63,8 @@ def dimensions(context: Context, seed: int) -> Iterator[Result]:
     features = {"mean": context.pool("mean")}
     for dim in (16, 32, 128, 256):
         began = time.process_time()
-        model = OneVec(dim=dim, random_state=seed).fit(context.train)
+        with unseen(context.unit.row):
+            model = OneVec(dim=dim, random_state=seed).fit(context.train)
         seconds = time.process_time() - began
         vectors = (model.transform(part) for part in (context.train, context.test))
         yield Result(f"onevec_quick at {dim}", *vectors, seconds)
@@ -82,7 +86,10 @@ _JUDGE = tuple(
     f"src/onevec/judge/{name}"
     for name in ("exam.py", "unlabelled.py", "compare.py", "calibration.py", "calibration.json")
 )
-_VERDICT = (*_CORE, *_RECIPE, *_JUDGE, "src/onevec/judge/verdict.py")
+_VERDICT = (
+    *(*_CORE, *_RECIPE, *_JUDGE, "src/onevec/judge/verdict.py"),
+    *("benchmarks/protocol/calibrations.json", "benchmarks/protocol/unseen.py"),
+)
 _OURS = (*_VERDICT, "src/onevec/estimator.py", "benchmarks/protocol/methods.py")
 _PEERS = ("benchmarks/protocol/peers.py",)
 _BOUND = ("benchmarks/protocol/bounds.py",)
