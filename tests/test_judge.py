@@ -116,3 +116,14 @@ def test_dimensions_of_a_few_sequences_are_the_usual(easy_tokens):
     assert model.verdict_.dimensions == []
     with pytest.raises(InputError, match='at least 1, or "auto"'):
         OneVec(dim="some").fit(easy_tokens[0])
+
+
+def test_noise_that_stays_in_a_sequence_does_not_change_the_verdict(easy_tokens):
+    rng = np.random.default_rng(0)
+    noisy = [np.hstack([t, np.tile(5 * rng.normal(size=6), (len(t), 1))]) for t in easy_tokens[0]]
+    plain, attacked = (OneVec(dim=8).fit(tokens) for tokens in (easy_tokens[0], noisy))
+    assert attacked.verdict_.choice == plain.verdict_.choice
+    assert attacked.verdict_.beats_mean
+    found, wanted = attacked.transform(noisy), plain.transform(easy_tokens[0])
+    # Shrinkage knows how wide the tokens are, so not to the last digit.
+    assert np.corrcoef((found @ found.T).ravel(), (wanted @ wanted.T).ravel())[0, 1] > 0.99

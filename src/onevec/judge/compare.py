@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from onevec.blocks import Prepared
-from onevec.judge.exam import Exam
+from onevec.judge.exam import Exam, unsteady
 from onevec.judge.unlabelled import uniformity
 from onevec.reduction import Candidate, Reduction
 from onevec.tokens.batches import Tokens
@@ -42,6 +42,7 @@ def compare(
     # Closed-form blocks ask, learned ones too must answer.
     exam = Exam.set(tokens, prepared.closed(), random_state, cache)
     halves = exam.answers(prepared.blocks)
+    prepared = replace(prepared, features=unsteady(prepared.features, prepared.blocks))
     whole = {name: block[exam.held] for name, block in prepared.features.items()}
     rows, vectors = [], {}
     scored: list[dict[str, np.ndarray]] = []

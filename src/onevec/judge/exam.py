@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from onevec.blocks import Blocks, Features, Prepared, read
 from onevec.judge.unlabelled import (
@@ -16,7 +17,7 @@ from onevec.judge.unlabelled import (
     matched_retrieval,
     without_length,
 )
-from onevec.reduction import Candidate, Reduction
+from onevec.reduction import MEAN, Candidate, Reduction
 from onevec.tokens.batches import Tokens
 from onevec.views import halves
 
@@ -61,6 +62,7 @@ class Exam:
         rows = prepared.rows[held]
         lengths = tokens.lengths.cpu().numpy()[rows]
         both = half_features(tokens, rows, prepared.blocks)
+        prepared = replace(prepared, features=unsteady(prepared.features, prepared.blocks))
         questions = []
         for hidden in reversed(both):
             targets = _targets(prepared, hidden, lengths, cache)
@@ -101,7 +103,18 @@ def half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Fea
     first, second = (
         {name: np.concatenate([piece[name] for piece in part]) for name in names} for part in parts
     )
-    return first, second
+    return unsteady(first, blocks), unsteady(second, blocks)
+
+
+def unsteady(features: Features, blocks: Blocks) -> Features:
+    """Leave out of the mean what never varies within a sequence.
+
+    Both halves have it, so it would find the other half for nothing; no other block sees it.
+    """
+    steady = torch.isinf(blocks.scale).numpy()
+    if MEAN not in features or not steady.any():
+        return features
+    return features | {MEAN: np.where(steady, np.float32(0), features[MEAN])}
 
 
 def _targets(
