@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onevec.errors import InputError
+from onevec.judge.verdict import LIKELY
 from onevec.report.picture import new_figure, png, points_figure
 from onevec.tokens.store import TokenStore
 
@@ -22,6 +23,8 @@ METHOD_NAMES = {
     "mean_whitened": "mean + whitening",
     "onevec": "onevec",
 }
+
+_CHOSEN, _OTHER = "#d9480f", "#1c7ed6"
 
 
 def summarize(
@@ -56,7 +59,7 @@ def summarize(
     facts : mapping, optional
         Further lines, such as the encoder's accuracy.
     """
-    pictures = {"The candidates, scored without labels": _candidate_figure(model)}
+    pictures = {"The candidates, judged without labels": _candidate_figure(model)}
     if evaluation:
         pictures["Gain over the mean, with labels used for scoring only"] = _gain_figure(evaluation)
     if maps:
@@ -113,33 +116,24 @@ def _candidate_figure(model: OneVec) -> Figure | None:
     rows = model.verdict_.candidates
     if not rows:
         return None
-    figure, axes = new_figure(9, 0.8 + 0.42 * len(rows), 2)
-    order = rows[::-1]
+    figure, (gains, chances) = new_figure(9, 0.8 + 0.42 * len(rows), 2)
+    order = rows[:0:-1]  # all but the mean, the first on top
     place = np.arange(len(order))
-    titles = {
-        "retrieval": "other half found",
-        "pseudo_labels": "pseudo-labels of the other half",
-    }
-    for axis, (score, title) in zip(axes, titles.items(), strict=True):
-        chosen = [row["name"] == model.verdict_.choice for row in order]
-        axis.errorbar(
-            [row[f"{score}_gain"] for row in order],
-            place,
-            xerr=[2 * row[f"{score}_error"] for row in order],
-            fmt="none",
-            ecolor="#9aa5b1",
-        )
-        axis.scatter(
-            [row[f"{score}_gain"] for row in order],
-            place,
-            color=["#d9480f" if c else "#1c7ed6" for c in chosen],
-            zorder=3,
-        )
-        axis.axvline(0, color="#495057", linewidth=0.8)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("gain over the mean, ± 2 standard errors", fontsize=9)
-        axis.set_yticks(place, [row["name"].replace(", ", ",\n") for row in order], fontsize=8)
-    axes[1].set_yticklabels([])
+    low, high = model.verdict_.interval or (0.0, 0.0)
+    colours = [_CHOSEN if row["name"] == model.verdict_.choice else _OTHER for row in order]
+    expected = [row["expected_gain"] for row in order]
+    gains.errorbar(expected, place, xerr=(high - low) / 2, fmt="none", ecolor="#9aa5b1")
+    gains.scatter(expected, place, color=colours, zorder=3)
+    gains.axvline(0, color="#495057", linewidth=0.8)
+    gains.set_title("expected gain over the mean", fontsize=10)
+    gains.set_xlabel("points, 90 % interval", fontsize=9)
+    gains.set_yticks(place, [row["name"].replace(", ", ",\n") for row in order], fontsize=8)
+    chances.barh(place, [row["probability"] for row in order], color=colours, height=0.5)
+    chances.axvline(LIKELY, color="#495057", linewidth=0.8, linestyle="--")
+    chances.set_xlim(0, 1)
+    chances.set_title("probability to beat the mean", fontsize=10)
+    chances.set_xlabel(f"taken from {LIKELY:.2f} on", fontsize=9)
+    chances.set_yticks(place, [""] * len(order))
     return figure
 
 
@@ -149,7 +143,7 @@ def _gain_figure(evaluation: Mapping[str, Mapping[str, Any]]) -> Figure:
     for place, name in enumerate(reversed(names)):
         entry = evaluation[name]
         low, high = entry["interval"]
-        colour = "#d9480f" if name == "onevec" else "#1c7ed6"
+        colour = _CHOSEN if name == "onevec" else _OTHER
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
         axis.plot(entry["gain"], place, "o", color=colour)
     axis.axvline(0, color="#495057", linewidth=0.8)
@@ -161,7 +155,7 @@ def _gain_figure(evaluation: Mapping[str, Mapping[str, Any]]) -> Figure:
 def _length_figure(lengths: np.ndarray) -> Figure:
     figure, (axis,) = new_figure(6.5, 2.4)
     axis.hist(
-        lengths, bins=np.geomspace(max(1, lengths.min()), lengths.max() + 1, 40), color="#1c7ed6"
+        lengths, bins=np.geomspace(max(1, lengths.min()), lengths.max() + 1, 40), color=_OTHER
     )
     axis.set_xscale("log")
     axis.set_xlabel("tokens")
