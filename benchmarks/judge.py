@@ -31,7 +31,7 @@ from scipy.stats import kendalltau
 sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec.judge import calibration as shipped
-from onevec.judge.calibration import MEASURES, Calibration, measures_of
+from onevec.judge.calibration import MEASURES, Calibration, measures_of, speaks
 from onevec.judge.verdict import LIKELY, SURE
 from onevec.recipe import candidates
 from onevec.reduction import KEEP_MEAN
@@ -155,7 +155,7 @@ def chosen(each: Column, table: Calibration, names: Sequence[str]) -> Choice:
     for name in names[1:]:
         place = each.names.index(name)
         _, chance = table.expect(name, measures_of(each.rows[place]))
-        if chance >= LIKELY:
+        if chance >= LIKELY and speaks(each.rows[place]):
             return Choice(float(each.gains[place]), float(best), chance >= SURE)
     return Choice(0.0, float(best), False)
 

@@ -127,3 +127,13 @@ def test_noise_that_stays_in_a_sequence_does_not_change_the_verdict(easy_tokens)
     found, wanted = attacked.transform(noisy), plain.transform(easy_tokens[0])
     # Shrinkage knows how wide the tokens are, so not to the last digit.
     assert np.corrcoef((found @ found.T).ravel(), (wanted @ wanted.T).ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noise_is_never_said_to_beat_the_mean(seed):
+    rng = np.random.default_rng(seed)
+    dim, count, longest = (int(rng.choice(c)) for c in ((8, 32, 64), (200, 600), (8, 40, 150)))
+    tokens = [rng.normal(size=(n, dim)) for n in rng.integers(2, longest, size=count)]
+    verdict = OneVec(dim=8, effort="standard").fit(tokens).verdict_
+    assert not verdict.beats_mean, verdict.sentence
+    assert verdict.sentence.startswith("Keep the mean")

@@ -21,7 +21,7 @@ def planted(row, seed, headroom):
     for place, name in enumerate(NAMES):
         even = headroom * bool(place)
         rows.append(
-            {"name": name, "uniformity_gain": even, "retrieval_z": 0.0, "z": 0.0}
+            {"name": name, "uniformity_gain": even, "retrieval_z": 5.0 * bool(place), "z": 0.0}
             | {f"{score}_gain": 0.0 for score in ("predictability", "pseudo_labels")}
             | {f"{score}_error": 1.0 for score in ("predictability", "pseudo_labels")}
             | {"rank": float(place), "clid": 0.5, "hubness": 0.0}

@@ -26,6 +26,7 @@ import numpy as np
 # them. Pseudo-labels and predictability added nothing to these two (benchmarks/LOG.md).
 _CUTS = {"uniformity": (-0.2, 3.0), "retrieval": (-1.5, 1.5)}
 MEASURES = tuple(_CUTS)
+_EVENER, _FOUND = 0.1, 4.0  # the second in standard errors
 FILE = Path(__file__).with_name("calibration.json")
 
 
@@ -64,6 +65,14 @@ def measures_of(row: Mapping[str, Any]) -> dict[str, float]:
         "retrieval": row["retrieval_z"] / 8,
     }
     return {name: float(np.clip(value, *_CUTS[name])) for name, value in found.items()}
+
+
+def speaks(row: Mapping[str, Any]) -> bool:
+    """Whether the data themselves say anything for a candidate.
+
+    What it gained elsewhere is no reason: on pure noise it is all there is.
+    """
+    return row["uniformity_gain"] >= _EVENER or row["retrieval_z"] >= _FOUND
 
 
 _current: list[Calibration] = []

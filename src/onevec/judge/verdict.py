@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onevec.blocks import Prepared
-from onevec.judge.calibration import calibration, measures_of
+from onevec.judge.calibration import calibration, measures_of, speaks
 from onevec.judge.compare import compare
 from onevec.judge.unlabelled import length_readability
 from onevec.reduction import KEEP_MEAN, Candidate
@@ -139,7 +139,11 @@ def _choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
     The scores hardly rank the winners: the order of the candidates is a better guide there
     (benchmarks/LOG.md).
     """
-    likely = [place for place, row in enumerate(rows) if place and row["probability"] >= LIKELY]
+    likely = [
+        place
+        for place, row in enumerate(rows)
+        if place and row["probability"] >= LIKELY and speaks(row)
+    ]
     if likely:
         return likely[0], likely[0]
     return max(range(1, len(rows)), key=lambda place: rows[place]["probability"]), 0
@@ -155,6 +159,12 @@ def _sentence(rows: Sequence[dict[str, Any]], place: int, taken: bool, held_out:
         f"{100 * mean['pseudo_labels']:.1f} %"
     )
     chance = in_words(row["probability"])
+    if not taken and not any(speaks(row) for row in rows[1:]):
+        return (
+            "Keep the mean: there is no headroom here, no candidate's vectors lie clearly more "
+            f"evenly or find the other half clearly better; the nearest is {row['name']} "
+            f"({evidence})."
+        )
     if not taken:
         return (
             f"Keep the mean: the nearest is {row['name']}, better with probability {chance} only "
