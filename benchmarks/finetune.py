@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -235,9 +234,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs=2, default=(0, 0), help="most train, most test")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    data = args.data or os.environ.get("ONEVEC_DATA")
-    if not data:
-        raise SystemExit("no data: pass --data DIR or set ONEVEC_DATA")
+    data = tasks.data_folder(args.data)
     torch.set_num_threads(1)
     names = args.only.split(",") if args.only else list(ROWS)
     result = json.loads(args.out.read_text()) if args.out.is_file() else {"rows": {}, "peers": {}}

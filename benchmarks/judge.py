@@ -31,8 +31,9 @@ from scipy.stats import kendalltau
 sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec.judge import calibration as shipped
-from onevec.judge.calibration import MEASURES, Calibration, measures_of, speaks
-from onevec.judge.verdict import LIKELY, SURE
+from onevec.judge.calibration import MEASURES, Calibration, measures_of
+from onevec.judge.compare import in_errors
+from onevec.judge.verdict import SURE, choose, expected
 from onevec.recipe import candidates
 from onevec.reduction import KEEP_MEAN
 from protocol import encoders, judged, report, runner, tasks, unseen
@@ -49,8 +50,8 @@ CLIP = (-10.0, 15.0)  # points: raw frames gain 50, and would own every sum of s
 CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
     "uniformity": lambda row: row["uniformity_gain"],
     "retrieval of the other half, matched in length": lambda row: row["retrieval_z"],
-    "predictability of the other half": lambda row: _z(row, "predictability"),
-    "pseudo-labels of the other half": lambda row: _z(row, "pseudo_labels"),
+    "predictability of the other half": lambda row: in_errors(row, "predictability"),
+    "pseudo-labels of the other half": lambda row: in_errors(row, "pseudo_labels"),
     "predictability and pseudo-labels (z)": lambda row: row["z"],
     "effective rank (RankMe)": lambda row: row["rank"],
     "cluster learnability (CLID)": lambda row: row["clid"],
@@ -60,11 +61,6 @@ CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
 
 def scores_of(each: Column, criterion: str) -> np.ndarray:
     return np.array([CRITERIA[criterion](row) for row in each.rows])
-
-
-def _z(row: dict[str, Any], score: str) -> float:
-    error = row[f"{score}_error"]
-    return row[f"{score}_gain"] / error if error > 0 else 0.0
 
 
 def keep(job: tuple[str, str, str], data: Path) -> str:
@@ -149,15 +145,19 @@ class Choice:
     claimed: bool
 
 
-def chosen(each: Column, table: Calibration, names: Sequence[str]) -> Choice:
-    """What the verdict takes among some candidates: the first likely one."""
-    best = max(each.gains[each.names.index(name)] for name in names)
-    for name in names[1:]:
-        place = each.names.index(name)
-        _, chance = table.expect(name, measures_of(each.rows[place]))
-        if chance >= LIKELY and speaks(each.rows[place]):
-            return Choice(float(each.gains[place]), float(best), chance >= SURE)
-    return Choice(0.0, float(best), False)
+def judged_by(
+    each: Column, table: Calibration, names: Sequence[str]
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """What the verdict expects of some candidates of a column, and what they gained."""
+    places = [each.names.index(name) for name in names]
+    return expected([each.rows[place] for place in places], table), each.gains[places]
+
+
+def chosen(rows: list[dict[str, Any]], gains: np.ndarray) -> Choice:
+    """What the verdict takes."""
+    _, taken = choose(rows)
+    claimed = taken > 0 and rows[taken]["probability"] >= SURE
+    return Choice(float(gains[taken]), float(gains.max()), claimed)
 
 
 def macro(columns: Sequence[Column], values: Sequence[float]) -> float:
@@ -194,13 +194,11 @@ def verdict_table(
     lists = {"default candidates": recipe, "fixed list": columns[0].names}
     found: dict[str, dict[str, Any]] = {}
     for what, names in lists.items():
-        made = [chosen(each, tables[each.row], names) for each in columns]
-        places = [columns[0].names.index(name) for name in names[1:]]
-        taus = []
-        for each in columns:
-            table = tables[each.row]
-            says = [table.expect(each.names[p], measures_of(each.rows[p]))[0] for p in places]
-            taus.append(tau(np.r_[0.0, says], each.gains[[0, *places]]))
+        known = [judged_by(each, tables[each.row], names) for each in columns]
+        made = [chosen(rows, gains) for rows, gains in known]
+        taus = [
+            tau(np.array([row["expected_gain"] for row in rows]), gains) for rows, gains in known
+        ]
         claims = [choice.gain <= 0 for choice in made if choice.claimed]
         found[what] = {
             "tau": macro(columns, taus),
@@ -220,12 +218,11 @@ def reliability(
     columns: Sequence[Column], tables: dict[str, Calibration]
 ) -> list[dict[str, float]]:
     """How often a candidate of the recipe beats the mean where the verdict says p."""
+    recipe = [option.name for option in candidates("thorough")]
     pairs = []
     for each in columns:
-        for name in [option.name for option in candidates("thorough")][1:]:
-            place = each.names.index(name)
-            chance = tables[each.row].expect(name, measures_of(each.rows[place]))[1]
-            pairs.append((chance, each.gains[place] > 0))
+        rows, gains = judged_by(each, tables[each.row], recipe)
+        pairs += [(row["probability"], gain > 0) for row, gain in zip(rows, gains, strict=True)][1:]
     said, won = np.array(pairs, dtype=float).T
     found = []
     for low, high in itertools.pairwise(EDGES):
@@ -248,15 +245,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=os.environ.get("ONEVEC_DATA"))
+    parser.add_argument("--data", type=Path, help="folder of the data sets (else $ONEVEC_DATA)")
     parser.add_argument("--tasks", help="rows, comma-separated (default: all)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--dry-run", action="store_true", help="compute columns, write nothing")
     args = parser.parse_args(arguments)
-    if args.data is None:
-        raise SystemExit("no data: pass --data DIR or set ONEVEC_DATA")
-    data = Path(args.data)
+    data = tasks.data_folder(args.data)
     rows = args.tasks.split(",") if args.tasks else [r for r in tasks.ROWS if r not in LEFT_OUT]
     jobs = []
     for row in rows:

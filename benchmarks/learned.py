@@ -35,10 +35,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes of one thread")
     parser.add_argument("--only", default="", help="methods whose name holds this text")
     args = parser.parse_args()
-    data = args.data or os.environ.get("ONEVEC_DATA")
-    if not data:
-        raise SystemExit("no data: pass --data DIR or set ONEVEC_DATA")
-    settings = runner.Settings(Path(data))
+    data = tasks.data_folder(args.data)
+    settings = runner.Settings(data)
     rows = list(dict.fromkeys(unit.split("/")[0] for unit, _ in learned.COLUMNS))
     names = [producer.name for producer in learned.producers()]
     runner.fill_stores(rows, settings, args.jobs)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 import zlib
@@ -101,15 +100,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=os.environ.get("ONEVEC_DATA"))
+    parser.add_argument("--data", type=Path, help="folder of the data sets (else $ONEVEC_DATA)")
     parser.add_argument("--tasks", default=",".join(ROWS))
     parser.add_argument("--recipes", default=";".join(RECIPES), help="parted by semicolons")
     parser.add_argument("--steps", type=int, help="default: what pretrain takes")
     parser.add_argument("--quick", action="store_true", help="few sequences: for trying it out")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    if not args.data:
-        raise SystemExit("no data: pass --data DIR or set ONEVEC_DATA")
+    data = tasks.data_folder(args.data)
     torch.set_num_threads(1)
     result: dict[str, Any] = {
         "machine": f"{platform.platform()}, one thread",
@@ -119,11 +117,11 @@ def main() -> None:
         "tasks": {},
     }
     for row in args.tasks.split(","):
-        units = [tasks.shrink(u) if args.quick else u for u in tasks.units(row, args.data)]
+        units = [tasks.shrink(u) if args.quick else u for u in tasks.units(row, data)]
         found: dict[str, dict[str, Any]] = {unit.id: {} for unit in units}
         made = {}
         for recipe in args.recipes.split(";"):
-            folder, told = encoder(row, recipe, args.data, args.steps)
+            folder, told = encoder(row, recipe, data, args.steps)
             names = ("steps", "seconds", "held_out", "masked_accuracy", "unigram_accuracy")
             made[recipe] = {name: told[name] for name in names if name in told}
             for unit in units:

@@ -94,10 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parts", default="indexes,retrieval")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/use.json")
     args = parser.parse_args(arguments)
-    named = args.data or os.environ.get("ONEVEC_DATA")
-    if not named and not args.quick:
-        raise SystemExit("no data: pass --data DIR or set ONEVEC_DATA; --quick needs none")
-    data = SHIPPED_DATA if args.quick else Path(named)
+    data = SHIPPED_DATA if args.quick else tasks.data_folder(args.data, "; --quick needs none")
     out = args.out or RESULTS / ("quick_use.json" if args.quick else "use.json")
     parts = {"indexes": indexes, "retrieval": retrieval}
     with one_thread():

@@ -13,6 +13,7 @@ import csv
 import gzip
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,6 +71,14 @@ class Unit:
     @property
     def id(self) -> str:
         return self.row if self.name == self.row else f"{self.row}/{self.name}"
+
+
+def data_folder(named: Path | None, hint: str = "") -> Path:
+    """Return the folder of the data sets: the one that is named, else $ONEVEC_DATA."""
+    found = named or os.environ.get("ONEVEC_DATA")
+    if not found:
+        raise SystemExit(f"no data: pass --data DIR or set ONEVEC_DATA{hint}")
+    return Path(found)
 
 
 class MissingDataError(Exception):

@@ -18,7 +18,7 @@ from onevec.encoders.pairs import (
 from onevec.encoders.settings import Recipe
 from onevec.encoders.terms import Masked, NextToken, PredictiveCoding, ReplacedTokens, Term
 from onevec.errors import InputError, make_named
-from onevec.objectives.mixture import read_weights, weight_and_options
+from onevec.objectives.mixture import read_parts
 
 PRETRAINING: dict[str, type[Term]] = {
     "masked": Masked,
@@ -37,13 +37,8 @@ class Mix(nn.Module):
 
     def __init__(self, spec: str | Mapping[str, Any], causal: bool):
         super().__init__()
-        read = read_weights(spec) if isinstance(spec, str) else spec
-        if not isinstance(read, Mapping) or not read:
-            raise InputError(
-                f"got objectives={spec!r}: pass a mapping of names to weights such as "
-                '{"masked": 1.0, "contrastive": 0.1}'
-            )
-        found = {name: weight_and_options(name, part) for name, part in read.items()}
+        rule = 'pass a mapping of names to weights such as {"masked": 1.0, "contrastive": 0.1}'
+        found = read_parts(spec, "objectives", rule)
         self.weights = {name: weight for name, (weight, _) in found.items()}
         self.terms: dict[str, Term] = {}
         for name, (_, options) in found.items():

@@ -18,6 +18,16 @@ SIZES: dict[str, dict[str, Any]] = {  # about 1, 12 and 115 million weights besi
 }
 
 
+def check_known(kind: type, given: Mapping[str, Any], command: str) -> None:
+    """Refuse a setting that a dataclass of settings does not have, with one sentence."""
+    known = [each.name for each in fields(kind)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(
+            f"got setting {unknown[0]!r}, which {command} does not know: it has {', '.join(known)}"
+        )
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The settings of one pretraining run; the defaults are the benchmark's recipe.
@@ -87,13 +97,7 @@ class Recipe:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Recipe:
         """Return checked settings, with those of the size filled in."""
-        names = [each.name for each in fields(cls)]
-        unknown = sorted(set(settings) - set(names))
-        if unknown:
-            raise InputError(
-                f"got setting {unknown[0]!r}, which pretrain does not know: it has "
-                f"{', '.join(names)}"
-            )
+        check_known(cls, settings, "pretrain")
         recipe = cls(**settings)
         if recipe.size not in SIZES:
             raise InputError(f"got size={recipe.size!r}: choose from {', '.join(SIZES)}")

@@ -48,8 +48,8 @@ def compare(
     scored: list[dict[str, np.ndarray]] = []
     for option in options:
         reduction = Reduction(option).fit(prepared.fitted, dim, cache, prepared.fitted_nuisance)
-        evidence = exam.evidence(reduction, halves)
-        scored.append(asdict(evidence) | {"retrieval": exam.retrieval(reduction, halves)})
+        both = [reduction.transform(half) for half in halves]
+        scored.append(asdict(exam.evidence(both)) | {"retrieval": exam.retrieval(both)})
         vectors[option.name] = reduction.transform(whole)
         row = {"name": option.name, "uniformity": uniformity(vectors[option.name])}
         row["uniformity_gain"] = rows[0]["uniformity"] - row["uniformity"] if rows else 0.0

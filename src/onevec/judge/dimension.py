@@ -33,8 +33,8 @@ def dimension_curve(prepared: Prepared, candidate: Candidate) -> list[dict[str, 
     dims = [dim for dim in DIMENSIONS if dim < vectors.shape[1]] + [vectors.shape[1]]
     wanted = _neighbours(vectors)
     return [
-        {"dim": dim, "neighbours": float(np.mean(_neighbours(vectors[:, :dim]) & wanted) * scale)}
-        for dim, scale in ((dim, 1 / wanted.mean()) for dim in dims)
+        {"dim": dim, "neighbours": float(_neighbours(vectors[:, :dim])[wanted].mean())}
+        for dim in dims
     ]
 
 

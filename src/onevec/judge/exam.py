@@ -78,17 +78,17 @@ class Exam:
         added = half_features(self.tokens, self.rows, blocks.only(more))
         return first | added[0], second | added[1]
 
-    def retrieval(self, reduction: Reduction, halves: tuple[Features, Features]) -> np.ndarray:
-        """Score how well the other half of each sequence is found, see `matched_retrieval`."""
-        first, second = (reduction.transform(half) for half in halves)
+    def retrieval(self, vectors: Sequence[np.ndarray]) -> np.ndarray:
+        """Score how well vectors of both halves find each other, see `matched_retrieval`."""
+        first, second = vectors
         return matched_retrieval(first, second, self.lengths)
 
-    def evidence(self, reduction: Reduction, halves: tuple[Features, Features]) -> Evidence:
-        """Score a reduction of the halves' block features."""
+    def evidence(self, vectors: Sequence[np.ndarray]) -> Evidence:
+        """Score what the vectors of both halves know."""
         return Evidence.mean(
             [
-                gather_evidence(reduction.transform(seen), targets, panel, self.random_state)
-                for seen, (targets, panel) in zip(halves, self.questions, strict=True)
+                gather_evidence(seen, targets, panel, self.random_state)
+                for seen, (targets, panel) in zip(vectors, self.questions, strict=True)
             ]
         )
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onevec.blocks import Prepared
-from onevec.judge.calibration import calibration, measures_of, speaks
+from onevec.judge.calibration import Calibration, calibration, measures_of, speaks
 from onevec.judge.compare import compare
 from onevec.judge.unlabelled import length_readability
 from onevec.reduction import KEEP_MEAN, Candidate
@@ -101,14 +101,11 @@ def judge(
     if len(usable) < LEAST_HELD_OUT or len(options) == 1:
         return KEEP_MEAN, _undecided(len(usable), len(options))
     rows, vectors, lengths = compare(tokens, prepared, options, dim=dim, random_state=random_state)
-    for row in rows:
-        known = 0.0, 0.5  # the mean against itself
-        if row["name"] != KEEP_MEAN.name:
-            known = calibration().expect(row["name"], measures_of(row))
-        row["expected_gain"], row["probability"] = known
-    place, chosen = _choose(rows)
+    table = calibration()
+    rows = expected(rows, table)
+    place, chosen = choose(rows)
     row = rows[place]
-    gain, spread = row["expected_gain"], calibration().spread
+    gain, spread = row["expected_gain"], table.spread
     return options[chosen], Verdict(
         choice=options[chosen].name,
         beats_mean=chosen > 0,
@@ -133,7 +130,18 @@ def _undecided(held_out: int, options: int) -> Verdict:
     return Verdict(KEEP_MEAN.name, False, 0.5, f"Keep the mean: {why}.", held_out)
 
 
-def _choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
+def expected(rows: Sequence[dict[str, Any]], table: Calibration) -> list[dict[str, Any]]:
+    """Add ``expected_gain`` and ``probability`` to what `compare` says of each candidate."""
+    found = []
+    for row in rows:
+        known = 0.0, 0.5  # the mean against itself
+        if row["name"] != KEEP_MEAN.name:
+            known = table.expect(row["name"], measures_of(row))
+        found.append(row | {"expected_gain": known[0], "probability": known[1]})
+    return found
+
+
+def choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
     """Places of the candidate that the sentence speaks of, and of the one that is taken.
 
     The scores hardly rank the winners: the order of the candidates is a better guide there

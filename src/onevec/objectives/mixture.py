@@ -34,6 +34,16 @@ def weight_and_options(name: str, part: Any) -> tuple[float, Mapping[str, Any]]:
     return float(weight), options
 
 
+def read_parts(
+    spec: str | Mapping[str, Any], what: str, rule: str
+) -> dict[str, tuple[float, Mapping[str, Any]]]:
+    """Read text or a mapping as weight and options by name; ``rule`` ends the error's sentence."""
+    parts = read_weights(spec) if isinstance(spec, str) else spec
+    if not isinstance(parts, Mapping) or not parts:
+        raise InputError(f"got {what}={spec!r}: {rule}")
+    return {name: weight_and_options(name, part) for name, part in parts.items()}
+
+
 class Mixture(Objective):
     """A weighted sum of objectives.
 

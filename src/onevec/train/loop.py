@@ -211,7 +211,8 @@ def _score(exam: Exam, prepared: Prepared, candidate: Candidate, dim: int) -> fl
     some = np.random.default_rng(0).permutation(prepared.rows[: prepared.count])[:_REFIT]
     known = blocks.of(exam.tokens, np.sort(some))
     reduction = Reduction(candidate).fit(known, dim)
-    evidence = exam.evidence(reduction, half_features(exam.tokens, exam.rows, blocks))
+    halves = half_features(exam.tokens, exam.rows, blocks)
+    evidence = exam.evidence([reduction.transform(half) for half in halves])
     return float(evidence.predictability.mean() + evidence.pseudo_labels.mean())
 
 

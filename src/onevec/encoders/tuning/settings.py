@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from onevec.encoders.settings import check_known
 from onevec.errors import InputError
 from onevec.files import check_target
 from onevec.poolers import make_pooler
@@ -111,13 +112,7 @@ class Tuning:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Tuning:
         """Make settings from keyword arguments, checked."""
-        known = [each.name for each in fields(cls)]
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise InputError(
-                f"got setting {unknown[0]!r}, which finetune does not know: it has "
-                f"{', '.join(known)}"
-            )
+        check_known(cls, options, "finetune")
         made = cls(**options)
         for name, (holds, rule) in _RULES.items():
             if not holds(getattr(made, name)):

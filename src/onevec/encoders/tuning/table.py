@@ -12,8 +12,8 @@ from onevec.encoders.tuning.base import Aim, Batch
 from onevec.encoders.tuning.contrast import ApartSpans, Crops, Predictive, SimCSE
 from onevec.encoders.tuning.rebuild import Denoise, Masked
 from onevec.encoders.tuning.student import Student, draw_seed
-from onevec.errors import InputError, make_named
-from onevec.objectives.mixture import read_weights, weight_and_options
+from onevec.errors import make_named
+from onevec.objectives.mixture import read_parts
 from onevec.ragged import Ragged
 
 FINETUNING: dict[str, type[Aim]] = {
@@ -37,13 +37,8 @@ class Aims(nn.Module):
 
     def __init__(self, spec: str | Mapping[str, Any]):
         super().__init__()
-        parts = read_weights(spec) if isinstance(spec, str) else spec
-        if not isinstance(parts, Mapping) or not parts:
-            raise InputError(
-                f'got objective={spec!r}: pass a name, "crops=1,masked=0.5", or a mapping of names '
-                "to weights"
-            )
-        found = {name: weight_and_options(name, part) for name, part in parts.items()}
+        rule = 'pass a name, "crops=1,masked=0.5", or a mapping of names to weights'
+        found = read_parts(spec, "objective", rule)
         self.weights = {name: weight for name, (weight, _) in found.items()}
         self.members: dict[str, Aim] = {
             name: make_named("objective", name, FINETUNING, options)
