@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
+from onevec.judge.verdict import SURE
 from onevec.reduction import KEEP_MEAN
 from protocol import encoders
 from protocol.encoders import FRAMES, RAW, TUNED
@@ -288,7 +289,8 @@ def _peers(table: Table) -> dict[str, Any]:
 
 
 def _verdict(table: Table) -> dict[str, Any]:
-    taus, regrets, claims = [], [], []
+    taus, regrets = [], []
+    taken, claims = [], []  # whether wrongly; a claim says "beats", not only "probably beats"
     candidates = table.methods("candidate")
     columns: dict[tuple[str, str], list[Task]] = {}
     for task in table.tasks(RAW, *candidates[:1]):
@@ -299,7 +301,8 @@ def _verdict(table: Table) -> dict[str, Any]:
         note = table.judged.get(tasks[0].column)
         if note is None or note["choice"] not in cells:
             continue
-        says = {name: note["says"][name]["z"] for name in names if name in note["says"]}
+        known = {name: note["says"][name] for name in names if name in note["says"]}
+        says = {name: entry["expected_gain"] for name, entry in known.items()}
         scores = {
             name: float(np.mean([table.score(task, name) for task in tasks])) for name in names
         }
@@ -309,7 +312,9 @@ def _verdict(table: Table) -> dict[str, Any]:
         chosen = note["choice"]
         regrets.append((tasks[0], max(scores.values()) - scores[chosen]))
         if note["beats_mean"]:
-            claims.append(scores[chosen] <= scores[f"candidate: {KEEP_MEAN.name}"])
+            taken.append(scores[chosen] <= scores[f"candidate: {KEEP_MEAN.name}"])
+            if known[chosen]["probability"] >= SURE:
+                claims.append(taken[-1])
     judged = bool(taus and regrets)
     return _entry(
         "verdict over the fixed candidate list: Kendall's tau with the labelled score; "
@@ -321,6 +326,8 @@ def _verdict(table: Table) -> dict[str, Any]:
         detail={
             "false claims": int(np.sum(claims)),
             "claims": len(claims),
+            "taken over the mean, not better": int(np.sum(taken)),
+            "taken over the mean": len(taken),
             "columns": len(columns),
         },
     )

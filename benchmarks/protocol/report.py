@@ -125,7 +125,7 @@ def _task(table: Table, task: Task) -> dict[str, Any]:
             shown["choices"] = [fit["note"]["choice"] for fit in cell.fits]
         says = table.judged.get(task.column, {}).get("says", {})
         if name in says:
-            shown["z"] = round(says[name]["z"], 2)
+            shown |= {said: round(says[name][said], 2) for said in ("expected_gain", "probability")}
         entry["methods"][name] = shown
     return entry
 

@@ -107,17 +107,19 @@ def test_peers_count_wins_on_unsaturated_tasks_only():
     assert q5["met"] is False
 
 
-def test_verdict_over_the_candidates():
+@pytest.mark.parametrize("probability, claims", [(0.95, 1), (0.8, 0)])
+def test_verdict_over_the_candidates(probability, claims):
     table = Table()
     where = task("one")
     said = (("candidate: mean, PCA", 50, 0.0), ("candidate: b", 60, 3.0), ("candidate: c", 64, 2.0))
     for name, score, _ in said:
         fill(table, where, name, score, "candidate")
-    says = {name: {"z": z} for name, _, z in said}
+    says = {name: {"expected_gain": gain, "probability": probability} for name, _, gain in said}
     table.judged[where.column] = {"says": says, "choice": "candidate: b", "beats_mean": True}
     q6 = goals(table)["Q6"]
     assert q6["value"] == [0.33, 4.0, 0.0]
-    assert q6["detail"]["claims"] == 1
+    assert q6["detail"]["claims"] == claims  # "probably beats" is no claim, but is counted
+    assert q6["detail"]["taken over the mean"] == 1
 
 
 def test_nothing_measured_is_neither_met_nor_missed():
