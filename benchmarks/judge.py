@@ -34,9 +34,10 @@ from onevec.judge import calibration as shipped
 from onevec.judge.calibration import MEASURES, Calibration, measures_of
 from onevec.judge.compare import in_errors
 from onevec.judge.verdict import SURE, choose, expected
+from onevec.native import native_candidates
 from onevec.recipe import candidates
 from onevec.reduction import KEEP_MEAN
-from protocol import encoders, judged, report, runner, tasks, unseen
+from protocol import encoders, judged, report, runner, sweep, tasks, unseen
 from protocol.judged import Column
 
 OUT = report.RESULTS / "judge.json"
@@ -172,14 +173,15 @@ def tau(ours: np.ndarray, theirs: np.ndarray) -> float:
 def criterion_table(columns: Sequence[Column]) -> dict[str, dict[str, float]]:
     """How well each criterion alone ranks and picks."""
     found = {}
+    fixed = len(sweep.candidate_list())  # the first of every column
+    gains = [each.gains[:fixed] for each in columns]
     for name in CRITERIA:
-        picks = [each.gains[int(scores_of(each, name).argmax())] for each in columns]
+        scores = [scores_of(each, name)[:fixed] for each in columns]
+        picks = [g[s.argmax()] for g, s in zip(gains, scores, strict=True)]
         found[name] = {
-            "tau": macro(columns, [tau(scores_of(each, name), each.gains) for each in columns]),
+            "tau": macro(columns, [tau(s, g) for g, s in zip(gains, scores, strict=True)]),
             "gain": macro(columns, picks),
-            "regret": macro(
-                columns, [e.gains.max() - p for e, p in zip(columns, picks, strict=True)]
-            ),
+            "regret": macro(columns, [g.max() - p for g, p in zip(gains, picks, strict=True)]),
             "worst": float(min(picks)),
             "picks_below_the_mean": 100 * float(np.mean([pick < 0 for pick in picks])),
         }
@@ -190,8 +192,14 @@ def verdict_table(
     columns: Sequence[Column], tables: dict[str, Calibration]
 ) -> dict[str, dict[str, Any]]:
     """How well the verdict does, each data set judged by a table that never saw it."""
-    recipe = [option.name for option in candidates("thorough")]
-    lists = {"default candidates": recipe, "fixed list": columns[0].names}
+    lists = {
+        what: [option.name for option in options]
+        for what, options in (
+            ("default candidates", candidates("thorough")),
+            ("fixed list", sweep.candidate_list()),
+            ("candidates of native export", native_candidates("thorough")),
+        )
+    }
     found: dict[str, dict[str, Any]] = {}
     for what, names in lists.items():
         known = [judged_by(each, tables[each.row], names) for each in columns]

@@ -15,8 +15,9 @@ import numpy as np
 from onevec.blocks import prepare
 from onevec.judge.compare import compare
 from onevec.judge.probes import normalise, run_probes
+from onevec.native import native_candidates
 from onevec.recipe import BLOCKS
-from onevec.reduction import Reduction
+from onevec.reduction import Candidate, Reduction
 from onevec.tokens.batches import Tokens
 from protocol import encoders, methods, sweep, tasks
 from protocol.producer import DIM
@@ -30,7 +31,7 @@ CODE = (
     *methods.SWEPT,
     *(f"src/onevec/judge/{name}.py" for name in ("exam", "unlabelled", "compare")),
     *(f"src/onevec/judge/{name}.py" for name in ("probes", "outcomes", "logistic")),
-    "src/onevec/recipe.py",
+    *("src/onevec/recipe.py", "src/onevec/native.py"),
     "benchmarks/protocol/judged.py",
 )
 
@@ -138,6 +139,13 @@ def further_criteria(vectors: np.ndarray) -> dict[str, float]:
     }
 
 
+def judged_candidates() -> list[Candidate]:
+    """The fixed list, then what only an export to sentence-transformers' own modules offers."""
+    listed = sweep.candidate_list()
+    names = {option.name for option in listed}
+    return listed + [o for o in native_candidates("thorough") if o.name not in names]
+
+
 def column(row: str, unit: tasks.Unit, encoder: str, data: Path) -> Column | None:
     """Score every candidate with and without labels."""
     aside = set_aside(unit)
@@ -146,7 +154,7 @@ def column(row: str, unit: tasks.Unit, encoder: str, data: Path) -> Column | Non
     known, scored, part = aside
     train, _ = encoders.tokens(unit, encoder, data)
     fitted, told = Part(train, known), Part(train, scored)
-    options = sweep.candidate_list()
+    options = judged_candidates()
     found = prepare(fitted, BLOCKS | sweep.SPECS, "quick", 0)  # type: ignore[arg-type]
     rows, vectors, _ = compare(fitted, found, options, dim=DIM, random_state=0)  # type: ignore[arg-type]
     test = found.blocks.of(told)  # type: ignore[arg-type]

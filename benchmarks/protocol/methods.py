@@ -59,15 +59,17 @@ def judgement(context: Context, seed: int) -> Iterator[Result]:
 
 
 def dimensions(context: Context, seed: int) -> Iterator[Result]:
-    """OneVec, mean + PCA and mean + whitening at other dimensions than 64."""
+    """OneVec at other dimensions than 64 and at that of its choice; mean + PCA, + whitening."""
     features = {"mean": context.pool("mean")}
-    for dim in (16, 32, 128, 256):
+    for dim in (16, 32, 128, 256, "auto"):
         began = time.process_time()
         with unseen(context.unit.row):
             model = OneVec(dim=dim, random_state=seed).fit(context.train)
         seconds = time.process_time() - began
         vectors = (model.transform(part) for part in (context.train, context.test))
         yield Result(f"onevec_quick at {dim}", *vectors, seconds)
+        if dim == "auto":
+            continue
         for name, power in (("mean_pca", 0.0), ("mean_whitened", 1.0)):
             plan, cost = Candidate(("mean",), 0.0, power), context.cost["mean"]
             yield candidate_result(f"{name} at {dim}", plan, features, dim=dim, cost=cost)

@@ -16,6 +16,7 @@ from protocol.producer import DIM
 
 RESULTS = encoders.ROOT / "benchmarks/results"
 GROUPS = (RAW, FRAMES, TUNED)
+AUTO = "auto"
 NAMES = {
     "mean": "mean (native)",
     "mean_centred": "centred mean (native)",
@@ -279,6 +280,35 @@ def macro_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def auto_table(result: dict[str, Any]) -> str:
+    """What `dim="auto"` chose, and how far it is from the best of the dimensions tried."""
+    lines = [
+        '| task | dim="auto" | score | best dimension | score | difference |',
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    off = []
+    for task in result["tasks"]:
+        tried = {
+            name.partition(" at ")[2] or str(DIM): row
+            for name, row in task["methods"].items()
+            if name.partition(" at ")[0] == OURS
+        }
+        if AUTO not in tried or not task["counted"]:
+            continue
+        auto = tried.pop(AUTO)
+        best = max(tried.values(), key=lambda row: row["score"])
+        off.append(auto["score"] - best["score"])
+        lines.append(
+            f"| {task['name']} | {auto['dim']} | {auto['score']:.1f} | {best['dim']} | "
+            f"{best['score']:.1f} | {_signed(off[-1])} |"
+        )
+    if not off:
+        return ""
+    within = sum(difference >= -1 for difference in off)
+    mean = _signed(float(np.mean(off)))
+    return "\n".join([*lines, "", f"Within one point: {within} of {len(off)} tasks; mean {mean}."])
+
+
 def part_tables(result: dict[str, Any]) -> list[str]:
     """Ablation and noise: differences in points, by row and encoder."""
     columns: dict[str, list[dict[str, float]]] = {}
@@ -294,7 +324,8 @@ def part_tables(result: dict[str, Any]) -> list[str]:
     for title, prefix, base_of in parts:
         lines = _differences(columns, prefix, base_of)
         found += [f"## {title}", lines] if lines else []
-    return found
+    chosen = auto_table(result)
+    return found + (["## The dimension chosen without labels", chosen] if chosen else [])
 
 
 def _differences(
@@ -458,7 +489,7 @@ def _dimension_figure(result: dict[str, Any], path: Path) -> None:
         native.append(rows["mean"]["score"])
         for name, row in rows.items():
             base, _, dim = name.partition(" at ")
-            if base in (OURS, "mean_pca", "mean_whitened"):
+            if base in (OURS, "mean_pca", "mean_whitened") and dim != AUTO:
                 asked = int(dim) if dim else DIM
                 curves.setdefault(base, {}).setdefault(asked, []).append(row["score"])
     if not curves:

@@ -56,4 +56,4 @@ def native_candidates(effort: str) -> list[Candidate]:
     Second moments beside the mean take the place of the richer blocks.
     """
     mean, *others = [each for each in candidates(effort) if each.blocks == (MEAN,)]
-    return [mean, Candidate((MEAN, "covariance"), 0.5, 0.5), *others]
+    return [mean, Candidate((MEAN, "covariance"), 0.25, 0.0), *others]

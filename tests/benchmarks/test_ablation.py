@@ -46,3 +46,20 @@ def test_differences_are_against_the_right_base():
     assert table.splitlines()[-1] == "| without dct | −2.0 | −2.0 |"
     assert noise.splitlines()[2:] == ["| mean | −10.0 | −10.0 |"]  # CoLES has no base here
     assert report.part_tables({"tasks": [task("b", {"mean": 1.0})]}) == []
+
+
+def test_the_chosen_dimension_is_held_against_the_best():
+    def at(dim, score):
+        return {"dim": dim, "score": score}
+
+    methods = {
+        "onevec_quick": at(64, 50.0),
+        "onevec_quick at 16": at(16, 47.0),
+        "onevec_quick at 128": at(128, 50.5),
+        "onevec_quick at auto": at(32, 48.0),
+        "mean_pca at 16": at(16, 90.0),
+    }
+    result = {"tasks": [{"name": "a", "counted": True, "methods": methods}]}
+    lines = report.auto_table(result).splitlines()
+    assert lines[2] == "| a | 32 | 48.0 | 128 | 50.5 | −2.5 |"
+    assert lines[-1] == "Within one point: 0 of 1 tasks; mean −2.5."

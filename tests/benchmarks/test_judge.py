@@ -11,7 +11,7 @@ from onevec.recipe import candidates
 from protocol import encoders, judged, tasks
 from protocol.judged import Column
 
-NAMES = [option.name for option in candidates("thorough")]
+NAMES = [option.name for option in judged.judged_candidates()]
 
 
 def planted(row, seed, headroom):
@@ -60,7 +60,7 @@ def test_the_verdict_on_planted_columns(columns):
     assert said["tau"] > 0.3
     assert result["criteria"]["uniformity"]["worst"] > -0.5
     text = judge.markdown(result)
-    assert text.count("**the verdict**") == 2 and "18 columns of 6 rows" in text
+    assert text.count("**the verdict**") == 3 and "18 columns of 6 rows" in text
 
 
 def test_false_claims_are_counted(columns):
@@ -100,7 +100,7 @@ def test_a_column_is_computed_once_and_the_file_is_written(gesture, tmp_path, mo
     judge.keep(("gesture", unit.id, "frames"), data)
     assert path.stat().st_mtime_ns == before
     found = Column(**json.loads(path.read_text()))
-    assert found.names == [option.name for option in candidates("quick")]
+    assert found.names == [option.name for option in judged.judged_candidates()]
     assert found.gains[1] > 10  # rich statistics tell gestures
     assert found.rows[1]["uniformity_gain"] > 0.1
     with pytest.raises(SystemExit, match="no data"):
