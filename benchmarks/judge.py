@@ -36,7 +36,7 @@ from onevec.judge.compare import in_errors
 from onevec.judge.verdict import SURE, choose, expected
 from onevec.native import native_candidates
 from onevec.recipe import candidates
-from onevec.reduction import KEEP_MEAN
+from onevec.reduction import MEAN_PCA
 from protocol import encoders, judged, report, runner, sweep, tasks, unseen
 from protocol.judged import Column
 
@@ -361,7 +361,7 @@ def figure(result: dict[str, Any], path: Path) -> None:
 
 def collect(columns: Sequence[Column]) -> dict[str, Any]:
     """Everything that is written."""
-    assert {each.names[0] for each in columns} == {KEEP_MEAN.name}
+    assert {each.names[0] for each in columns} == {MEAN_PCA.name}
     tables = {row: fit(columns, row) for row in {each.row for each in columns}}
     return {
         "state": runner.state(),

@@ -10,6 +10,7 @@ from onevec.errors import InputError
 from onevec.judge import calibration
 from onevec.judge.calibration import MEASURES, Calibration, measures_of
 from onevec.judge.unlabelled import matched_retrieval, uniformity
+from onevec.judge.verdict import choose
 from onevec.recipe import candidates
 
 ROW = {"uniformity_gain": 0.5, "retrieval_z": 8.0}
@@ -88,6 +89,16 @@ def test_another_table_for_a_while(easy_tokens):
         kept = OneVec(dim=8).fit(easy_tokens[0]).verdict_
     assert not kept.beats_mean and kept.probability < 1e-6
     assert OneVec(dim=8).fit(easy_tokens[0]).verdict_.beats_mean
+
+
+@pytest.mark.parametrize(
+    "found, kept", [(0.9, "mean, whitened with shrinkage 0.9"), (0.99, "mean, PCA")]
+)
+def test_the_mean_is_kept_evened_unless_it_finds_the_other_halves(found, kept):
+    no_gain = {"probability": 0.4, "uniformity_gain": 0.0, "retrieval_z": 0.0}
+    rows = [{"name": o.name, "retrieval": found} | no_gain for o in candidates("quick")]
+    place, chosen = choose(rows)
+    assert rows[chosen]["name"] == kept and place not in (0, chosen)
 
 
 def test_the_shipped_table_knows_every_default_candidate():

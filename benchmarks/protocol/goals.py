@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from onevec.judge.verdict import SURE
-from onevec.reduction import KEEP_MEAN
+from onevec.reduction import MEAN_PCA
 from protocol import encoders
 from protocol.encoders import FRAMES, RAW, TUNED
 
@@ -312,7 +312,7 @@ def _verdict(table: Table) -> dict[str, Any]:
         chosen = note["choice"]
         regrets.append((tasks[0], max(scores.values()) - scores[chosen]))
         if note["beats_mean"]:
-            taken.append(scores[chosen] <= scores[f"candidate: {KEEP_MEAN.name}"])
+            taken.append(scores[chosen] <= scores[f"candidate: {MEAN_PCA.name}"])
             if known[chosen]["probability"] >= SURE:
                 claims.append(taken[-1])
     judged = bool(taus and regrets)

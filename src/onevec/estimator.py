@@ -25,7 +25,7 @@ from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
 from onevec.recipe import candidates, specs_of
-from onevec.reduction import KEEP_MEAN, Candidate, Reduction
+from onevec.reduction import MEAN_PCA, Candidate, Reduction
 from onevec.tokens.batches import Tokens, as_tokens
 from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore
@@ -442,7 +442,7 @@ def baselines(features: dict[str, np.ndarray], dim: int) -> dict[str, Reduction]
     """Fit the reductions of the mean that a model carries along for comparison."""
     cache: dict[Any, Any] = {}
     return {
-        "mean_pca": Reduction(KEEP_MEAN).fit(features, dim, cache),
+        "mean_pca": Reduction(MEAN_PCA).fit(features, dim, cache),
         "mean_whitened": Reduction(Candidate(("mean",), 0.0, 1.0)).fit(features, dim, cache),
     }
 

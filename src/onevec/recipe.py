@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from onevec.reduction import KEEP_MEAN, MEAN, Candidate
+from onevec.reduction import EVENED_MEAN, MEAN, MEAN_PCA, Candidate
 
 BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
     "mean": ("mean", {}),
@@ -32,7 +32,8 @@ def candidates(effort: str) -> list[Candidate]:
     if effort != "quick":
         rich.insert(1, Candidate(tuple(BLOCKS), 0.25, 0.0, unit=True))
         rich.append(Candidate((MEAN, "vlad"), 0.25, 0.0, unit=True))
-    return [KEEP_MEAN, *rich, *(Candidate((MEAN,), 0.0, power) for power in (0.5, 1.0))]
+    whitened = (Candidate((MEAN,), 0.0, power) for power in (0.5, 1.0))
+    return [MEAN_PCA, *rich, EVENED_MEAN, *whitened]
 
 
 def specs_of(options: Sequence[Candidate]) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -38,12 +38,17 @@ class Candidate:
         Scale every block of every sequence to length 1 after its whitening, so that no outlier
         and no block speaks louder than another; otherwise the blocks have equal energy on
         average.
+    shrinkage : float, optional
+        Of the last whitening: weight of the mean variance, 0 to 1. Much of it flattens the few
+        directions that stand out and leaves the others as they are. Chosen by
+        `onevec.project.oas_shrinkage` where it is None.
     """
 
     blocks: tuple[str, ...]
     block_power: float
     power: float
     unit: bool = False
+    shrinkage: float | None = None
 
     @property
     def name(self) -> str:
@@ -51,6 +56,8 @@ class Candidate:
         words = {0.0: "PCA", 0.25: "quarter-whitened", 0.5: "half-whitened", 1.0: "whitened"}
         inner = words.get(self.block_power, f"power {self.block_power}")
         outer = words.get(self.power, f"power {self.power}")
+        if self.shrinkage is not None:
+            outer += f" with shrinkage {self.shrinkage}"
         if not self.two_stages:
             return f"{self.blocks[0]}, {outer}"
         how = inner if inner == outer else f"blocks {inner}, then {outer}"
@@ -64,7 +71,9 @@ class Candidate:
         return self.unit or len(self.blocks) > 1
 
 
-KEEP_MEAN = Candidate((MEAN,), 0.0, 0.0)
+MEAN_PCA = Candidate((MEAN,), 0.0, 0.0)
+# Raw encoders put most of the mean's variance into a few directions, which PCA leaves as they are.
+EVENED_MEAN = Candidate((MEAN,), 0.0, 1.0, shrinkage=0.9)
 
 
 class Reduction:
@@ -102,24 +111,29 @@ class Reduction:
         for name in self.candidate.blocks:
             block = features[name]
             width = min(_BLOCK_WIDTH if two else dim, block.shape[1])
-            power = self.candidate.block_power if two else self.candidate.power
-            if (name, width, power) not in cache:
+            how = (self.candidate.block_power, None) if two else self.last
+            if (name, width, how) not in cache:
                 if name not in cache:
                     moments = cache[name] = Moments.of([block])
                     moments.principal_axes(min(max(dim, _BLOCK_WIDTH), moments.dim))
-                projection = _projection(width, power).fit_moments(cache[name])
+                projection = _projection(width, *how).fit_moments(cache[name])
                 if nuisance is not None:
                     _take_out(projection, block, nuisance)
                 reduced = projection.transform(block)
                 energy = float(np.sqrt((reduced**2).sum(1).mean())) or 1.0
-                cache[name, width, power] = projection, energy, reduced
-            self.inner[name], self.energy[name], reduced = cache[name, width, power]
+                cache[name, width, how] = projection, energy, reduced
+            self.inner[name], self.energy[name], reduced = cache[name, width, how]
             sides.append(_of_length_1(reduced) if unit else reduced / self.energy[name])
         if two:
             side = np.hstack(sides)
             width = min(dim, side.shape[1])
-            self.outer = _projection(width, self.candidate.power).fit_moments(Moments.of([side]))
+            self.outer = _projection(width, *self.last).fit_moments(Moments.of([side]))
         return self
+
+    @property
+    def last(self) -> tuple[float, float | None]:
+        """Power and shrinkage of the last stage."""
+        return self.candidate.power, self.candidate.shrinkage
 
     @property
     def dim_out(self) -> int:
@@ -146,6 +160,7 @@ class Reduction:
             "block_power": self.candidate.block_power,
             "power": self.candidate.power,
             "unit": self.candidate.unit,
+            "shrinkage": self.candidate.shrinkage,
             "energy": self.energy,
             "projections": {},
         }
@@ -160,9 +175,10 @@ class Reduction:
     @classmethod
     def from_state(cls, config: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Reduction:
         """Rebuild from `state`."""
-        unit = config.get("unit", False)  # models saved before there were such have none
         powers = config["block_power"], config["power"]
-        candidate = Candidate(tuple(config["blocks"]), *powers, unit)
+        # Models saved before there were such have neither.
+        later = config.get("unit", False), config.get("shrinkage")
+        candidate = Candidate(tuple(config["blocks"]), *powers, *later)
         reduction = cls(candidate)
         reduction.energy = dict(config["energy"])
         for stage, (kind, params) in config["projections"].items():
@@ -187,7 +203,8 @@ def _of_length_1(block: Float[np.ndarray, "seqs dims"]) -> Float[np.ndarray, "se
     return block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), SHORTEST)
 
 
-def _projection(width: int, power: float) -> Linear:
+def _projection(width: int, power: float, shrinkage: float | None) -> Linear:
     if power == 0:
         return PCA(n_components=width)
-    return Whitening(n_components=width, power=power, shrinkage="auto")
+    weight = "auto" if shrinkage is None else shrinkage
+    return Whitening(n_components=width, power=power, shrinkage=weight)

@@ -10,7 +10,7 @@ import pytest
 import quality
 from onevec import Ragged, encode
 from onevec.recipe import BLOCKS, candidates
-from onevec.reduction import KEEP_MEAN
+from onevec.reduction import EVENED_MEAN, MEAN_PCA
 from protocol import baselines, encoders, methods, producer, report, runner, sweep, tasks
 
 
@@ -112,7 +112,7 @@ def test_only_a_peers_own_refusal_is_final(room, tmp_path, monkeypatch):
 
 def test_the_judge_gets_the_mean_first_and_the_recipes_order():
     listed = sweep.candidate_list()
-    assert listed[0] == KEEP_MEAN
+    assert listed[0] == MEAN_PCA and EVENED_MEAN in listed
     recipe = [option.name for option in candidates("thorough")]
     assert [option.name for option in listed[: len(recipe)]] == recipe
     assert {option.name for option in sweep.FIXED} <= {option.name for option in listed}

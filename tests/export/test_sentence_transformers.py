@@ -20,7 +20,7 @@ from onevec.export.sentence_transformers_module import OneVecPooling
 from onevec.native import ALONE, NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.poolers import POOLERS
 from onevec.recipe import BLOCKS
-from onevec.reduction import KEEP_MEAN
+from onevec.reduction import EVENED_MEAN, MEAN_PCA
 from tests.export.conftest import encoded, error, fitted
 
 RICH = "dct|std|covariance|lagged_covariance"
@@ -135,7 +135,7 @@ def test_every_pooler_is_native_or_says_why():
     assert set(ALONE) < set(NATIVE) == set(NATIVE_POOLERS) < set(POOLERS)
     for effort in EFFORTS:
         options = native_candidates(effort)
-        assert options[0] == KEEP_MEAN and len(options) == 4
+        assert options[0] == MEAN_PCA and EVENED_MEAN in options and len(options) == 5
         assert not any(why_not_native([BLOCKS[b] for b in each.blocks]) for each in options)
     assert "one weighting" in why_not_native([("idf", {}), ("mean", {})])
     assert "roots" in why_not_native([("covariance", {"signed_root": True})])

@@ -10,12 +10,13 @@ from onevec.blocks import Prepared
 from onevec.judge.calibration import Calibration, calibration, measures_of, speaks
 from onevec.judge.compare import compare
 from onevec.judge.unlabelled import length_readability
-from onevec.reduction import KEEP_MEAN, Candidate
+from onevec.reduction import EVENED_MEAN, MEAN_PCA, Candidate
 from onevec.tokens.batches import Tokens
 
 LEAST_HELD_OUT = 40
 LIKELY = 0.7  # a candidate that beats the mean with this probability is taken
 SURE = 0.9  # and with this one the verdict claims that it does
+_EVEN_ENOUGH = 0.95  # of the other halves found by mean + PCA: more than that, and it is kept
 _NINETY = 1.645  # standard deviations to either side that hold 90 %
 
 
@@ -28,7 +29,8 @@ class Verdict:
     choice : str
         Name of the chosen candidate.
     beats_mean : bool
-        Whether something is likely better; if not, the choice is the mean.
+        Whether something is likely better; if not, the choice is the mean: reduced by PCA, or
+        `EVENED_MEAN` where mean + PCA finds the other half of less than 95 % of the sequences.
     probability : float
         Probability that the candidate named in the sentence beats the mean. Calibrated on other
         data sets with known labels (`onevec.judge.calibration`), left out one at a time; no
@@ -91,7 +93,7 @@ def judge(
         Their block features; nothing is fitted to its held-out rows, and those of one token are
         passed over.
     options : list of Candidate
-        The mean, then the others, the likeliest best first.
+        The mean, then the others, the likeliest best first; `EVENED_MEAN` is among them.
     dim : int
         Dimension of all candidates.
     random_state : int
@@ -99,19 +101,20 @@ def judge(
     """
     usable = prepared.held_out_rows(tokens)
     if len(usable) < LEAST_HELD_OUT or len(options) == 1:
-        return KEEP_MEAN, _undecided(len(usable), len(options))
+        return MEAN_PCA, _undecided(len(usable), len(options))
     rows, vectors, lengths = compare(tokens, prepared, options, dim=dim, random_state=random_state)
     table = calibration()
     rows = expected(rows, table)
     place, chosen = choose(rows)
     row = rows[place]
     gain, spread = row["expected_gain"], table.spread
+    taken = chosen == place
     return options[chosen], Verdict(
         choice=options[chosen].name,
-        beats_mean=chosen > 0,
+        beats_mean=taken,
         # Never certain: the normal approximation knows nothing that far out.
         probability=min(row["probability"], 0.999),
-        sentence=_sentence(rows, place, chosen > 0, len(lengths)),
+        sentence=_sentence(rows, place, chosen, len(lengths)),
         held_out=len(lengths),
         candidates=rows,
         length_r2=length_readability(vectors[options[chosen].name], lengths, random_state),
@@ -127,7 +130,7 @@ def _undecided(held_out: int, options: int) -> Verdict:
         else f"only {held_out} sequences of two or more tokens could be held out, "
         f"and a verdict needs {LEAST_HELD_OUT}"
     )
-    return Verdict(KEEP_MEAN.name, False, 0.5, f"Keep the mean: {why}.", held_out)
+    return Verdict(MEAN_PCA.name, False, 0.5, f"Keep the mean: {why}.", held_out)
 
 
 def expected(rows: Sequence[dict[str, Any]], table: Calibration) -> list[dict[str, Any]]:
@@ -135,7 +138,7 @@ def expected(rows: Sequence[dict[str, Any]], table: Calibration) -> list[dict[st
     found = []
     for row in rows:
         known = 0.0, 0.5  # the mean against itself
-        if row["name"] != KEEP_MEAN.name:
+        if row["name"] != MEAN_PCA.name:
             known = table.expect(row["name"], measures_of(row))
         found.append(row | {"expected_gain": known[0], "probability": known[1]})
     return found
@@ -144,21 +147,28 @@ def expected(rows: Sequence[dict[str, Any]], table: Calibration) -> list[dict[st
 def choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
     """Places of the candidate that the sentence speaks of, and of the one that is taken.
 
-    The scores hardly rank the winners: the order of the candidates is a better guide there
-    (benchmarks/LOG.md).
+    They are the same unless the mean is kept. The scores hardly rank the winners: the order of
+    the candidates is a better guide there (benchmarks/LOG.md).
     """
-    likely = [
-        place
-        for place, row in enumerate(rows)
-        if place and row["probability"] >= LIKELY and speaks(row)
-    ]
-    if likely:
-        return likely[0], likely[0]
-    return max(range(1, len(rows)), key=lambda place: rows[place]["probability"]), 0
+    for place, row in enumerate(rows):
+        if place and row["probability"] >= LIKELY and speaks(row):
+            return place, place
+    kept = _kept(rows)
+    others = [place for place in range(1, len(rows)) if place != kept]
+    return max(others, key=lambda place: rows[place]["probability"]), kept
 
 
-def _sentence(rows: Sequence[dict[str, Any]], place: int, taken: bool, held_out: int) -> str:
+def _kept(rows: Sequence[dict[str, Any]]) -> int:
+    """Place of the mean as it is kept: evened, unless it tells sequences apart as it is."""
+    if rows[0]["retrieval"] >= _EVEN_ENOUGH:
+        return 0
+    return [row["name"] for row in rows].index(EVENED_MEAN.name)
+
+
+def _sentence(rows: Sequence[dict[str, Any]], place: int, chosen: int, held_out: int) -> str:
     row, mean = rows[place], rows[0]
+    taken = chosen == place
+    keep = f"Keep the {rows[chosen]['name']}" if chosen else "Keep the mean"
     evidence = (
         f"on {held_out} held-out sequences: evenness of the vectors {-row['uniformity']:+.2f} "
         f"against {-mean['uniformity']:+.2f} for the mean, other half found "
@@ -169,13 +179,13 @@ def _sentence(rows: Sequence[dict[str, Any]], place: int, taken: bool, held_out:
     chance = in_words(row["probability"])
     if not taken and not any(speaks(row) for row in rows[1:]):
         return (
-            "Keep the mean: there is no headroom here, no candidate's vectors lie clearly more "
+            f"{keep}: there is no headroom here, no candidate's vectors lie clearly more "
             f"evenly or find the other half clearly better; the nearest is {row['name']} "
             f"({evidence})."
         )
     if not taken:
         return (
-            f"Keep the mean: the nearest is {row['name']}, better with probability {chance} only "
+            f"{keep}: the nearest is {row['name']}, better with probability {chance} only "
             f"({evidence})."
         )
     how = "beats" if row["probability"] >= SURE else "probably beats"

@@ -15,7 +15,7 @@ from onevec.errors import InputError
 from onevec.objectives import Context, Objective
 from onevec.ragged import Ragged
 from onevec.recipe import candidates
-from onevec.reduction import KEEP_MEAN, Candidate, Reduction
+from onevec.reduction import MEAN, Candidate, Reduction
 from onevec.segment import segment_mean, segment_sum
 from onevec.tokens.batches import Tokens
 from onevec.views import Views
@@ -102,7 +102,7 @@ class Offer:
                     f"got a teacher of {len(teacher)} sequences for {len(self.tokens)}: it must "
                     "hold the same sequences in the same order"
                 )
-            mean = Candidate(KEEP_MEAN.blocks, 0.0, 0.5)
+            mean = Candidate((MEAN,), 0.0, 0.5)
             known = {"mean": _means(teacher, picked)}
             self.teachers.append((teacher, Reduction(mean).fit(known, _TEACHER_WIDTH)))
 
