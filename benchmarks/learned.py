@@ -56,7 +56,7 @@ def main() -> None:
 
 def collect(jobs: list[runner.Job], settings: runner.Settings) -> dict[str, Any]:
     """Every learned method: macro and per task, against the recipe, the default and the mean."""
-    table, states, errors, waiting = report.gather(jobs)
+    table, states, errors, fits = report.gather(jobs)
     found = {}
     for name in table.methods("learned"):
         entry: dict[str, Any] = {
@@ -69,7 +69,7 @@ def collect(jobs: list[runner.Job], settings: runner.Settings) -> dict[str, Any]
         found[name.removeprefix("learned: ")] = entry
     return {
         "recipe": learned.RECIPE.name,
-        "fits": {"done": len(jobs) - waiting, "waiting": waiting},
+        "fits": fits,
         "state": report.state_of(settings, states),
         "errors": errors,
         "methods": dict(sorted(found.items(), key=_by_gain)),

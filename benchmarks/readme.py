@@ -80,7 +80,8 @@ def quality() -> str:
             BEGIN_QUALITY,
             f"Commit `{found['state']['commit'][:12]}`, {fits['done']} fits"
             + (f", {fits['waiting']} still to run" if fits["waiting"] else "")
-            + "; missed is said as missed.",
+            + f"; the {fits['timed']} whose time was kept took {fits['core_hours']} core hours. "
+            "Missed is said as missed.",
             report.at_a_glance(found),
             "Macro scores at 64 dimensions (native where it says so) and gains over the native "
             "mean with 95 % intervals:",

@@ -53,11 +53,11 @@ def collect(
     jobs: list[runner.Job], left_out: list[tuple[str, str, str]], settings: runner.Settings
 ) -> dict[str, Any]:
     """Put every kept result together."""
-    table, states, errors, waiting = gather(jobs)
+    table, states, errors, fits = gather(jobs)
     return {
-        "goals": goals(table, whole=not (settings.quick or waiting or left_out)),
+        "goals": goals(table, whole=not (settings.quick or fits["waiting"] or left_out)),
         "state": state_of(settings, states),
-        "fits": {"done": len(jobs) - waiting, "waiting": waiting},
+        "fits": fits,
         "encoders": _encoders(),
         "left_out": [
             {"row": row, "encoder": encoder, "why": why} for row, encoder, why in left_out
@@ -70,9 +70,12 @@ def collect(
 
 def gather(
     jobs: list[runner.Job],
-) -> tuple[Table, list[dict[str, Any]], list[dict[str, str]], int]:
-    """Read kept results: the table, the states they are of, errors, and how many are missing."""
-    table, errors, waiting = Table(), [], 0
+) -> tuple[Table, list[dict[str, Any]], list[dict[str, str]], dict[str, Any]]:
+    """Read kept results: the table, the states they are of, errors, and how many there are.
+
+    ``core_hours`` is what fits and probes took where that was kept (``timed``).
+    """
+    table, errors, waiting, seconds = Table(), [], 0, []
     states: list[dict[str, Any]] = []
     for job in jobs:
         found = runner.load(job)
@@ -80,6 +83,7 @@ def gather(
             waiting += 1
             continue
         meta, arrays = found
+        seconds += [meta["seconds"]] if "seconds" in meta else []
         if meta["state"] not in states:
             states.append(meta["state"])
         if meta["error"]:
@@ -96,7 +100,8 @@ def gather(
                 continue
             task = Task(job.row, job.unit, job.encoder, row["target"], row["kind"], row["counted"])
             table.add(task, row["method"], row["family"], row, arrays[f"r{place}"])
-    return table, states, errors, waiting
+    fits = {"done": len(jobs) - waiting, "waiting": waiting, "timed": len(seconds)}
+    return table, states, errors, fits | {"core_hours": round(sum(seconds) / 3600, 1)}
 
 
 def _task(table: Table, task: Task) -> dict[str, Any]:
@@ -398,7 +403,9 @@ def markdown(result: dict[str, Any]) -> str:
         "kNN, full and retrieval as the task allows; everything at 64 dimensions unless it says "
         "native; 95 % intervals of a paired bootstrap over test items and draws.",
         f"State: commit `{state['commit'][:12]}`, {state['machine']}; "
-        f"{result['fits']['done']} fits done, {result['fits']['waiting']} waiting"
+        f"{result['fits']['done']} fits done, {result['fits']['waiting']} waiting; the "
+        f"{result['fits']['timed']} whose time was kept took {result['fits']['core_hours']} core "
+        "hours from stored tokens"
         + ("; quick: fewer rows, items, fits and seconds" if state["quick"] else "")
         + ".",
         "## Goals",

@@ -188,12 +188,14 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
         error = f"{type(problem).__name__}: {problem}".splitlines()[0]
         if os.environ.get("ONEVEC_BENCH_TRACE"):
             traceback.print_exc()
+    seconds = time.perf_counter() - began
     meta = {"job": job.__dict__, "error": error, "rows": rows, "state": state()}
+    meta["seconds"] = round(seconds, 1)  # fit and probes
     RESULTS.mkdir(parents=True, exist_ok=True)
     part = job.path.with_suffix(f".{os.getpid()}.npz")
     np.savez_compressed(part, meta=np.array(json.dumps(meta)), **arrays)
     part.replace(job.path)
-    return time.perf_counter() - began, error
+    return seconds, error
 
 
 def fill_stores(rows: list[str], settings: Settings, workers: int) -> None:
