@@ -8,7 +8,7 @@ from onevec.blocks import Blocks
 from onevec.estimator import OneVec
 from onevec.export.head import Head, difference
 from onevec.ragged import Ragged
-from onevec.reduction import Candidate, Reduction
+from onevec.reduction import EVENED_MEAN, Candidate, Reduction
 
 UNIT = Candidate(("a", "b"), 0.5, 0.0, unit=True)
 
@@ -49,6 +49,16 @@ def test_saved_and_opened(features):
     again = Reduction.from_state(*found.state())
     assert again.candidate == UNIT
     np.testing.assert_array_equal(again.transform(features), found.transform(features))
+
+
+def test_shrinkage_of_the_last_whitening_is_the_formula(features):
+    block = features["a"] * np.geomspace(1, 100, 12)
+    found = Reduction(EVENED_MEAN).fit({"mean": block}, 5)
+    variances = np.sort(np.linalg.eigvalsh(np.cov(block.T)))[::-1]
+    wanted = variances[:5] / (0.1 * variances[:5] + 0.9 * variances.mean())
+    np.testing.assert_allclose(found.transform({"mean": block}).var(0, ddof=1), wanted, rtol=1e-4)
+    again = Reduction.from_state(*found.state())
+    assert again.candidate == EVENED_MEAN
 
 
 def test_names_tell_them_apart():
