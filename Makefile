@@ -36,7 +36,7 @@ test: $(STAMP)  ## the fast tests
 examples: $(STAMP)  ## every script of examples/
 	@$(RUN)/python -m pytest -q -m slow tests/test_examples.py
 
-test-slow: $(STAMP)  ## the slow ones: memory limits, the RNA figure, the wheel
+test-slow: $(STAMP)  ## the slow ones: memory limits, the examples, the wheel
 	@$(RUN)/python -m pytest -q -m slow
 
 check: $(STAMP)  ## format, lint, types, import order
@@ -45,10 +45,9 @@ check: $(STAMP)  ## format, lint, types, import order
 	@$(RUN)/pyright
 	@$(RUN)/python -m pytest -q tests/test_imports.py
 
-bench: $(STAMP)  ## the README's figures again (needs ONEVEC_DATA)
+bench: $(STAMP)  ## the demo's figures in the README again
 	@$(RUN)/onevec demo --json --out report.html >benchmarks/results/demo.json.part
 	@mv benchmarks/results/demo.json.part benchmarks/results/demo.json
-	@$(RUN)/python benchmarks/ncrna13.py
 	@$(RUN)/python benchmarks/readme.py
 
 $(VENV)/.peers: $(STAMP) benchmarks/overrides.txt

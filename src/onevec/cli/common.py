@@ -17,7 +17,8 @@ app = typer.Typer(
 
 The way: **encode** sequences with a frozen encoder into a store of token vectors, **fit** on the
 store, **transform** a store to vectors. `onevec demo` walks it on proteins. No encoder? Make one
-with **pretrain**. Only **evaluate** reads labels.""",
+with **pretrain**. No label is ever fitted to: **evaluate** and the demo
+score with them.""",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]

@@ -23,7 +23,9 @@ def export(
     layer: Annotated[int, typer.Option(help="Hidden states of the fit; -1 is the last.")] = -1,
     road: Annotated[
         str,
-        typer.Option(help="native: no onevec needed to open it; module: every model; auto: both."),
+        typer.Option(
+            help="native: opens without onevec; module: every model; auto: native if possible."
+        ),
     ] = "auto",
     special_tokens: Annotated[bool, typer.Option(help="The fit kept [CLS] and the like.")] = False,
     max_length: Annotated[int | None, typer.Option(help="Longest input in tokens.")] = None,

@@ -30,7 +30,8 @@ def fit(
         Path | None, typer.Option(help="File from which a killed training goes on.")
     ] = None,
     export: Annotated[
-        str | None, typer.Option(help="sentence-transformers: only what it opens without onevec.")
+        str | None,
+        typer.Option(help="sentence-transformers: only what opens without onevec."),
     ] = None,
     nuisance: Annotated[
         list[str] | None,
@@ -101,7 +102,7 @@ def evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Score onevec and the mean's variants with labels: the only command that reads them.
+    """Score onevec and the mean's variants with labels; nothing but the probes is fitted to them.
 
     Example: `onevec evaluate model train-store --test test-store --labels family`
     """
@@ -163,7 +164,7 @@ def demo(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Walk the whole way on real proteins that come with onevec (two to three minutes).
+    """Walk the whole way on real proteins that come with onevec (some minutes).
 
     Example: `onevec demo`
     """

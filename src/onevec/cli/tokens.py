@@ -28,7 +28,7 @@ def encode(
     out: Annotated[Path, typer.Option(help="Folder of the token store to write.")],
     encoder: Annotated[
         str | None,
-        typer.Option(help="Hugging Face, sentence-transformers or ONNX model. None for arrays."),
+        typer.Option(help="Hugging Face, sentence-transformers or ONNX model. Not for arrays."),
     ] = None,
     layer: Annotated[int, typer.Option(help="Hidden states to take; -1 is the last.")] = -1,
     column: Column = None,
@@ -116,8 +116,8 @@ def pretrain(
 ) -> None:
     """Train a small transformer on raw sequences, text or dense frames, when there is no encoder.
 
-    Objectives: masked, replaced_tokens, contrastive, contrastive_dropout, next_sequence,
-    sequence_order; with --causal next_token, cpc and those about two parts.
+    Objectives: contrastive, contrastive_dropout, next_sequence, sequence_order; beside them masked
+    and replaced_tokens or, with --causal, next_token and cpc.
 
     Example: `onevec pretrain rna.csv --column sequence --out rna-encoder`
     """
