@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 import quality
-from protocol import learned, report, runner
+from protocol import learned, report, runner, tasks
 from protocol.encoders import RAW
 from protocol.goals import OURS, Table
 

@@ -6,9 +6,9 @@
     python benchmarks/quality.py --check            # recompute three cells of quality.json
 
 Data come from --data, else $ONEVEC_DATA. Every result is kept under .cache by its content hash, so
-a run that was stopped goes on, and parts made by --tasks and --methods merge. Labels score; they
-fit nothing but the upper bounds. Writes benchmarks/results/quality.json, and the tables and figures
-made from it.
+a run that was stopped goes on, and parts made by --tasks and --methods merge; so do the results in
+benchmarks/results/kept, which a whole run writes and git holds. Labels score; they fit nothing but
+the upper bounds. Writes benchmarks/results/quality.json, and the tables and figures made from it.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ def main() -> None:
     if args.dry_run:
         return
     work(missing, settings, args.jobs)
+    if not args.quick:
+        runner.shelve(whole, settings)
     # Everything that is there goes into the file, whatever part this run was told to do.
     result = report.collect(whole, left_out, settings)
     report.write(result, out)

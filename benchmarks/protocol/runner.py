@@ -3,6 +3,10 @@
 A job is one producer with one seed on one column (a unit under an encoder). Its key is the hash
 of the sequences and labels, the stored token vectors, the code that decides the result and the
 settings, so a result is computed again exactly when one of them changed.
+
+A whole run takes hours, so what it found also goes into git, one file per row under
+benchmarks/results/kept: another machine goes on from there, and makes the tables without an
+encoder or a data set that it lacks.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import traceback
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,8 +37,9 @@ from protocol import encoders, methods, tasks
 from protocol.producer import Context, Producer, score
 
 RESULTS = encoders.CACHE / "quality"  # one file per job
+SHELF = encoders.ROOT / "benchmarks/results/kept"  # in git: one file per row
 FORMAT = 2  # of the kept files; part of every key
-RESAMPLES = 1_000
+RESAMPLES = 500
 PACKAGES = (
     *("onevec", "torch", "numpy", "scikit-learn", "transformers", "tokenizers"),
     *("sentence-transformers", "pytorch-lifestream", "torch-geometric", "rdkit"),
@@ -123,7 +128,7 @@ def plan(
             continue
         for encoder in tasks.ROWS[row].encoders:
             try:
-                contents = [encoders.content(unit, encoder, settings.data) for unit, _ in marked]
+                contents = [_content(row, unit, encoder, settings) for unit, _ in marked]
             except UNUSABLE as error:
                 impossible.append((row, encoder, str(error)))
                 continue
@@ -135,6 +140,33 @@ def plan(
                     for seed in range(1 if settings.quick else producer.seeds(row))
                 ]
     return jobs, impossible
+
+
+def _content(row: str, unit: tasks.Unit, encoder: str, settings: Settings) -> str:
+    """What the token vectors of a column are."""
+    return _shelved(row, unit.id, encoder, settings) or encoders.content(
+        unit, encoder, settings.data
+    )
+
+
+def _shelved(row: str, unit: str, encoder: str, settings: Settings) -> str | None:
+    """What they were on the machine whose results are on the shelf, if of the same encoder.
+
+    Another processor rounds otherwise, and an encoder that is not here cannot be asked.
+    """
+    found = shelf(row).columns.get(f"{unit} {encoder}")
+    if found is None or settings.quick:
+        return None
+    with contextlib.suppress(encoders.NotMadeError, tasks.MissingDataError):
+        if _made_by(encoder, settings) != found["made_by"]:
+            return None
+    return found["content"]
+
+
+def _made_by(encoder: str, settings: Settings) -> str:
+    if encoder == "frames":
+        return encoder
+    return f"{encoders.mark(encoder, settings.data)} {encoders.code_hash(encoders.STORE_CODE)}"
 
 
 def _key(base: str, producer: Producer, seed: int) -> str:
@@ -205,7 +237,8 @@ def fill_stores(rows: list[str], settings: Settings, workers: int) -> None:
         with contextlib.suppress(*UNUSABLE):
             for unit in units(row, settings):
                 for encoder in tasks.ROWS[row].encoders:
-                    columns[unit.id, encoders.store_name(encoder)] = row, unit.id, encoder
+                    if _shelved(row, unit.id, encoder, settings) is None:
+                        columns[unit.id, encoders.store_name(encoder)] = row, unit.id, encoder
 
     def tell(done: int, name: tuple[str, str]) -> None:
         print(f"tokens [{done}/{len(columns)}] {' '.join(name)}", flush=True)
@@ -292,9 +325,64 @@ def state() -> dict[str, Any]:
 
 
 def load(job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """A kept result: what `do` wrote; None if there is none."""
-    if not job.path.is_file():
-        return None
-    with np.load(job.path) as held:
-        arrays = {name: held[name] for name in held.files if name != "meta"}
-        return json.loads(str(held["meta"])), arrays
+    """A kept result: what `do` wrote, here or on the shelf; None if there is none."""
+    if job.path.is_file():
+        with np.load(job.path) as held:
+            arrays = {name: held[name] for name in held.files if name != "meta"}
+            return json.loads(str(held["meta"])), arrays
+    return shelf(job.row).jobs.get(job.key)
+
+
+# --- what is kept in git ------------------------------------------------------------------------
+
+
+@dataclass
+class Shelf:
+    """Kept results of a row by key, and what the token vectors of its columns were."""
+
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    jobs: dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]] = field(default_factory=dict)
+
+
+@functools.lru_cache(maxsize=len(tasks.ROWS))
+def shelf(row: str) -> Shelf:
+    """Read the results of a row that are in git."""
+    path = SHELF / f"{row}.npz"
+    if not path.is_file():
+        return Shelf()
+    with np.load(path) as held:
+        about, drawn = json.loads(held["about"].tobytes()), held["drawn"] / np.float32(100)
+    found = Shelf(about["columns"])
+    for key, meta in about["jobs"].items():
+        places = meta.pop("places")
+        found.jobs[key] = meta, {name: drawn[at] for name, at in places.items()}
+    return found
+
+
+def shelve(jobs: list[Job], settings: Settings) -> None:
+    """Put every kept result of these jobs into git's folder, draws to a hundredth of a point."""
+    by_row: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_row.setdefault(job.row, []).append(job)
+    SHELF.mkdir(parents=True, exist_ok=True)
+    for row, its in by_row.items():
+        known = {unit.id: unit for unit in units(row, settings)}
+        columns, kept, drawn = dict(shelf(row).columns), {}, []
+        for job in its:
+            found = load(job)
+            if found is None:
+                continue
+            places = {}
+            for name, draws in found[1].items():
+                places[name] = len(drawn)
+                drawn.append(np.round(draws * 100).astype(np.int16))
+            kept[job.key] = found[0] | {"places": places}
+            with contextlib.suppress(encoders.NotMadeError, tasks.MissingDataError):
+                columns[f"{job.unit} {job.encoder}"] = {
+                    "made_by": _made_by(job.encoder, settings),
+                    "content": _content(row, known[job.unit], job.encoder, settings),
+                }
+        part = SHELF / f".{row}.npz"
+        about = json.dumps({"columns": columns, "jobs": kept}).encode()
+        np.savez_compressed(part, about=np.frombuffer(about, np.uint8), drawn=np.array(drawn))
+        part.replace(SHELF / f"{row}.npz")

@@ -110,6 +110,48 @@ def test_only_a_peers_own_refusal_is_final(room, tmp_path, monkeypatch):
         assert runner.settled(job) is settled
 
 
+def test_the_shelf_gives_back_what_another_machine_kept(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    monkeypatch.setattr(runner, "SHELF", tmp_path / "shelf")
+    monkeypatch.setattr(runner, "RESULTS", here)
+    monkeypatch.setattr(encoders, "SHIPPED", tmp_path / "encoders")
+    folder = tmp_path / "encoders/chess"
+    folder.mkdir(parents=True)
+    (folder / "pretrain.json").write_text('{"masked_accuracy": 1, "unigram_accuracy": 0}')
+    (folder / "weights").write_bytes(b"1")
+    unit = tasks.Unit("chess", "chess", ["a"], ["b"], (), ["a"], ["b"])
+    monkeypatch.setattr(runner, "units", lambda row, settings: [unit])
+    monkeypatch.setattr(encoders, "content", lambda *words: "vectors of this machine")
+    runner.shelf.cache_clear()
+    settings = runner.Settings(tmp_path)
+
+    def planned():
+        encoders.hash_folder.cache_clear()
+        jobs, left_out = runner.plan(["chess"], ["plain"], settings)
+        assert not left_out
+        return jobs
+
+    (job,) = planned()
+    here.mkdir()
+    meta = {"error": None, "rows": [{"target": "x"}], "state": {}, "seconds": 1.5}
+    np.savez(job.path, meta=np.array(json.dumps(meta)), r0=np.array([71.234, -3.5]))
+    runner.shelve([job], settings)
+    monkeypatch.setattr(runner, "RESULTS", there)
+    monkeypatch.setattr(encoders, "content", lambda *words: "the same, rounded otherwise")
+    runner.shelf.cache_clear()
+    for gone in (False, True):
+        if gone:  # the encoder is not here: what was found with it still counts
+            (folder / "pretrain.json").unlink()
+        assert planned() == [job]
+        found, drawn = runner.load(job)
+        assert found == meta and runner.settled(job)
+        np.testing.assert_allclose(drawn["r0"], [71.23, -3.5], atol=1e-5)
+    (folder / "pretrain.json").write_text('{"masked_accuracy": 1, "unigram_accuracy": 0}')
+    (folder / "weights").write_bytes(b"2")  # another encoder: everything is to do again
+    assert planned() != [job]
+    runner.shelf.cache_clear()
+
+
 def test_the_judge_gets_the_mean_first_and_the_recipes_order():
     listed = sweep.candidate_list()
     assert listed[0] == MEAN_PCA and EVENED_MEAN in listed
