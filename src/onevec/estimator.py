@@ -226,6 +226,11 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             (part / _CARD).write_text(model_card(config))
         return path
 
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` trains anything; the closed forms do not."""
+        return bool(self._named_poolers()[1])
+
     def _named_poolers(self) -> tuple[list[str], list[str]]:
         """Names of the poolers the user asks for, and of those that learn."""
         if self.pooler == "auto":

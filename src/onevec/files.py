@@ -65,11 +65,15 @@ def appears_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    fresh, old = room / path.name, room / "old"
     try:
-        fresh = room / path.name
         yield fresh
         if path.is_dir():
-            path.rename(room / "old")
+            path.rename(old)
         fresh.replace(path)
+    except BaseException:  # also an interruption between the two
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
     finally:
         shutil.rmtree(room, ignore_errors=True)

@@ -1,14 +1,17 @@
 """`onevec export` end to end."""
 
 import json
+import shutil
 
 import huggingface_hub
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from onevec.errors import StoreError
+from onevec.export.sentence_transformers import to_sentence_transformers
 from onevec.export.table import EXPORTS
-from tests.export.conftest import fitted
+from tests.export.conftest import encoded, fitted
 from tests.test_cli import run
 
 
@@ -58,3 +61,46 @@ def test_refusals(tmp_path, folder):
     assert code == 2 and "name the one of the fit" in said
     code, _, said = run("export", tmp_path / "no", "--to", "onnx", "--out", tmp_path / "x")
     assert code == 2 and "holds no config.json" in said
+
+
+def test_a_model_of_a_store_knows_encoder_and_layer(tmp_path, encoder, texts):
+    store = encoded(texts, encoder, out=tmp_path / "store", layer=1)
+    model = fitted(store, "mean")
+    model.save(tmp_path / "model")
+    for to, name in (("sentence-transformers", "st"), ("onnx", "onnx")):
+        words = ("--to", to, "--encoder", encoder, "--out", tmp_path / name)
+        code, out, failed = run("export", tmp_path / "model", *words, "--json")
+        assert code == 0, failed
+        assert json.loads(out)["layer"] == 1
+        code, _, said = run("export", tmp_path / "model", *words, "--layer", -1, "--overwrite")
+        assert (code, "was fitted to layer 1 of its encoder" in said) == (2, True), said
+    found = SentenceTransformer(str(tmp_path / "st"), device="cpu").encode(texts)
+    np.testing.assert_allclose(found, model.transform(store), atol=1e-4)
+    model.fingerprint_ = f"{'0' * 64}@layer1"
+    with pytest.raises(StoreError, match="pass that encoder"):
+        to_sentence_transformers(model, encoder, tmp_path / "other")
+
+
+def test_options_that_are_of_no_use_are_refused(tmp_path, folder, encoder):
+    calls = {
+        ("onnx", "--layer", 1): "--layer with --to onnx without --encoder",
+        ("onnx", "--road", "native"): "--road with --to onnx:",
+        ("hub", "--overwrite"): "--overwrite with --to hub:",
+        ("hub", "--encoder", encoder): "--encoder with --to hub:",
+        ("sentence-transformers", "--private"): "--private with --to sentence-transformers:",
+    }
+    for (to, *more), words in calls.items():
+        code, _, said = run("export", folder, "--to", to, "--out", tmp_path / "x", *more)
+        assert (code, words in said) == (2, True), said
+
+
+def test_an_encoder_without_a_padding_token_is_one_sentence(tmp_path, encoder, tokens, folder):
+    from transformers import AutoTokenizer
+
+    bare = shutil.copytree(encoder, tmp_path / "bare")
+    tokenizer = AutoTokenizer.from_pretrained(bare)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(bare)
+    words = ("--to", "sentence-transformers", "--encoder", bare, "--out", tmp_path / "st")
+    code, _, said = run("export", folder, *words)
+    assert (code, "has no padding token" in said) == (2, True), said

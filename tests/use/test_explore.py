@@ -228,3 +228,22 @@ def test_every_kind_of_colour(colours):
     figure = points_figure({"mean": rng.normal(size=(60, 4)), "onevec": np.ones((60, 4))}, colours)
     assert len(figure.axes) == (3 if colours and len(set(colours)) == 60 else 2)
     assert json.dumps([axis.get_title() for axis in figure.axes[:2]]) == '["mean", "onevec"]'
+
+
+def test_equal_names_are_matched_by_their_order(room, tmp_path):
+    store = encode(
+        [np.full((3, 2), float(row)) for row in range(6)],
+        out=tmp_path / "s", ids=list("aabbcc"), metadata={"n": list(range(6))}, progress=False,
+    )  # fmt: skip
+    vectors = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    for name, rows in (("v", [*range(6)]), ("w", [*range(1, 6)])):
+        some = pa.FixedSizeListArray.from_arrays(pa.array(vectors[rows].ravel()), 2)
+        ids = [store.ids[row] for row in rows]
+        pq.write_table(pa.table({"id": ids, "vector": some}), tmp_path / f"{name}.parquet")
+    explore(tmp_path / "v.parquet", tmp_path / "p.parquet", store=tmp_path / "s", count=0)
+    assert pq.read_table(tmp_path / "p.parquet")["n"].to_pylist() == [*range(6)]
+    with pytest.raises(InputError, match="ids that several sequences share"):
+        explore(tmp_path / "w.parquet", tmp_path / "q.parquet", store=tmp_path / "s", count=0)
+    pq.write_table(pa.table({"vector": pa.array(vectors.tolist())}), tmp_path / "u.parquet")
+    explore(tmp_path / "u.parquet", tmp_path / "u2.parquet", store=tmp_path / "s", count=0)
+    assert pq.read_table(tmp_path / "u2.parquet")["n"].to_pylist() == [*range(6)]

@@ -393,3 +393,54 @@ def test_scores_are_those_of_the_formulas():
     assert scores_of(a, b, "dot")[0] == 24
     assert scores_of(a, b, "cosine")[0] == np.float32(0.96)
     assert scores_of(a, b, "euclidean")[0] == -np.sqrt(np.float32(2))
+
+
+def test_vectors_without_names_get_numbers_that_nobody_had(clustered, tmp_path):
+    X = clustered[0][:40]
+    np.save(tmp_path / "v.npy", X[:10])
+    made = Index.build(X[:10])
+    made.delete(["8", "9"])
+    made.save(tmp_path / "i")
+    again = Index.open(tmp_path / "i")
+    assert again.add(tmp_path / "v.npy") == 0
+    assert again.ids == [*map(str, range(8)), *map(str, range(10, 20))]
+    again.add(X[20:22], ids=["b", "500"])
+    again.add(X[22:23])
+    assert again.ids[-1] == "501"
+    with pytest.raises(InputError, match="only an id tells which"):
+        again.add(X[:3], replace=True)
+    np.testing.assert_array_equal(again.read(np.array([0])), X[:1])
+
+
+def test_an_error_of_the_structure_leaves_the_index_as_it_was(clustered, monkeypatch):
+    X = clustered[0]
+    made = Index.build(X[:1_200], kind="hnsw")
+    broken = [(made._structure, "add", lambda: made.add(X[1_200:1_210]))]
+    monkeypatch.setattr(index, "GROWTH", 1)
+    broken += [(STRUCTURES["hnsw"], "fit", lambda: made.add(X[1_200:1_210]))]
+    broken += [(STRUCTURES["hnsw"], "fit", lambda: made.delete(made.ids[:100]))]
+
+    def fail(*words):
+        raise MemoryError("no room")
+
+    for place, name, call in broken:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fail)
+            patch.setattr(index, "DEAD", 0.05)
+            with pytest.raises(MemoryError):
+                call()
+        assert len(made) == 1_200
+        assert made.search(X[7], 1).ids.tolist() == [["7"]]
+    made.add(X[1_200:1_210])
+    assert len(made) == 1_210 and made._structure is not None
+    assert made.search(X[1_205], 1).ids.tolist() == [["1205"]]
+
+
+def test_options_are_checked_however_few_vectors_there_are(clustered):
+    with pytest.raises(InputError, match="must divide the 24 dimensions"):
+        Index.build(clustered[0][:5], kind="ivf_pq", options={"parts": 7})
+
+
+def test_rows_of_unequal_length_are_one_sentence(clustered):
+    with pytest.raises(InputError, match="the queries are no array"):
+        Index.build(clustered[0][:5]).search([[1.0] * DIM, [1.0]])

@@ -436,3 +436,18 @@ def test_help_teaches_and_names_every_method():
     assert "Example:" in out
     assert all(method in out for method in SELECTORS)
     assert "Example:" in run("explore", "--help")[1]
+
+
+def test_what_is_labelled_may_be_utf8_with_a_mark_and_ids_may_recur(files, tmp_path):
+    X = files[1]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(X[:9].ravel()), X.shape[1])
+    ids = [*"abcdefgh", "a"]
+    pq.write_table(pa.table({"id": ids, "vector": column}), tmp_path / "v.parquet")
+    (tmp_path / "known.txt").write_bytes("\ufeffa\n".encode())
+    options = ("--labelled", tmp_path / "known.txt", "--count", 7, "--out", tmp_path / "o.txt")
+    code, _, error = run("select", tmp_path / "v.parquet", *options)
+    assert code == 0, error
+    assert sorted((tmp_path / "o.txt").read_text().split()) == list("bcdefgh")
+    (tmp_path / "known.txt").write_bytes(b"\xff\xfe\x00")
+    code, _, error = run("select", tmp_path / "v.parquet", *options, "--overwrite")
+    assert (code, "UTF-8" in error) == (2, True), error

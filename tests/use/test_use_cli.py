@@ -138,6 +138,10 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
     index, model, vectors = room / "index", room / "model", room / "v.parquet"
     raw = ("--model", model, "--encoder", room / "encoder")
     (room / "empty.txt").write_text("\n")
+    twice = read_vectors(vectors)
+    save_vectors(
+        Vectors.of(twice.vectors[:40], [*twice.ids[:39], "s1"]), room / "twice.parquet", True
+    )
     calls = {
         ("index", vectors, "--out", index): "exists",
         ("index", "--out", tmp_path / "i"): "got no VECTORS",
@@ -151,6 +155,14 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
         ("index", "--out", index, "--delete", room / "none.txt"): "No such file",
         ("index", vectors, "--out", index, "--add", "--kind", "hnsw"): "got --kind with --add",
         ("index", room / "other.arrow", "--out", index, "--add"): "made by model",
+        ("index", vectors, "--out", index, "--replace"): "--replace without --add",
+        ("index", vectors, "--out", index, "--add", "--overwrite"): "got --overwrite with --add",
+        ("index", "--out", index, "--delete", room / "empty.txt", "--replace"): "--delete alone",
+        ("search", index, vectors, "--id-column", "x"): "got --id-column without --model",
+        ("search", index, vectors, "--long", "window"): "got --long without --model",
+        ("similarity", index, "s1", "--metric", "dot"): "an index by cosine",
+        ("duplicates", index, "--out", tmp_path / "g.csv", "--metric", "dot"): "index by cosine",
+        ("similarity", room / "twice.parquet", "s1"): "has the id 's1' 2 times",
         ("search", index): "either QUERIES or --text",
         ("search", index, "--text", "ACGU"): "need --model",
         ("search", index, vectors, "--encoder", "x"): "need --model",
@@ -217,3 +229,34 @@ def test_a_model_that_mixes_layers(room, tmp_path):
     index = Index.build(model.transform(store))
     found = search(index, texts[:5], 1, model=model, encoder=room / "encoder")
     assert found.ids[:, 0].tolist() == [str(row) for row in range(5)]
+
+
+def test_an_index_is_compared_by_its_own_metric(room, tmp_path):
+    whole = read_vectors(room / "v.parquet")
+    Index.build(whole, metric="euclidean").save(tmp_path / "i")
+    code, out, error = run("similarity", tmp_path / "i", "s1", "-k", 3, "--json")
+    assert code == 0, error
+    away = np.linalg.norm(whole.vectors - whole.vectors[1], axis=1)
+    found = json.loads(out)["compared"]
+    assert [entry["id"] for entry in found] == [f"s{row}" for row in np.argsort(away)[1:4]]
+    np.testing.assert_allclose([entry["score"] for entry in found], -np.sort(away)[1:4], rtol=1e-4)
+
+
+def test_few_and_equal_vectors_have_bare_or_endless_chances(tmp_path):
+    few = np.random.default_rng(0).normal(size=(8, 3))
+    np.save(tmp_path / "few.npy", few)
+    code, out, error = run("similarity", tmp_path / "few.npy", "0", "1")
+    assert code == 0, error
+    assert out.startswith("1: ") and "chance" not in out
+    near = np.random.default_rng(0).normal(size=(60, 3))
+    save_vectors(Vectors.of(np.concatenate([near, near[:1]])), tmp_path / "near.parquet")
+    code, out, error = run("similarity", tmp_path / "near.parquet", "0", "60")
+    assert code == 0, error
+    assert "1 in " in out
+
+
+def test_json_has_no_nan(capsys):
+    from onevec.cli.common import show
+
+    show({"a": float("nan"), "b": [float("inf"), 1.5], "c": np.int64(3), "d": (1,)}, True, "")
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": "3", "d": [1]}

@@ -20,7 +20,9 @@ def export(
     encoder: Annotated[
         str | None, typer.Option(help="Text encoder of the fit: a folder or hub name.")
     ] = None,
-    layer: Annotated[int, typer.Option(help="Hidden states of the fit; -1 is the last.")] = -1,
+    layer: Annotated[
+        int | None, typer.Option(help="Hidden states of the fit, where the model does not know.")
+    ] = None,
     road: Annotated[
         str,
         typer.Option(
@@ -42,6 +44,22 @@ def export(
 
     if to not in EXPORTS:
         raise InputError(f"got --to {to}: choose one of {', '.join(EXPORTS)}")
+    text = {
+        "encoder": encoder, "layer": layer, "special-tokens": special_tokens or None,
+        "max-length": max_length,
+    }  # fmt: skip
+    unused = {
+        "hub": {**text, "road": road if road != "auto" else None, "overwrite": overwrite or None},
+        "onnx": {
+            **(text if encoder is None else {}), "road": road if road != "auto" else None,
+            "private": private or None,
+        },
+        "sentence-transformers": {"private": private or None},
+    }[to]  # fmt: skip
+    for name, value in unused.items():
+        if value is not None:
+            without = " without --encoder" if to == "onnx" and name in text else ""
+            raise InputError(f"got --{name} with --to {to}{without}: it is of no use there")
     if to == "hub":
         from onevec.export.hub import push_to_hub
 

@@ -55,7 +55,14 @@ def fit(
         int(dim) if dim.isdecimal() else dim, effort=effort, pooler=pooler,
         objective=objective, training=training, export=export,
         nuisance=nuisance or None, random_state=seed,
-    ).fit(store)  # fmt: skip
+    )  # fmt: skip
+    if (steps, checkpoint) != (None, None) and not model.learns:
+        option = "--steps" if steps is not None else "--checkpoint"
+        raise InputError(
+            f"got {option} with pooler {pooler!r}, which has nothing to learn: leave it out, or "
+            "pass a learned --pooler or an --objective"
+        )
+    model.fit(store)
     if not first_process():  # of `torchrun`: every process has the same model
         return
     model.save(out, overwrite=overwrite)

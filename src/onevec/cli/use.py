@@ -9,7 +9,9 @@ import typer
 
 from onevec.cli.common import Column, Json, Overwrite, Seed, app, show
 
-Metric = Annotated[str, typer.Option(help="cosine, dot or euclidean.")]
+Metric = Annotated[
+    str | None, typer.Option(help="cosine (default), dot or euclidean; an index has its own.")
+]
 
 
 @app.command()
@@ -53,9 +55,18 @@ def index(
                 f"got {(*given, '--options')[0]} with --add or --delete: an index stays of its "
                 "kind; leave it out, or build another"
             )
+        if overwrite:
+            raise InputError(
+                "got --overwrite with --add or --delete, which change the index at --out: leave it "
+                "out"
+            )
         if add != (vectors is not None):
             raise InputError("VECTORS and --add go together: pass both, or --delete alone")
+        if replace and not add:
+            raise InputError("got --replace with --delete alone: it goes with --add")
         made, changed = change_index(out, vectors, delete, replace)
+    elif replace:
+        raise InputError("got --replace without --add: pass both to change the index at --out")
     elif vectors is None:
         raise InputError("got no VECTORS: pass a file of vectors, or --delete")
     else:
@@ -87,7 +98,9 @@ def search(
     column: Column = None,
     id_column: Annotated[str | None, typer.Option(help="Column that names the queries.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Longest input in tokens.")] = None,
-    long: Annotated[str, typer.Option(help="Longer ones: truncate, or window.")] = "truncate",
+    long: Annotated[
+        str | None, typer.Option(help="Longer ones: truncate (default), or window.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Hits as .parquet, .arrow, .jsonl or .csv.")
     ] = None,
@@ -112,10 +125,17 @@ def search(
         raise InputError("pass either QUERIES or --text")
     if model is None and (text is not None or encoder is not None):
         raise InputError("raw sequences need --model, and --encoder where they are no arrays")
-    opened = Index.open(index)
-    encoding = {} if model is None else {
-        "column": column, "id_column": id_column, "max_length": max_length, "long": long
+    encoding = {
+        name: value
+        for name, value in {
+            "column": column, "id_column": id_column, "max_length": max_length, "long": long
+        }.items()
+        if value is not None
     }  # fmt: skip
+    if model is None and encoding:
+        option = next(iter(encoding)).replace("_", "-")
+        raise InputError(f"got --{option} without --model: it is of use for raw sequences alone")
+    opened = Index.open(index)
     asked = queries if text is None else [text]
     found = run(opened, asked, k, where, model=model, encoder=encoder, **encoding)
     table = hits(opened, found)
@@ -136,7 +156,7 @@ def similarity(
     one: Annotated[str, typer.Argument(help="Id of a vector.")],
     other: Annotated[str | None, typer.Argument(help="Another; else the nearest ones.")] = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many nearest ones.")] = 5,
-    metric: Metric = "cosine",
+    metric: Metric = None,
     as_json: Json = False,
 ) -> None:
     """Say how similar two vectors are, and how unusual that is among random pairs.
@@ -158,7 +178,7 @@ def duplicates(
         float | None,
         typer.Option(help="Or: how many pairs chance may give in all; default 0.01."),
     ] = None,
-    metric: Metric = "cosine",
+    metric: Metric = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,

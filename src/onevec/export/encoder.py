@@ -15,6 +15,7 @@ from onevec.ragged import Ragged
 from onevec.tokens.adapters import SentenceTransformerEncoder, open_encoder
 from onevec.tokens.frozen import Options
 from onevec.tokens.huggingface import HuggingFaceText
+from onevec.tokens.store import made_from
 
 if TYPE_CHECKING:
     from onevec.estimator import OneVec
@@ -23,9 +24,12 @@ TextEncoders = HuggingFaceText | SentenceTransformerEncoder
 
 
 def open_text_encoder(
-    model: OneVec, encoder: Any, layer: int, special_tokens: bool, max_length: int | None
+    model: OneVec, encoder: Any, layer: int | None, special_tokens: bool, max_length: int | None
 ) -> TextEncoders:
     """Open the encoder as `onevec.encode` does, and compare it with the fitted one."""
+    ours, fitted = made_from(model.fingerprint_)
+    if layer is None:
+        layer = fitted[0] if fitted else -1
     options = Options((layer,), special_tokens, max_length)
     options.check()
     frozen = open_encoder(encoder, "text", options)
@@ -35,12 +39,22 @@ def open_text_encoder(
             "sentence-transformers can be exported; pass one, or export to onnx without an encoder"
         )
     frozen.options = replace(options, layers=tuple(frozen.known_layers((layer,))))
-    theirs, ours = frozen.fingerprint, model.fingerprint_
+    if frozen.tokenizer.pad_token is None:
+        raise InputError(
+            f"the tokenizer of {frozen.name} has no padding token, which batches need: set one, "
+            "such as tokenizer.pad_token = tokenizer.eos_token, and save the encoder again"
+        )
+    theirs, (layer,) = frozen.fingerprint, frozen.options.layers
     if model.check_encoder and theirs and ours and theirs != ours:
         raise StoreError(
             f"the encoder {frozen.name} has the fingerprint {theirs[:14]}, the model was fitted to "
             f"{ours[:14]}: pass that encoder, or set check_encoder=False if you know they are the "
             "same"
+        )
+    if model.check_encoder and fitted and layer != fitted[0]:
+        raise StoreError(
+            f"got layer {layer}, the model was fitted to layer {fitted[0]} of its encoder: leave "
+            "layer (--layer) out"
         )
     return frozen
 

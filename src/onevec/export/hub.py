@@ -40,7 +40,7 @@ def push_to_hub(
         Access token; else the one of ``hf auth login``.
     licence, base_model : str, optional
         For the card of a onevec model: an identifier of the hub such as ``"apache-2.0"``, and the
-        encoder's name there.
+        encoder's name there. An export has its card already.
 
     Returns
     -------
@@ -142,6 +142,11 @@ def _folder(
     if isinstance(model, str | Path):
         path = Path(model)
         if (path / "onevec.json").is_file():
+            if licence or base_model:
+                raise InputError(
+                    f"got a licence or base model for {path}, an export that has its card already: "
+                    "export again with the licence, and push without"
+                )
             return path
         model = load(path)
     folder = model.save(room / "model")

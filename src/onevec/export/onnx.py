@@ -44,7 +44,7 @@ def to_onnx(
     out: str | Path,
     *,
     encoder: Any = None,
-    layer: int = -1,
+    layer: int | None = None,
     special_tokens: bool = False,
     max_length: int | None = None,
     licence: str | None = None,

@@ -44,7 +44,7 @@ def to_sentence_transformers(
     encoder: Any,
     out: str | Path,
     *,
-    layer: int = -1,
+    layer: int | None = None,
     road: str = "auto",
     special_tokens: bool = False,
     max_length: int | None = None,
@@ -63,8 +63,9 @@ def to_sentence_transformers(
         copied into the folder, in fp32.
     out : path
         The folder to write. It appears whole, after the check, or not at all.
-    layer : int
-        Which hidden states the model was fitted on, as for `onevec.encode`.
+    layer : int, optional
+        Which hidden states the model was fitted on, as for `onevec.encode`; a model that was
+        fitted to a store knows, else it is the last.
     road : {"auto", "native", "module"}
         "native" writes modules that sentence-transformers itself brings: the folder needs
         neither onevec nor ``trust_remote_code=True``. "module" writes `OneVecPooling`, which

@@ -24,6 +24,17 @@ __all__ = ["TokenStore", "TokenStoreWriter"]
 _OPEN_SHARDS = 8  # maps held at a time: bounds address space and open files
 
 
+def made_from(fingerprint: str | None) -> tuple[str | None, list[int]]:
+    """Return the encoder of a `TokenStore.fingerprint` and its layers, the one that is read first.
+
+    There are none where the fingerprint is that of an encoder alone.
+    """
+    encoder, _, layers = (fingerprint or "").partition("@layer")
+    first, _, others = layers.partition(" with ")
+    numbers = [int(number) for number in [first, *others.split(",")] if number]
+    return encoder or None, numbers
+
+
 class _Shard:
     """One memory-mapped shard; arrays are views of the map."""
 

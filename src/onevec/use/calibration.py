@@ -15,6 +15,7 @@ from onevec.use.index import Index
 FEWEST = 30  # vectors: 435 pairs
 _TAIL, _FEWEST_TAIL = 0.0005, 50  # share of the pairs that make the tail, and at least so many
 _ROWS = 32_768  # of a sample at a time
+_LEAST = 1e-300  # chance: beyond it fp64 has none
 _NEAREST = 1e-7  # cosines nearer to 1, and distances nearer to 0, are rounding
 
 
@@ -84,7 +85,8 @@ class Calibration:
         as_high = count - np.searchsorted(self._sample, values, side="left")
         empirical = (1 + as_high) / (1 + count)
         excess = np.maximum(values - self._border, 0)
-        return np.where(excess > 0, self._share * np.exp(-excess / self._scale), empirical)
+        tail = np.maximum(self._share * np.exp(-excess / self._scale), _LEAST)
+        return np.where(excess > 0, tail, empirical)
 
     def expected(self, scores: Any, n: int) -> Float[np.ndarray, ...]:
         """Return how many hits as good chance would give one query in a collection of ``n``."""

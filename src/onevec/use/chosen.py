@@ -10,6 +10,7 @@ import numpy as np
 
 from onevec.errors import InputError
 from onevec.files import appears_whole, check_target
+from onevec.use.formats import read_lines
 from onevec.use.rows import read
 from onevec.use.select import Selected, select
 
@@ -75,23 +76,23 @@ def select_file(
 
 def _listed(path: Path, ids: Sequence[str] | None) -> np.ndarray:
     """Rows of the ids, or the row numbers, of a text file."""
-    if not path.is_file():
-        raise InputError(f"there is no file {path}: pass a .txt with one id per line, or vectors")
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    lines = read_lines(path, "ids")
     if ids is None:
         if not all(line.isdecimal() for line in lines):
             raise InputError(
                 f"{path} must hold row numbers, one per line, because the vectors have no ids"
             )
         return np.array(lines, np.int64)
-    place = {name: row for row, name in enumerate(ids)}
-    unknown = [line for line in lines if line not in place]
+    places: dict[str, list[int]] = {}
+    for row, name in enumerate(ids):
+        places.setdefault(name, []).append(row)
+    unknown = [line for line in lines if line not in places]
     if unknown:
         raise InputError(
             f"{path} names {unknown[0]!r} ({len(unknown)} of {len(lines)} ids), which the vectors "
             "do not have: pass ids of these vectors, or the labelled vectors themselves"
         )
-    return np.array([place[line] for line in lines], np.int64)
+    return np.array([row for line in lines for row in places[line]], np.int64)
 
 
 def _write(found: Selected, ids: Sequence[str] | None, out: Path) -> None:

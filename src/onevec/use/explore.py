@@ -175,13 +175,18 @@ def _columns(store: TokenStore, ids: list[str] | None, rows: int) -> dict[str, A
             f"{store.path} has {len(store)} sequences for {rows} vectors: pass the store that "
             "they were made from, or vectors with ids (.parquet)"
         )
-    if ids is not None:
+    if ids is not None and ids != store.ids:
         known = {name: row for row, name in enumerate(store.ids)}
         missing = [name for name in ids if name not in known]
         if missing:
             raise InputError(
                 f"{store.path} has no sequence {missing[0]!r} ({len(missing)} of {rows} are "
                 "missing): pass the store that the vectors were made from"
+            )
+        if len(known) < len(store):
+            raise InputError(
+                f"{store.path} has ids that several sequences share, and other rows than the "
+                "vectors: pass the store that they were made from, in its order"
             )
         place = np.array([known[name] for name in ids])
     names = [name for name in store.columns if name not in ("id", "token_id")]

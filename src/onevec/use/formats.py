@@ -29,17 +29,20 @@ class Vectors:
     vectors : float32 ndarray, shape (rows, dim)
         All finite.
     ids : list of str
-        Names of the rows; their numbers where the file has none.
+        Names of the rows; their numbers where there are none.
     metadata : pyarrow.Table
         Further columns; possibly none.
     made_by : str or None
         `model_fingerprint` of the model that made them, where it is known.
+    numbered : bool
+        Whether the rows had no names of their own.
     """
 
     vectors: Float[np.ndarray, "rows dim"]
     ids: list[str]
     metadata: pa.Table
     made_by: str | None = None
+    numbered: bool = False
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -64,14 +67,14 @@ class Vectors:
         if isinstance(data, str | Path):
             data = read_vectors(data)
         if isinstance(data, Vectors):
-            ids = data.ids if ids is None else ids
+            ids = data.ids if ids is None and not data.numbered else ids
             metadata = data.metadata if metadata is None else metadata
             data, made_by = data.vectors, made_by or data.made_by
         array = checked(data, what)
         names = [str(row) for row in (range(len(array)) if ids is None else ids)]
         if len(names) != len(array):
             raise InputError(f"got {len(names)} ids for {len(array)} {what}: pass one for each")
-        return cls(array, names, _columns(metadata, len(array)), made_by)
+        return cls(array, names, _columns(metadata, len(array)), made_by, ids is None)
 
 
 def reason(error: Exception) -> str:
@@ -79,14 +82,19 @@ def reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def checked(vectors: Any, what: str = "vectors") -> Float[np.ndarray, "rows dim"]:
-    """Return vectors as fp32 after checking that they are finite numbers of shape (rows, dim)."""
+def array_of(vectors: Any, what: str) -> np.ndarray:
+    """Return numpy's array of what may be a list of rows, or raise `InputError`."""
     try:
-        array = np.asarray(vectors)
+        return np.asarray(vectors)
     except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length, a GPU tensor
         raise InputError(
             f"the {what} are no array ({reason(error)}): pass one of (rows, dim)"
         ) from error
+
+
+def checked(vectors: Any, what: str = "vectors") -> Float[np.ndarray, "rows dim"]:
+    """Return vectors as fp32 after checking that they are finite numbers of shape (rows, dim)."""
+    array = array_of(vectors, what)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
         raise InputError(
             f"got {what} of dtype {array.dtype} and shape {array.shape}: pass numbers of shape "
@@ -303,6 +311,21 @@ def read_vectors(path: str | Path) -> Vectors:
         raise InputError(f"there is no file {path}: make one with `onevec transform`")
     with reading(path, FORMATS[path.suffix].name):
         return FORMATS[path.suffix].read(path)
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Read a text file with one entry per line; ``what`` they are, for the message."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(
+            f"cannot read the {what} in {path} ({why}): pass a text file (UTF-8), one per line"
+        ) from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise InputError(f"{path} holds no {what}: write one per line")
+    return found
 
 
 # --- tables of results --------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from onevec.errors import InputError, StoreError
 from onevec.use import folder
 from onevec.use.exact import check_metric, exact_top, rescored
 from onevec.use.filters import matching
-from onevec.use.formats import Vectors, checked, named, reason
+from onevec.use.formats import Vectors, array_of, checked, named, reason
 from onevec.use.found import Found
 from onevec.use.stored import Stored
 from onevec.use.structures import Structure, make_structure
@@ -48,13 +50,16 @@ class Index:
     ):
         self.kind, self.metric, self.made_by = kind, check_metric(metric), made_by
         self.options = dict(options or {})
-        make_structure(kind, self.options)
+        structure = make_structure(kind, self.options)
+        if structure is not None:
+            structure.check(stored.dim)
         self._stored, self._names = stored, names
         self._alive = np.ones(len(stored), bool)
         self._structure: Structure | None = None
         self._fitted = 0
         self._places: dict[str, int] | None = None
         self._recall: float | None = None
+        self._next_number = 0  # name of the next vector that has none
 
     @classmethod
     def build(
@@ -76,7 +81,7 @@ class Index:
         vectors : array of shape (rows, dim), Vectors, or path of a file of `FORMATS`
             All finite.
         ids : sequence, optional
-            Names of the rows, each once; their numbers by default.
+            Names of the rows, each once; numbers that no other row had by default.
         metadata : mapping of names to columns, or pyarrow.Table, optional
             What a filter may ask, and what comes back with a hit.
         kind : {"exact", "flat", "hnsw", "ivf_pq", "binary"}
@@ -146,10 +151,15 @@ class Index:
         replace : bool
             Whether an id that is known gets a new vector; else it is refused.
         """
-        if ids is None and not isinstance(vectors, Vectors | str | Path):
-            vectors = checked(vectors)
-            ids = range(len(self._stored), len(self._stored) + len(vectors))
         data = Vectors.of(vectors, ids, metadata)
+        if data.numbered and replace:
+            raise InputError(
+                "got vectors without ids to replace others (--replace): only an id tells which; "
+                "leave it out, or name the vectors"
+            )
+        if data.numbered:
+            first = self._next_number
+            data = dataclasses.replace(data, ids=[str(first + n) for n in range(len(data))])
         self._check(data.vectors, data.made_by)
         self._stored.fits(data.vectors)
         fresh = set(data.ids)
@@ -166,14 +176,16 @@ class Index:
             )
         names = _joined(self._names, named(data))
         start = len(self._stored)
-        self._alive[[places[name] for name in known]] = False
-        self._stored.append(data.vectors)
-        self._names = names
-        self._alive = np.concatenate([self._alive, np.ones(len(data), bool)])
-        places.update(zip(data.ids, range(start, start + len(data)), strict=True))
-        if self._structure is not None:
-            self._structure.add(self._stored.read(slice(start, None)))
-        self._tidy()
+        with self._undone_after_an_error():
+            self._alive[[places[name] for name in known]] = False
+            self._stored.append(data.vectors)
+            self._names = names
+            self._alive = np.concatenate([self._alive, np.ones(len(data), bool)])
+            places.update(zip(data.ids, range(start, start + len(data)), strict=True))
+            if self._structure is not None:
+                self._structure.add(self._stored.read(slice(start, None)))
+            self._tidy()
+        self._next_number = max(self._next_number, _after(data.ids))
         return len(known)
 
     def delete(self, ids: Iterable[Any]) -> int:
@@ -187,9 +199,23 @@ class Index:
                 f"{unknown[0]!r}: nothing was deleted; leave them out"
             )
         gone = set(names)
-        self._alive[[places.pop(name) for name in gone]] = False
-        self._tidy()
+        with self._undone_after_an_error():
+            self._alive[[places.pop(name) for name in gone]] = False
+            self._tidy()
         return len(gone)
+
+    @contextmanager
+    def _undone_after_an_error(self) -> Iterator[None]:
+        stored, count, names = self._stored, len(self._stored), self._names
+        alive = self._alive.copy()
+        try:
+            yield
+        except BaseException:
+            stored.cut(count)
+            self._stored, self._names, self._alive = stored, names, alive
+            # What FAISS holds may be ahead of this: it is made anew with the next change.
+            self._places = self._structure = None
+            raise
 
     def _rows_by_id(self) -> dict[str, int]:
         if self._places is None:
@@ -246,8 +272,8 @@ class Index:
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"got k={k!r}: it must be a whole number of at least 1")
-        if isinstance(queries, np.ndarray | list | tuple) and np.ndim(queries) == 1:
-            queries = checked([queries], "queries")
+        if isinstance(queries, np.ndarray | list | tuple):
+            queries = checked(np.atleast_2d(array_of(queries, "queries")), "queries")
         data = Vectors.of(queries, what="queries")
         self._check(data.vectors, data.made_by)
         mask = self._alive if where is None else self._alive & matching(self._names, where)
@@ -331,7 +357,7 @@ class Index:
         if self.kind == "exact":
             self._tidy(dead=0)
         parts = folder.Parts(
-            {**self.facts(), "fitted": self._fitted},
+            {**self.facts(), "fitted": self._fitted, "next_number": self._next_number},
             self._stored,
             self._names,
             self._alive,
@@ -353,11 +379,17 @@ class Index:
         index = cls(parts.stored, parts.names, kind=parts.info["search"], **known)
         index._alive, index._structure = parts.alive, parts.structure
         index._fitted = parts.info["fitted"]
+        index._next_number = parts.info.get("next_number", len(parts.names))
         index._recall = parts.info[f"recall@{RECALL_AT}"]
         return index
 
     def __repr__(self) -> str:
         return f"Index({self.kind}, {len(self):,} vectors of {self.dim} dimensions, {self.metric})"
+
+
+def _after(ids: Iterable[str]) -> int:
+    """Return the number after the largest among the ids."""
+    return max((int(name) + 1 for name in ids if name.isdecimal() and len(name) < 19), default=0)
 
 
 def _joined(known: pa.Table, new: pa.Table) -> pa.Table:

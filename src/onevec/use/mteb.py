@@ -15,8 +15,7 @@ from jaxtyping import Float
 
 from onevec.errors import InputError, MissingExtraError
 from onevec.estimator import OneVec, load
-from onevec.ragged import Ragged
-from onevec.tokens.encode import encode
+from onevec.use.search import encoded
 from onevec.use.vectors import METHODS
 
 _GROUP = 2_048  # inputs whose token vectors are in memory at a time
@@ -40,8 +39,8 @@ class MTEBModel:
     modality : {"text", "image"}
         What the encoder reads.
     **encoding
-        Further arguments of `onevec.encode`, such as ``layer=3`` or ``long="window"``; those that
-        the fitted tokens were made with.
+        Further arguments of `onevec.encode`, such as ``long="window"``; those that the fitted
+        tokens were made with. A model that was fitted to a store knows its layer.
 
     Notes
     -----
@@ -77,7 +76,7 @@ class MTEBModel:
             raise InputError(f"got name={name!r}: MTEB wants organisation/name")
         taken = {"out", "metadata", "ids", "progress"} & set(encoding)
         if taken:
-            raise InputError(f"got {sorted(taken)[0]}=...: token vectors stay in memory here")
+            raise InputError(f"got {sorted(taken)[0]}=...: MTEB says what is encoded, and where to")
         self.encoder = encoder
         self.model = model if isinstance(model, OneVec) else load(model)
         self.method = method
@@ -123,12 +122,11 @@ class MTEBModel:
         found = np.zeros((len(group), self._dim), np.float32)
         if any(there):
             kept = [entry for entry, has in zip(group, there, strict=True) if has]
-            tokens = encode(kept, self.encoder, progress=False, **self.encoding)
-            assert isinstance(tokens, Ragged)
-            if self.method == "onevec":
-                found[there] = self.model.transform(tokens)
-            else:
-                found[there] = self.model.transform_baselines(tokens)[self.method]
+            with encoded(kept, self.model, self.encoder, progress=False, **self.encoding) as store:
+                if self.method == "onevec":
+                    found[there] = self.model.transform(store)
+                else:
+                    found[there] = self.model.transform_baselines(store)[self.method]
         return found
 
     @property

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from onevec.errors import InputError
 from onevec.tokens.tables import reading
-from onevec.use.formats import FORMATS, read_vectors
+from onevec.use.formats import FORMATS, array_of, read_vectors
 from onevec.use.greedy import nearest_distances
 
 _ROWS = 8_192  # read at a time
@@ -78,12 +78,12 @@ def read(path: str | Path) -> tuple[np.ndarray, list[str] | None]:
         with reading(path, FORMATS[".npy"].name):
             return np.load(path, mmap_mode="r", allow_pickle=False), None
     found = read_vectors(path)
-    return found.vectors, found.ids
+    return found.vectors, None if found.numbered else found.ids
 
 
 def as_table(vectors: Any, what: str) -> np.ndarray:
     """Take numbers of shape (rows, dim), or raise `InputError`."""
-    table = vectors if isinstance(vectors, np.ndarray) else np.asarray(vectors)
+    table = array_of(vectors, what)
     if table.ndim != 2 or not table.size or table.dtype.kind not in "fiu":
         raise InputError(
             f"got {what} of shape {table.shape} and type {table.dtype}: pass numbers (rows, dim)"

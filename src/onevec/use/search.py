@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from onevec.errors import InputError
 from onevec.estimator import OneVec, load
 from onevec.tokens.encode import encode
 from onevec.tokens.layout import is_store
-from onevec.tokens.store import TokenStore
+from onevec.tokens.store import TokenStore, made_from
 from onevec.use.calibration import FEWEST, Calibration
 from onevec.use.folder import is_index
-from onevec.use.formats import Vectors, check_table, read_vectors, save_table
+from onevec.use.formats import Vectors, check_table, read_lines, read_vectors, save_table
 from onevec.use.found import Found
 from onevec.use.index import Index
 from onevec.use.similarity import duplicate_threshold, near_duplicates, nearest, pairwise
@@ -78,16 +78,22 @@ def embed(sequences: Any, model: OneVec, encoder: Any = None, **encoding: Any) -
     """Turn raw sequences, or the path of a token store, into vectors with ids and metadata."""
     if isinstance(sequences, str | Path) and is_store(Path(sequences)):
         return vectors_of(model, TokenStore(sequences))
-    # Fingerprints end as in "...@layer4", or "...@layer4 with 1,2" where layers are mixed.
-    found = re.search(r"@layer(\d+)(?: with ([\d,]+))?$", model.fingerprint_ or "")
-    layer = int(found[1]) if found else None
-    if found and "layer" not in encoding:
-        others = [int(number) for number in (found[2] or "").split(",") if number]
-        encoding["layer"] = sorted([*others, int(found[1])])
+    with encoded(sequences, model, encoder, **encoding) as store:
+        return vectors_of(model, store)
+
+
+@contextmanager
+def encoded(
+    sequences: Any, model: OneVec, encoder: Any = None, **encoding: Any
+) -> Iterator[TokenStore]:
+    """Encode sequences for a model, at its layer, into a store that goes afterwards."""
+    _, layers = made_from(model.fingerprint_)
+    if layers:
+        encoding.setdefault("layer", sorted(layers))
     # A store, not memory: it knows its encoder, which the model checks.
     with tempfile.TemporaryDirectory() as room:
-        encode(sequences, encoder, out=Path(room) / "queries", **encoding)
-        return vectors_of(model, TokenStore(Path(room) / "queries", layer))
+        encode(sequences, encoder, out=Path(room) / "store", **encoding)
+        yield TokenStore(Path(room) / "store", layers[0] if layers else None)
 
 
 def hits(index: Index, found: Found) -> pa.Table:
@@ -105,12 +111,23 @@ def hits(index: Index, found: Found) -> pa.Table:
 # --- what the commands do -----------------------------------------------------------------------
 
 
-def collection(path: str | Path) -> Vectors:
-    """Read a file of vectors, or the folder of an index."""
+def collection(path: str | Path, metric: str | None) -> tuple[Vectors | Index, str]:
+    """Read a file of vectors, or open the folder of an index; and the metric that counts.
+
+    Raises
+    ------
+    InputError
+        If another metric is asked of an index than its own.
+    """
     if not is_index(Path(path)):
-        return read_vectors(path)
+        return read_vectors(path), metric or "cosine"
     index = Index.open(path)
-    return Vectors(index.vectors, index.ids, index.metadata, index.made_by)
+    if metric not in (None, index.metric):
+        raise InputError(
+            f"got --metric {metric} for {path}, an index by {index.metric}: leave it out, or pass "
+            "the vectors"
+        )
+    return index, index.metric
 
 
 def build_index(
@@ -130,7 +147,7 @@ def change_index(
     index = Index.open(path)
     changed = {"deleted": 0, "added": 0, "replaced": 0}
     if delete is not None:
-        changed["deleted"] = index.delete(_lines(delete))
+        changed["deleted"] = index.delete(read_lines(delete, "ids"))
     if vectors is not None:
         data = read_vectors(vectors)
         changed["replaced"] = index.add(data, replace=replace)
@@ -139,43 +156,61 @@ def change_index(
     return index, changed
 
 
-def similar(path: Path, one: str, other: str | None, k: int, metric: str) -> dict[str, Any]:
-    """Compare two vectors by id, or one with its nearest; scores and how unusual they are."""
-    data = collection(path)
-    places = {name: row for row, name in enumerate(data.ids)}
-    for name in (one, other):
-        if name is not None and name not in places:
-            raise InputError(f"{path} has no id {name!r}: choose one of its {len(data):,} ids")
-    row = data.vectors[places[one]][None]
-    if other is None:
-        rows, scores = nearest(data.vectors, row, k + 1, metric=metric)
-        pairs = [(r, s) for r, s in zip(rows[0], scores[0], strict=True) if r != places[one]][:k]
+def similar(path: Path, one: str, other: str | None, k: int, metric: str | None) -> dict[str, Any]:
+    """Compare two vectors by id, or one with its nearest; scores and how unusual they are.
+
+    The latter needs `FEWEST` vectors.
+    """
+    data, metric = collection(path, metric)
+    ids = data.ids
+    row = data.vectors[_place(ids, one, path)][None]
+    if other is not None:
+        score = pairwise(row, data.vectors[_place(ids, other, path)][None], metric=metric)
+        pairs = [(other, float(score[0, 0]))]
+    elif isinstance(data, Index):
+        found = data.search(row, k + 1)
+        pairs = list(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
     else:
-        score = pairwise(row, data.vectors[places[other]][None], metric=metric)
-        pairs = [(places[other], score[0, 0])]
-    calibration = Calibration.fit(data.vectors, metric=metric)
-    compared = [
-        {
-            "id": data.ids[r],
-            "score": float(s),
-            "chance_of_a_pair": float(calibration.chance(s)),
-            "chance": float(calibration.expected(s, len(data))),
+        rows, scores = nearest(data.vectors, row, k + 1, metric=metric)
+        pairs = [(ids[r], float(s)) for r, s in zip(rows[0], scores[0], strict=True)]
+    if other is None:
+        pairs = [pair for pair in pairs if pair[0] != one][:k]
+    compared: list[dict[str, Any]] = [{"id": name, "score": score} for name, score in pairs]
+    if len(data) < FEWEST:
+        return {
+            "id": one,
+            "compared": compared,
+            "sentences": [f"{name}: {score:.3f}" for name, score in pairs],
         }
-        for r, s in pairs
-    ]
-    sentences = [f"{data.ids[r]}: {calibration.sentence(float(s), len(data))}" for r, s in pairs]
+    calibration = Calibration.fit(data, metric=metric)
+    for entry in compared:
+        entry["chance_of_a_pair"] = float(calibration.chance(entry["score"]))
+        entry["chance"] = float(calibration.expected(entry["score"], len(data)))
+    sentences = [f"{name}: {calibration.sentence(score, len(data))}" for name, score in pairs]
     return {"id": one, "compared": compared, "sentences": sentences}
 
 
+def _place(ids: list[str], name: str, path: Path) -> int:
+    count = ids.count(name)
+    if count == 1:
+        return ids.index(name)
+    if count:
+        raise InputError(f"{path} has the id {name!r} {count} times: name every vector differently")
+    raise InputError(f"{path} has no id {name!r}: choose one of its {len(ids):,} ids")
+
+
 def duplicates(
-    path: Path, out: Path, threshold: float | None, chance: float | None, metric: str, *,
+    path: Path, out: Path, threshold: float | None, chance: float | None, metric: str | None, *,
     seed: int = 0, overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Group near-duplicates into a table of id, group (the id to keep) and its size."""
+    """Group near-duplicates into a table of id, group (the id to keep) and its size.
+
+    Of an index the pairs are those that it finds (`near_duplicates`).
+    """
     check_table(out, overwrite)
-    data = collection(path)
+    data, metric = collection(path, metric)
     if threshold is None:
-        threshold = duplicate_threshold(data, chance, metric=metric, random_state=seed)
+        threshold = duplicate_threshold(data.vectors, chance, metric=metric, random_state=seed)
         chance = None
     groups = near_duplicates(data, threshold, chance=chance, metric=metric)
     sizes = np.bincount(groups, minlength=len(groups))
@@ -202,18 +237,3 @@ def _options(text: str) -> dict[str, int]:
             raise InputError(f"got the option {part!r}: write NAME=NUMBER, such as ef_search=128")
         options[name.strip()] = int(value)
     return options
-
-
-def _lines(path: Path) -> list[str]:
-    """Read ids, one per line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(
-            f"cannot read the ids in {path} ({reason}): pass a text file with one per line"
-        ) from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise InputError(f"{path} holds no ids: write one per line")
-    return names

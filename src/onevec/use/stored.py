@@ -88,6 +88,10 @@ class Stored:
         self._values[new] = vectors
         self._count = count
 
+    def cut(self, count: int) -> None:
+        """Forget the rows from this one on."""
+        self._count = count
+
     def kept(self, rows: Int[np.ndarray, " some"]) -> Stored:
         """Return some rows, as they are kept, alone."""
         scales = None if self._scales is None else self._scales[: self._count][rows]

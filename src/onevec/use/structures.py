@@ -52,6 +52,9 @@ class Structure(ABC):
         self._metric = "cosine"
         self._index: Any = None
 
+    def check(self, dim: int) -> None:  # noqa: B027 - most options go with every dimension
+        """Raise `InputError` for options that do not go with the dimension of the vectors."""
+
     def fit(self, vectors: Float[np.ndarray, "rows dim"], metric: str) -> None:
         """Make the structure of these rows."""
         self._metric = metric
@@ -161,10 +164,13 @@ class IVFPQ(Structure):
     lists = probes = parts = None
     rescore = 10
 
-    def _made(self, vectors: np.ndarray, faiss: Any) -> Any:
-        rows, dim = vectors.shape
+    def check(self, dim: int) -> None:
+        """Raise `InputError` for parts that do not divide the dimension."""
         if self.parts is not None and dim % self.parts:
             raise InputError(f"got parts={self.parts}: it must divide the {dim} dimensions")
+
+    def _made(self, vectors: np.ndarray, faiss: Any) -> Any:
+        rows, dim = vectors.shape
         divisors = [n for n in range(1, dim + 1) if dim % n == 0]
         parts = self.parts or min(divisors, key=lambda n: (abs(n - dim / 4), n))
         lists = min(self.lists or math.isqrt(rows), max(1, rows // 39))

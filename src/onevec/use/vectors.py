@@ -74,6 +74,11 @@ def evaluate_stores(
         scored_labels, scored = _labelled(fitted, TokenStore(test), labels)
         pairs = {name: (vectors, scored[name]) for name, vectors in methods.items()}
         return evaluate(pairs, known, scored_labels, random_state=random_state)
+    if len(known) < 2:
+        raise InputError(
+            f"{store} has 1 row with a label in {labels!r}: half of the rows are scored by the "
+            "other half; pass more, or --test"
+        )
     order = np.random.default_rng(random_state).permutation(len(known))
     left, right = order[: len(order) // 2], order[len(order) // 2 :]
     pairs = {name: (vectors[left], vectors[right]) for name, vectors in methods.items()}
