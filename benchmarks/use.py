@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +32,8 @@ from onevec.judge.outcomes import Outcome, paired_gain
 from onevec.judge.probes import normalise, retrieval_probe
 from onevec.project.quantise import BinaryQuantize, Int8Quantize
 from onevec.use.search import Index
-from protocol import encoders, tasks
+from protocol import encoders, runner, tasks
+from protocol.unseen import unseen
 
 RESULTS = Path(__file__).parent / "results"
 SHIPPED_DATA = Path(__file__).parent / "data"
@@ -104,7 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
             began = time.perf_counter()
             found = parts[name](data, args.quick)
             seconds = round(time.perf_counter() - began, 1)
-            merge(out, "search", {name: {**found, "seconds": seconds}, "machine": machine()})
+            state = runner.state() | {"threads": 1}
+            merge(out, "search", {name: {**found, "seconds": seconds, "state": state}})
             print(f"{out}: search, {name}, in {seconds:.0f} s", flush=True)
 
 
@@ -119,10 +119,6 @@ def one_thread() -> Iterator[None]:
         yield
     torch.set_num_threads(before[0])
     faiss.omp_set_num_threads(before[1])
-
-
-def machine() -> str:
-    return f"{platform.platform()}, one thread of {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def merge(out: Path, section: str, found: dict[str, Any]) -> None:
@@ -248,7 +244,8 @@ def retrieval(data: Path, quick: bool) -> dict[str, Any]:
 
 def retrieved(unit: tasks.Unit, encoder: str, data: Path) -> list[dict[str, Any]]:
     train, test = encoders.tokens(unit, encoder, data)
-    model = OneVec(DIM).fit(train)
+    with unseen(unit.row):
+        model = OneVec(DIM).fit(train)
     sides = model.transform_baselines(train), model.transform_baselines(test)
     methods = {name: tuple(side[name] for side in sides) for name in ("mean", "mean_pca")}
     methods["onevec"] = model.transform(train), model.transform(test)

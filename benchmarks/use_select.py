@@ -29,7 +29,8 @@ from onevec.files import appears_whole
 from onevec.judge.outcomes import Outcome
 from onevec.judge.probes import logistic_probe, normalise
 from onevec.use.select import SELECTORS, select
-from protocol import encoders, tasks
+from protocol import encoders, runner, tasks
+from protocol.unseen import unseen
 
 ROOT = Path(__file__).parent
 RESULT = ROOT / "results/use.json"
@@ -159,7 +160,8 @@ def task(
         unit = tasks.shrink(unit)
     target = next(target for target in unit.targets if target.kind == "classes")
     train, test = encoders.tokens(unit, COLUMNS[name], data)
-    model = OneVec(dim=64).fit(train)
+    with unseen(unit.row):
+        model = OneVec(dim=64).fit(train)
     spaces = {"onevec": model.transform(train), "mean": model.transform_baselines(train)["mean"]}
     spaces = {space: X[target.train] for space, X in spaces.items()}
     labels = np.concatenate([target.y_train, target.y_test])
@@ -229,6 +231,7 @@ def main() -> None:
     args = parser.parse_args()
     methods = list(dict.fromkeys([*args.methods, RANDOM]))
     result: dict[str, Any] = {"seeds": args.seeds, "quick": args.quick, "tasks": {}}
+    result["state"] = runner.state()
     for name in args.tasks:
         try:
             result["tasks"][name] = task(name, args.data, methods, args.seeds, quick=args.quick)
