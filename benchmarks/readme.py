@@ -2,8 +2,9 @@
 
     python benchmarks/readme.py [--check]
 
-Reads benchmarks/results/demo.json (`onevec demo --json`), quality.json (`quality.py`) and
-judge.json (`judge.py`). With `--check` a page that differs is an error, and nothing is written.
+Reads benchmarks/results/demo.json (`onevec demo --json`), quality.json (`quality.py`), judge.json
+(`judge.py`) and use.json (`use.py`, `use_select.py`). With `--check` a page that differs is an
+error, and nothing is written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import judge
+import use
+import use_select
 from onevec.report.summarize import METHOD_NAMES
 from protocol import report
 
@@ -22,6 +25,8 @@ README = ROOT / "README.md"
 BEGIN, END = "<!-- figures: benchmarks/readme.py -->", "<!-- end of figures -->"
 JUDGE = ROOT / "docs/judge.md"
 BEGIN_JUDGE, END_JUDGE = "<!-- judge: benchmarks/readme.py -->", "<!-- end of judge -->"
+USE = ROOT / "docs/use.md"
+BEGIN_USE, END_USE = "<!-- use: benchmarks/readme.py -->", "<!-- end of use -->"
 BEGIN_QUALITY, END_QUALITY = "<!-- quality: benchmarks/readme.py -->", "<!-- end of quality -->"
 
 
@@ -95,10 +100,23 @@ def judged() -> str:
     return "\n\n".join([BEGIN_JUDGE, judge.markdown(results("judge")), END_JUDGE])
 
 
+def used() -> str:
+    if not (ROOT / "benchmarks/results/use.json").is_file():
+        return f"{BEGIN_USE}\n{END_USE}"
+    found = results("use")
+    parts = [BEGIN_USE]
+    if "search" in found:
+        parts += ["## Search", use.markdown(found["search"])]
+    if "selection" in found:
+        parts += ["## Selection", use_select.markdown(found["selection"])]
+    return "\n\n".join([*parts, END_USE])
+
+
 PLACES = (
     (README, BEGIN, END, figures),
     (README, BEGIN_QUALITY, END_QUALITY, quality),
     (JUDGE, BEGIN_JUDGE, END_JUDGE, judged),
+    (USE, BEGIN_USE, END_USE, used),
 )
 
 

@@ -131,6 +131,52 @@ def merge(out: Path, section: str, found: dict[str, Any]) -> None:
     part.replace(out)
 
 
+def markdown(found: dict[str, Any]) -> str:
+    """Lay out the section "search" of use.json: indexes, then retrieval."""
+    parts = []
+    if "indexes" in found:
+        parts += _index_table(found["indexes"])
+    if "retrieval" in found:
+        parts += _retrieval_table(found["retrieval"])
+    return "\n".join(parts)
+
+
+def _index_table(part: dict[str, Any]) -> list[str]:
+    known = ("recall@10", "queries per second", "ms for one", "MB", "seconds to build")
+    lines = [
+        f"{part['indexed']:,} vectors of {part['corpus']}, {part['queries']:,} queries that no "
+        f"index holds, one thread. The model's verdict: {part['verdict']}",
+        "",
+        f"| vectors | dimensions | index | {' | '.join(known)} |",
+        f"|---|--:|---|{'--:|' * len(known)}",
+    ]
+    for row in part["rows"]:
+        cells = " | ".join(f"{row[name]:,}" for name in known)
+        lines.append(f"| {row['vectors']} | {row['dim']} | {row['index']} | {cells} |")
+    return [*lines, ""]
+
+
+def _retrieval_table(part: dict[str, Any]) -> list[str]:
+    lines = [
+        "R-precision in % of the test part's vectors among each other, by cosine or Hamming "
+        "distance; gain over the mean in fp32 with its 95 % interval:",
+        "",
+        "| data | encoder | vectors | precision | bytes | R-precision | gain |",
+        "|---|---|---|---|--:|--:|--:|",
+    ]
+    for row in part["rows"]:
+        gain = row.get("gain over the mean in fp32")
+        value = (
+            ""
+            if gain is None
+            else "{:+.1f} [{:+.1f}, {:+.1f}]".format(gain["gain"], *gain["interval"])
+        )
+        about = [row["unit"], row["encoder"], row["method"], row["precision"], str(row["bytes"])]
+        cells = [*about, f"{row['R-precision']:.1f}", value.replace("-", "−")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 # --- indexes ------------------------------------------------------------------------------------
 
 
