@@ -206,7 +206,7 @@ def markdown(result: dict[str, Any]) -> str:
 def _cell(found: list[float | None] | None) -> str:
     if found is None:
         return ""
-    value, low, high = ("—" if v is None else f"{v:.2f}" for v in found)
+    value, low, high = ("—" if v is None else f"{v:.2f}".replace("-", "−") for v in found)
     return f"{value} [{low}, {high}]"
 
 
