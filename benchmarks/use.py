@@ -208,7 +208,9 @@ def indexes(data: Path, quick: bool) -> dict[str, Any]:
     count = QUICK_QUERIES if quick else QUERIES
     encoders.CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=encoders.CACHE) as room:
-        store = encode(texts, encoders.folder(encoder), out=Path(room) / "store", progress=False)
+        store = encode(
+            texts, encoders.folder(encoder), out=Path(room) / "store", long="window", progress=False
+        )
         print(f"{len(store):,} sequences encoded", flush=True)
         model = OneVec(DIM).fit(store)
         vectors = {"onevec": model.transform(store)}
@@ -309,7 +311,10 @@ def retrieved(unit: tasks.Unit, encoder: str, data: Path) -> list[dict[str, Any]
                 line |= {"bytes": size, "R-precision": round(found.score(), 2)}
                 if (name, precision) != ("mean", "fp32"):
                     gain = paired_gain({"": found}, {"": outcomes["mean", "fp32"]})
-                    line["gain over the mean in fp32"] = gain
+                    line["gain over the mean in fp32"] = {
+                        "gain": round(gain["gain"], 2),
+                        "interval": [round(end, 2) for end in gain["interval"]],
+                    }
                 rows.append(line)
                 print(" ".join(f"{key} {value}" for key, value in line.items()), flush=True)
     return rows

@@ -19,6 +19,7 @@ from onevec.errors import InputError
 METRICS = ("cosine", "dot", "euclidean")
 _ROWS, _QUERIES = 16_384, 256  # rows and queries of one block of scores
 _SLACK = 32  # candidates kept beyond k: what fp32 may confuse
+_SHORTEST, _LONGEST = 1e-15, 1e15  # rows whose squares fp32 holds
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -145,7 +146,11 @@ def _prepared(
 ) -> tuple[Float[np.ndarray, "rows dim"], Float[np.ndarray, " rows"], float]:
     """Make ``q . x + offset`` grow with the score; also the largest norm."""
     if metric == "cosine":
-        return unit(block).astype(np.float32), np.zeros(len(block), np.float32), 1.0
+        lengths = np.sqrt(np.einsum("nd,nd->n", block, block))
+        # In fp32 it takes a third of the time; the bound on rounding has room for it.
+        tame = lengths.min() > _SHORTEST and lengths.max() < _LONGEST
+        block = block / lengths[:, None] if tame else unit(block).astype(np.float32)
+        return block, np.zeros(len(block), np.float32), 1.0
     squares = np.einsum("nd,nd->n", block, block, dtype=np.float64)
     offset = -squares / 2 if metric == "euclidean" else np.zeros(len(block))
     # torch takes no array that must not be written, such as a memory-mapped one

@@ -56,8 +56,8 @@ class Stored:
         return self._values.shape[1]
 
     def read(self, rows: slice | Int[np.ndarray, " some"]) -> Float[np.ndarray, "some dim"]:
-        """Return some rows in fp32."""
-        found = self._values[: self._count][rows].astype(np.float32)
+        """Return some rows in fp32; a slice of what is kept so is a view."""
+        found = self._values[: self._count][rows].astype(np.float32, copy=False)
         if self._scales is not None:
             found *= self._scales[: self._count][rows, None]
         return found
