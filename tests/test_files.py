@@ -1,39 +1,84 @@
 """Results on disk: an interruption anywhere leaves the old one or the new one."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from onevec.files import appears_whole
+from onevec.files import appears_whole, for_json
+
+
+def write(path, kind, text):
+    if kind == "folder":
+        path.mkdir()
+        path = path / "inside"
+    path.write_text(text)
+
+
+def read(path):
+    return (path / "inside" if path.is_dir() else path).read_text()
 
 
 @pytest.mark.parametrize("when", ["rename", "replace"])
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_an_interruption_loses_nothing(tmp_path, monkeypatch, when, kind):
-    def write(path, text):
-        if kind == "folder":
-            path.mkdir()
-            path = path / "inside"
-        path.write_text(text)
+@pytest.mark.parametrize("name", ["result", "old"])
+def test_an_interruption_loses_nothing(tmp_path, monkeypatch, when, kind, name):
+    target = tmp_path / name
+    with appears_whole(target) as part:
+        write(part, kind, "old")
 
-    def read(path):
-        return (path / "inside" if kind == "folder" else path).read_text()
+    done = getattr(Path, when)
 
+    def late(self, to):  # the work is done, then comes the signal
+        done(self, to)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    def once():
+        with appears_whole(target) as part:
+            write(part, kind, "new")
+            monkeypatch.setattr(Path, when, late)
+
+    if (kind, when) == ("file", "rename"):  # a file has one step
+        once()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            once()
+    assert read(target) == ("old" if (kind, when) == ("folder", "rename") else "new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_is_half_written_never_appears(tmp_path):
+    for name in ("result", "old"):
+        with pytest.raises(KeyboardInterrupt), appears_whole(tmp_path / name) as part:
+            write(part, "folder", "half")
+            raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_one_is_not_deleted_where_it_cannot_be_put_back(tmp_path, monkeypatch):
     target = tmp_path / "result"
     with appears_whole(target) as part:
-        write(part, "old")
+        write(part, "folder", "old")
+    moved = Path.rename
+
+    def refused(self, to):
+        if self.name == "result.old":
+            raise KeyboardInterrupt
+        return moved(self, to)
+
+    def interrupted(self, to):
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), appears_whole(target) as part:
-        write(part, "new")
-        done = getattr(Path, when)
+        write(part, "folder", "new")
+        monkeypatch.setattr(Path, "rename", refused)
+        monkeypatch.setattr(Path, "replace", interrupted)
+    monkeypatch.undo()
+    assert [read(path) for path in tmp_path.glob(".result-*/result.old")] == ["old"]
 
-        def late(self, to):  # the work is done, then comes the signal
-            monkeypatch.undo()
-            done(self, to)
-            raise KeyboardInterrupt
 
-        monkeypatch.setattr(Path, when, late)
-        if kind == "file" and when == "rename":
-            raise KeyboardInterrupt
-    assert read(target) in ("old", "new")
-    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+def test_json_has_no_nan():
+    plain = for_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": (1,)})
+    assert plain == {"a": None, "b": [None, 1.5], "c": [1]}
+    json.dumps(plain, allow_nan=False)

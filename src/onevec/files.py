@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from onevec.errors import InputError
 
@@ -65,15 +67,22 @@ def appears_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    fresh, old = room / path.name, room / "old"
+    fresh, old = room / path.name, room / f"{path.name}.old"
     try:
         yield fresh
         if path.is_dir():
             path.rename(old)
         fresh.replace(path)
-    except BaseException:  # also an interruption between the two
-        if old.exists() and not path.exists():
-            old.rename(path)
-        raise
     finally:
+        if old.exists() and not path.exists():  # interrupted between the two
+            old.rename(path)
         shutil.rmtree(room, ignore_errors=True)
+
+
+def for_json(value: Any) -> Any:
+    """Replace what JSON has no word for: NaN and infinity by null."""
+    if isinstance(value, dict):
+        return {name: for_json(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

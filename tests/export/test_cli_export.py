@@ -104,3 +104,44 @@ def test_an_encoder_without_a_padding_token_is_one_sentence(tmp_path, encoder, t
     words = ("--to", "sentence-transformers", "--encoder", bare, "--out", tmp_path / "st")
     code, _, said = run("export", folder, *words)
     assert (code, "has no padding token" in said) == (2, True), said
+
+
+def test_the_tokenizer_beside_the_graph_makes_its_inputs(tmp_path, encoder, texts, tokens):
+    import onnxruntime
+    from transformers import AutoTokenizer
+
+    from onevec.export.onnx import to_onnx
+
+    left = shutil.copytree(encoder, tmp_path / "left")
+    tokenizer = AutoTokenizer.from_pretrained(left)
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(left)
+    model = fitted(tokens, "mean|std")
+    to_onnx(model, tmp_path / "onnx", encoder=left, max_length=12)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "onnx")
+    batch = theirs(texts, padding=True, truncation=True, return_tensors="np")
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx/model.onnx"))
+    names = [each.name for each in session.get_inputs()]
+    found = session.run(["vector"], {name: batch[name] for name in names})[0]
+    wanted = model.transform(encoded(texts, encoder, max_length=12))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_exports_of_what_is_not_fitted_or_of_no_use(tmp_path, encoder, tokens):
+    from sklearn.exceptions import NotFittedError
+
+    from onevec import OneVec
+    from onevec.errors import InputError
+    from onevec.export.onnx import to_onnx
+
+    for call in (
+        lambda: to_onnx(OneVec(8), tmp_path / "x"),
+        lambda: to_sentence_transformers(OneVec(8), encoder, tmp_path / "x"),
+    ):
+        with pytest.raises(NotFittedError):
+            call()
+    model = fitted(tokens, "mean")
+    with pytest.raises(InputError, match="without an encoder"):
+        to_onnx(model, tmp_path / "x", max_length=9)
+    with pytest.raises(InputError, match="got no samples"):
+        to_sentence_transformers(model, encoder, tmp_path / "x", samples=[])

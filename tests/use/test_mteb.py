@@ -188,3 +188,24 @@ def test_the_encoder_and_the_layer_of_the_fit(tmp_path):
     np.testing.assert_allclose(found, fitted.transform(store)[:9], atol=1e-2)
     with pytest.raises(StoreError, match="was made by encoder"):
         MTEBModel(tmp_path / "b", fitted).encode([{"text": texts[:9]}])
+
+
+def test_texts_that_only_the_tokenizer_finds_blank(model):
+    def strict(texts):
+        return letters([text.replace("#", "") for text in texts])
+
+    from onevec.use import mteb as module
+
+    other = MTEBModel(strict, model.model)
+    encoded = module.encoded
+
+    def refusing(entries, *words, **more):
+        if any(not text.strip("#") for text in entries):
+            raise InputError("sequence 1 is empty ('#' has no token): leave it out")
+        return encoded(entries, *words, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "encoded", refusing)
+        found = other.encode([{"text": ["abc", "##", "def", "#"]}])
+    np.testing.assert_array_equal(found[[1, 3]], 0)
+    np.testing.assert_allclose(found[[0, 2]], other.encode([{"text": ["abc", "def"]}]), atol=1e-5)

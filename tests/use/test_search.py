@@ -444,3 +444,50 @@ def test_options_are_checked_however_few_vectors_there_are(clustered):
 def test_rows_of_unequal_length_are_one_sentence(clustered):
     with pytest.raises(InputError, match="the queries are no array"):
         Index.build(clustered[0][:5]).search([[1.0] * DIM, [1.0]])
+
+
+@pytest.mark.parametrize("options", [{"links": 1}, {"links": 10**20}, {"ef_search": 2**31}])
+def test_options_that_faiss_dies_of(options, clustered):
+    with pytest.raises(InputError, match="it must be a whole number from"):
+        Index.build(clustered[0][:5], kind="hnsw", options=options)
+
+
+def test_a_wide_search_through_the_graph_is_not_narrowed(clustered):
+    made = Index.build(clustered[0], kind="hnsw", options={"ef_search": 9_000})
+    import faiss
+
+    assert made._structure._parameters(faiss, {}, 10, 1.0).efSearch == 9_000
+
+
+def test_an_interrupted_addition_to_int8_can_be_made_again(clustered, monkeypatch):
+    from onevec.use import stored
+
+    made = Index.build(clustered[0][:20], dtype="int8")
+    roomier, calls = stored._roomier, []
+
+    def second_fails(array, room):
+        calls.append(room)
+        if len(calls) == 2:
+            raise MemoryError
+        return roomier(array, room)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "_roomier", second_fails)
+        with pytest.raises(MemoryError):
+            made.add(clustered[0][20:50])
+    made.add(clustered[0][20:50])
+    assert made.ids == [*map(str, range(50))]
+    assert made.search(clustered[0][33], 1).ids.tolist() == [["33"]]
+
+
+def test_names_of_all_kinds(clustered):
+    X = clustered[0]
+    made = Index.build(X[:2], ids=["7", "9" * 18])
+    made.add(X[2:3])
+    made.add(X[3:4])
+    assert made.ids[2:] == [str(10**18), str(10**18 + 1)]
+    assert made.delete(np.int64(7)) == 1
+    with pytest.raises(InputError, match="without an id"):
+        Index.build(X[:2], ids=[None, "a"])
+    with pytest.raises(InputError, match="too many parentheses"):
+        made.search(X[0], where="(" * 3_000)

@@ -451,3 +451,14 @@ def test_what_is_labelled_may_be_utf8_with_a_mark_and_ids_may_recur(files, tmp_p
     (tmp_path / "known.txt").write_bytes(b"\xff\xfe\x00")
     code, _, error = run("select", tmp_path / "v.parquet", *options, "--overwrite")
     assert (code, "UTF-8" in error) == (2, True), error
+
+
+def test_row_numbers_that_are_not_there(files, tmp_path):
+    room, _ = files
+    for number in ("99999999999999999999", "200"):
+        (tmp_path / "known.txt").write_text(f"3\n{number}\n")
+        code, _, error = run(
+            "select", room / "v.npy", "--labelled", tmp_path / "known.txt", "--count", 3,
+            "--out", tmp_path / "o.txt",
+        )  # fmt: skip
+        assert (code, f"names the row {number}, the vectors have rows 0 to 199" in error) == (2, 1)

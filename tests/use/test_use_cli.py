@@ -138,6 +138,9 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
     index, model, vectors = room / "index", room / "model", room / "v.parquet"
     raw = ("--model", model, "--encoder", room / "encoder")
     (room / "empty.txt").write_text("\n")
+    emptied = Index.build(np.eye(3))
+    emptied.delete(["0", "1", "2"])
+    emptied.save(room / "emptied")
     twice = read_vectors(vectors)
     save_vectors(
         Vectors.of(twice.vectors[:40], [*twice.ids[:39], "s1"]), room / "twice.parquet", True
@@ -158,6 +161,16 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
         ("index", vectors, "--out", index, "--replace"): "--replace without --add",
         ("index", vectors, "--out", index, "--add", "--overwrite"): "got --overwrite with --add",
         ("index", "--out", index, "--delete", room / "empty.txt", "--replace"): "--delete alone",
+        ("search", index, room / "store", *raw): "it is encoded already",
+        ("search", index, room / "store", "--model", model, "--long", "window"): "got long for",
+        ("search", index, vectors, "--overwrite"): "--overwrite without --out",
+        ("similarity", vectors, "s1", "s2", "--k", 3): "pass one of them",
+        ("duplicates", room / "twice.parquet", "--out", tmp_path / "g.csv", "--threshold", 0.9):
+            "'s1' more than once",
+        ("duplicates", room / "emptied", "--out", tmp_path / "g.csv", "--threshold", 0.9):
+            "holds no vectors",
+        ("index", vectors, "--out", tmp_path / "i", "--kind", "hnsw", "--options", "links=²"):
+            "write NAME=NUMBER",
         ("search", index, vectors, "--id-column", "x"): "got --id-column without --model",
         ("search", index, vectors, "--long", "window"): "got --long without --model",
         ("similarity", index, "s1", "--metric", "dot"): "an index by cosine",
@@ -255,8 +268,26 @@ def test_few_and_equal_vectors_have_bare_or_endless_chances(tmp_path):
     assert "1 in " in out
 
 
-def test_json_has_no_nan(capsys):
+def test_json_has_no_nan(room, tmp_path, capsys):
     from onevec.cli.common import show
 
-    show({"a": float("nan"), "b": [float("inf"), 1.5], "c": np.int64(3), "d": (1,)}, True, "")
-    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": "3", "d": [1]}
+    show({"a": float("nan"), "c": np.int64(3)}, True, "")
+    assert json.loads(capsys.readouterr().out) == {"a": None, "c": "3"}
+    whole = read_vectors(room / "v.parquet")
+    Index.build(whole.vectors, metadata={"n": [float("nan")] * 120}).save(tmp_path / "i")
+    code, _, error = run(
+        "search", tmp_path / "i", room / "v.parquet", "--out", tmp_path / "h.jsonl"
+    )
+    assert code == 0, error
+    assert "NaN" not in (tmp_path / "h.jsonl").read_text()
+
+
+def test_ready_arrays_are_searched_with_a_model_that_knows_its_layer(room):
+    from onevec import TokenStore
+
+    store, model = TokenStore(room / "store"), load(room / "model")
+    arrays = [store[row].numpy() for row in range(5)]
+    found = search(room / "index", arrays, 1, model=model)
+    assert found.ids[:, 0].tolist() == [f"s{row}" for row in range(5)]
+    with pytest.raises(InputError, match="got out="):
+        search(room / "index", arrays, 1, model=model, out="x")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Annotated, Any
 
 import typer
+
+from onevec.files import for_json
 
 app = typer.Typer(
     name="onevec",
@@ -37,16 +38,7 @@ def say(line: str) -> None:
 
 def show(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Print a result, as one JSON object or as text."""
-    typer.echo(json.dumps(_plain(result), allow_nan=False, default=str) if as_json else text)
-
-
-def _plain(value: Any) -> Any:
-    """Replace what JSON has no word for: NaN and infinity by null."""
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    typer.echo(json.dumps(for_json(result), allow_nan=False, default=str) if as_json else text)
 
 
 def score_table(evaluation: dict[str, dict[str, Any]]) -> str:

@@ -121,6 +121,8 @@ def search(
 
     if out is not None:
         check_table(out, overwrite)
+    elif overwrite:
+        raise InputError("got --overwrite without --out: name the file to replace")
     if (queries is None) == (text is None):
         raise InputError("pass either QUERIES or --text")
     if model is None and (text is not None or encoder is not None):
@@ -155,7 +157,9 @@ def similarity(
     vectors: Annotated[Path, typer.Argument(help="File of vectors with ids, or an index.")],
     one: Annotated[str, typer.Argument(help="Id of a vector.")],
     other: Annotated[str | None, typer.Argument(help="Another; else the nearest ones.")] = None,
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many nearest ones.")] = 5,
+    k: Annotated[
+        int | None, typer.Option("--k", "-k", min=1, help="How many nearest ones (5).")
+    ] = None,
     metric: Metric = None,
     as_json: Json = False,
 ) -> None:
@@ -163,9 +167,12 @@ def similarity(
 
     Example: `onevec similarity vectors.parquet P12345 Q67890`
     """
+    from onevec.errors import InputError
     from onevec.use.search import similar
 
-    facts = similar(vectors, one, other, k, metric)
+    if other is not None and k is not None:
+        raise InputError(f"got --k {k} and the other's id {other!r}: pass one of them")
+    facts = similar(vectors, one, other, k or 5, metric)
     show(facts, as_json, "\n".join(facts["sentences"]))
 
 

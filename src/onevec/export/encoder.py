@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,9 @@ def hub_name(name: str) -> str | None:
 
 def transformer_of(frozen: TextEncoders) -> torch.nn.Module:
     """Return the transformers model of an encoder, ready to be traced."""
-    model: Any = frozen._model if isinstance(frozen, SentenceTransformerEncoder) else None
+    model: Any = None
+    if isinstance(frozen, SentenceTransformerEncoder):
+        model = copy.deepcopy(frozen._model)  # it may be the user's
     model = frozen._auto.model if isinstance(frozen, HuggingFaceText) else model
     model.set_attn_implementation("eager")
     return model

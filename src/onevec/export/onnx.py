@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 import onevec
@@ -93,6 +95,11 @@ def to_onnx(
     Hard assignments (VLAD, bag, bigrams) may go to another codeword where two are equally near.
     """
     _check_packages()
+    check_is_fitted(model, "reduction_")
+    if encoder is None and (layer, special_tokens, max_length) != (None, False, None):
+        raise InputError(
+            "got layer, special_tokens or max_length without an encoder: they are of no use there"
+        )
     target = check_target(
         out, overwrite, what="ONNX export", ours=lambda at: (at / MANIFEST).is_file()
     )
@@ -103,8 +110,9 @@ def to_onnx(
         batches = list(_token_batches(model, graph.needs_ids))
     else:
         frozen = open_text_encoder(model, encoder, layer, special_tokens, max_length)
+        tokenizer = _tokenizer_of(frozen)
         whole = TextGraph(frozen, graph)
-        batches = list(_text_batches(model, frozen))
+        batches = list(_text_batches(model, frozen, tokenizer))
         facts |= {"layer": frozen.options.layers[0], "max_length": frozen.limit}
         facts |= {"encoder": hub_name(frozen.name) or Path(frozen.name).name}
     facts |= {"inputs": list(batches[0][0]), "onevec": onevec.__version__}
@@ -125,7 +133,7 @@ def to_onnx(
                 "layer are those of the fit"
             )
         if encoder is not None:
-            frozen.tokenizer.save_pretrained(str(part))
+            tokenizer.save_pretrained(str(part))
         (part / MANIFEST).write_text(json.dumps(facts, indent=2) + "\n")
         (part / "README.md").write_text(model_card(model._state()[0], facts, licence=licence))
     return {"path": str(out), **facts}
@@ -204,19 +212,26 @@ def _token_batches(model: OneVec, with_ids: bool) -> Iterator[Batch]:
         yield given, model.transform(ragged)
 
 
-def _text_batches(model: OneVec, frozen: TextEncoders) -> Iterator[Batch]:
+def _tokenizer_of(frozen: TextEncoders) -> Any:
+    """Return the tokenizer that goes with the graph: pads on the right, cuts as the fit did."""
+    tokenizer = copy.deepcopy(frozen.tokenizer)
+    tokenizer.padding_side = "right"
+    if frozen.limit is not None:
+        tokenizer.model_max_length = frozen.limit
+    return tokenizer
+
+
+def _text_batches(model: OneVec, frozen: TextEncoders, tokenizer: Any) -> Iterator[Batch]:
     texts = sample_texts(frozen)
     wanted = vectors_of(model, frozen, texts)
     order = np.random.default_rng(0).permutation(len(texts))
     sizes, first = [1, 2, 3, 4, 5], 0
     while first < len(order):
         rows = order[first : first + sizes[0]]
-        batch = frozen.tokenizer(
+        batch = tokenizer(
             [texts[row] for row in rows],
             padding=True,
-            padding_side="right",
             truncation=frozen.limit is not None,
-            max_length=frozen.limit,
             return_tensors="pt",
             verbose=False,
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 import onevec
 from onevec.card import model_card
@@ -104,6 +105,9 @@ def to_sentence_transformers(
     text is left out too.
     """
     _check_version()
+    check_is_fitted(model, "reduction_")
+    if samples is not None and not len(samples):
+        raise InputError("got no samples: leave them out, or pass some texts for the check")
     if road not in ROADS:
         raise InputError(f"got road={road!r}: choose one of {', '.join(ROADS)}")
     target = check_target(

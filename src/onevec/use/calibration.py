@@ -14,6 +14,7 @@ from onevec.use.index import Index
 
 FEWEST = 30  # vectors: 435 pairs
 _TAIL, _FEWEST_TAIL = 0.0005, 50  # share of the pairs that make the tail, and at least so many
+_FEWEST_PAIRS = FEWEST * (FEWEST - 1) // 2
 _ROWS = 32_768  # of a sample at a time
 _LEAST = 1e-300  # chance: beyond it fp64 has none
 _NEAREST = 1e-7  # cosines nearer to 1, and distances nearer to 0, are rounding
@@ -68,6 +69,8 @@ class Calibration:
             source, metric = reference, reference.metric
         else:
             source = Rows(Vectors.of(reference, what="reference vectors").vectors)
+        if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < _FEWEST_PAIRS:
+            raise InputError(f"got pairs={pairs!r}: a whole number of at least {_FEWEST_PAIRS}")
         if len(source) < FEWEST:
             raise InputError(
                 f"got {len(source)} reference vectors: at least {FEWEST} are needed to say how "

@@ -53,7 +53,8 @@ def select_file(
     table, ids = read(vectors)
     known: Any = None
     if labelled is not None:
-        known = _listed(Path(labelled), ids) if Path(labelled).suffix == ".txt" else None
+        listed = Path(labelled).suffix == ".txt"
+        known = _listed(Path(labelled), ids, len(table)) if listed else None
         known = read(labelled)[0] if known is None else known
     found = select(
         table, count, method, labelled=known, threshold=threshold, random_state=random_state
@@ -74,7 +75,7 @@ def select_file(
     }
 
 
-def _listed(path: Path, ids: Sequence[str] | None) -> np.ndarray:
+def _listed(path: Path, ids: Sequence[str] | None, count: int) -> np.ndarray:
     """Rows of the ids, or the row numbers, of a text file."""
     lines = read_lines(path, "ids")
     if ids is None:
@@ -82,7 +83,13 @@ def _listed(path: Path, ids: Sequence[str] | None) -> np.ndarray:
             raise InputError(
                 f"{path} must hold row numbers, one per line, because the vectors have no ids"
             )
-        return np.array(lines, np.int64)
+        rows = [int(line) for line in lines if len(line) < 19]
+        if len(rows) < len(lines) or max(rows) >= count:
+            raise InputError(
+                f"{path} names the row {max(lines, key=lambda line: (len(line), line))}, the "
+                f"vectors have rows 0 to {count - 1}"
+            )
+        return np.array(rows, np.int64)
     places: dict[str, list[int]] = {}
     for row, name in enumerate(ids):
         places.setdefault(name, []).append(row)

@@ -50,7 +50,10 @@ def matching(table: pa.Table, where: str | pc.Expression) -> Bool[np.ndarray, " 
         If the text is no filter, names no column, or a value is not of the column's type.
     """
     if isinstance(where, str):
-        mask = _Reader(table, where).whole()
+        try:
+            mask = _Reader(table, where).whole()
+        except RecursionError as error:
+            raise InputError("the filter has too many parentheses: write fewer") from error
         return pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
     try:
         numbered = table.append_column("", pa.array(np.arange(table.num_rows)))

@@ -13,7 +13,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from onevec.errors import InputError
-from onevec.files import appears_whole, check_target
+from onevec.files import appears_whole, check_target, for_json
 from onevec.tokens.tables import reading
 
 TAKEN = ("id", "vector")  # columns that no metadata may be called
@@ -71,6 +71,8 @@ class Vectors:
             metadata = data.metadata if metadata is None else metadata
             data, made_by = data.vectors, made_by or data.made_by
         array = checked(data, what)
+        if ids is not None and any(row is None for row in ids):
+            raise InputError(f"got {what} without an id: name all of them, or leave ids out")
         names = [str(row) for row in (range(len(array)) if ids is None else ids)]
         if len(names) != len(array):
             raise InputError(f"got {len(names)} ids for {len(array)} {what}: pass one for each")
@@ -316,13 +318,13 @@ def read_vectors(path: str | Path) -> Vectors:
 def read_lines(path: Path, what: str) -> list[str]:
     """Read a text file with one entry per line; ``what`` they are, for the message."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(
             f"cannot read the {what} in {path} ({why}): pass a text file (UTF-8), one per line"
         ) from error
-    found = [line.strip() for line in lines if line.strip()]
+    found = [line.rstrip("\r") for line in lines if line.strip()]
     if not found:
         raise InputError(f"{path} holds no {what}: write one per line")
     return found
@@ -340,7 +342,8 @@ def _write_csv(table: pa.Table, path: Path) -> None:
 def _write_jsonl(table: pa.Table, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for batch in table.to_batches(max_chunksize=10_000):
-            file.writelines(json.dumps(row, default=str) + "\n" for row in batch.to_pylist())
+            rows = map(for_json, batch.to_pylist())
+            file.writelines(json.dumps(row, default=str, allow_nan=False) + "\n" for row in rows)
 
 
 TABLES: dict[str, Callable[[pa.Table, Path], None]] = {

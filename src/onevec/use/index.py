@@ -190,7 +190,8 @@ class Index:
 
     def delete(self, ids: Iterable[Any]) -> int:
         """Delete vectors by id, all or, if one is unknown, none; return how many."""
-        names = [str(name) for name in ([ids] if isinstance(ids, str | int) else ids)]
+        one = isinstance(ids, str | int | np.integer)
+        names = [str(name) for name in ([ids] if one else ids)]
         places = self._rows_by_id()
         unknown = [name for name in names if name not in places]
         if unknown:
@@ -389,7 +390,7 @@ class Index:
 
 def _after(ids: Iterable[str]) -> int:
     """Return the number after the largest among the ids."""
-    return max((int(name) + 1 for name in ids if name.isdecimal() and len(name) < 19), default=0)
+    return max((int(name) + 1 for name in ids if name.isdecimal() and len(name) < 1_000), default=0)
 
 
 def _joined(known: pa.Table, new: pa.Table) -> pa.Table:

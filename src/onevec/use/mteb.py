@@ -122,12 +122,26 @@ class MTEBModel:
         found = np.zeros((len(group), self._dim), np.float32)
         if any(there):
             kept = [entry for entry, has in zip(group, there, strict=True) if has]
-            with encoded(kept, self.model, self.encoder, progress=False, **self.encoding) as store:
-                if self.method == "onevec":
-                    found[there] = self.model.transform(store)
-                else:
-                    found[there] = self.model.transform_baselines(store)[self.method]
+            found[there] = self._encoded(kept)
         return found
+
+    def _encoded(self, entries: list[Any]) -> Float[np.ndarray, "inputs dim"]:
+        try:
+            with encoded(
+                entries, self.model, self.encoder, progress=False, **self.encoding
+            ) as store:
+                if self.method == "onevec":
+                    return self.model.transform(store)
+                return self.model.transform_baselines(store)[self.method]
+        except InputError as error:
+            if "has no token" not in str(error):
+                raise
+        if len(entries) == 1:
+            return np.zeros((1, self._dim), np.float32)
+        # What is blank to the encoder's tokenizer alone is found by halving.
+        middle = len(entries) // 2
+        halves = entries[:middle], entries[middle:]
+        return np.concatenate([self._encoded(half) for half in halves])
 
     @property
     def _dim(self) -> int:

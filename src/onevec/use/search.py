@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,9 @@ def search(
 def embed(sequences: Any, model: OneVec, encoder: Any = None, **encoding: Any) -> Vectors:
     """Turn raw sequences, or the path of a token store, into vectors with ids and metadata."""
     if isinstance(sequences, str | Path) and is_store(Path(sequences)):
+        if encoder is not None or encoding:
+            given = ", ".join(["encoder"] * (encoder is not None) + [*encoding])
+            raise InputError(f"got {given} for the token store {sequences}: it is encoded already")
         return vectors_of(model, TokenStore(sequences))
     with encoded(sequences, model, encoder, **encoding) as store:
         return vectors_of(model, store)
@@ -87,7 +91,10 @@ def encoded(
     sequences: Any, model: OneVec, encoder: Any = None, **encoding: Any
 ) -> Iterator[TokenStore]:
     """Encode sequences for a model, at its layer, into a store that goes afterwards."""
-    _, layers = made_from(model.fingerprint_)
+    taken = {"out", "resume", "overwrite"} & set(encoding)
+    if taken:
+        raise InputError(f"got {sorted(taken)[0]}=...: what is encoded here is not kept")
+    layers = [] if encoder is None else made_from(model.fingerprint_)[1]
     if layers:
         encoding.setdefault("layer", sorted(layers))
     # A store, not memory: it knows its encoder, which the model checks.
@@ -209,6 +216,14 @@ def duplicates(
     """
     check_table(out, overwrite)
     data, metric = collection(path, metric)
+    if not len(data):
+        raise InputError(f"{path} holds no vectors: add some first")
+    if len(set(data.ids)) < len(data):
+        twice = next(name for name, count in Counter(data.ids).items() if count > 1)
+        raise InputError(
+            f"{path} has the id {twice!r} more than once: name every vector differently, so that "
+            "a group tells which to keep"
+        )
     if threshold is None:
         threshold = duplicate_threshold(data.vectors, chance, metric=metric, random_state=seed)
         chance = None
@@ -233,7 +248,7 @@ def _options(text: str) -> dict[str, int]:
     options = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = part.partition("=")
-        if not value.strip().isdigit():
+        if not value.strip().isdecimal():
             raise InputError(f"got the option {part!r}: write NAME=NUMBER, such as ef_search=128")
         options[name.strip()] = int(value)
     return options

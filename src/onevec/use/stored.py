@@ -76,9 +76,10 @@ class Stored:
         count = self._count + len(vectors)
         if count > len(self._values):
             room = max(count, 2 * self._count)
-            self._values = _roomier(self._values[: self._count], room)
-            if self._scales is not None:
-                self._scales = _roomier(self._scales[: self._count], room)
+            values, scales = _roomier(self._values[: self._count], room), self._scales
+            if scales is not None:
+                scales = _roomier(scales[: self._count], room)
+            self._values, self._scales = values, scales  # both or, interrupted, none
         new = slice(self._count, count)
         if self._scales is not None:
             largest = np.abs(vectors).max(axis=1)

@@ -40,14 +40,18 @@ class Structure(ABC):
     """
 
     option_names: ClassVar[tuple[str, ...]] = ()
+    limits: ClassVar[Mapping[str, tuple[int, int]]] = {}  # of an option, where not 1 to a million
     rescore = 1  # candidates for each wanted row
 
     def __init__(self, **options: int):
         if not set(options) <= set(self.option_names):
             raise TypeError(f"unknown options {sorted(options)}")
         for name, value in options.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"got {name}={value!r}: it must be a whole number of at least 1")
+            least, most = self.limits.get(name, (1, 1_000_000))
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise InputError(
+                    f"got {name}={value!r}: it must be a whole number from {least} to {most:,}"
+                )
             setattr(self, name, value)
         self._metric = "cosine"
         self._index: Any = None
@@ -127,12 +131,13 @@ class HNSW(Structure):
     Parameters
     ----------
     links : int, default 32
-        Edges per vector (M).
+        Edges per vector (M), 2 to 512.
     ef_construction, ef_search : int, defaults 80 and 64
         Candidates held while the graph is built, and while it is searched.
     """
 
     option_names = ("links", "ef_construction", "ef_search")
+    limits: ClassVar = {"links": (2, 512)}  # FAISS dies of one
     links, ef_construction, ef_search = 32, 80, 64
 
     def _made(self, vectors: np.ndarray, faiss: Any) -> Any:
@@ -142,7 +147,8 @@ class HNSW(Structure):
 
     def _parameters(self, faiss: Any, selector: dict[str, Any], count: int, share: float) -> Any:
         wide = math.ceil(max(self.ef_search, 2 * count) / max(share, 1e-9))
-        return faiss.SearchParametersHNSW(efSearch=max(min(wide, _WIDEST), 2 * count), **selector)
+        wide = max(min(wide, _WIDEST), self.ef_search, 2 * count)
+        return faiss.SearchParametersHNSW(efSearch=wide, **selector)
 
 
 class IVFPQ(Structure):
