@@ -277,6 +277,8 @@ def main(arguments: list[str] | None = None) -> None:
         held = json.loads(_path(unit, encoder, data).read_text())
         if held:
             columns.append(Column(**held))
+    if len({each.row for each in columns}) < 2:
+        sys.exit("kept; a table takes two rows at least: each is judged by the others")
     result = collect(columns)
     print(
         json.dumps(

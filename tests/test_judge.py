@@ -4,16 +4,26 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from onevec import OneVec
+from onevec.blocks import prepare
 from onevec.errors import InputError
 from onevec.judge import calibration
 from onevec.judge.calibration import MEASURES, Calibration, measures_of
+from onevec.judge.probes import run_probes
 from onevec.judge.unlabelled import matched_retrieval, uniformity
 from onevec.judge.verdict import choose
-from onevec.recipe import candidates
+from onevec.ragged import Ragged
+from onevec.recipe import BLOCKS, candidates
 
-ROW = {"uniformity_gain": 0.5, "retrieval_z": 8.0}
+ROW = {
+    "uniformity_gain": 0.5,
+    "retrieval": 0.7,
+    "retrieval_gain": 0.08,
+    "pseudo_labels": 0.5,
+    "pseudo_labels_gain": -0.02,
+}
 
 
 @pytest.mark.parametrize("dims", [1, 2, 16, 64, 300])
@@ -72,15 +82,21 @@ def test_constant_vectors_find_half():
 
 
 def test_expectation_is_the_formula_and_cut_off():
-    weights = dict(zip(MEASURES, (2.0, 3.0), strict=True))
-    table = Calibration({"a": 1.0}, -0.5, weights, 2.0)
+    table = Calibration({"a": 1.0}, -0.5, dict(zip(MEASURES, (2.0, 3.0, 4.0), strict=True)), 2.0)
     gain, chance = table.expect("a", measures_of(ROW))
-    assert gain == pytest.approx(1 + 2 * 0.5 + 3 * 1)
-    assert chance == pytest.approx(0.99379, abs=1e-4)  # two and a half standard deviations
+    said = 2 * 0.5 + 3 * np.log(0.39 / 0.31) + 4 * 4 * np.log(0.52 / 0.54)
+    assert gain == pytest.approx(1 + said)
+    assert chance == pytest.approx(norm.cdf((1 + said) / 2))
     assert table.expect("never seen", measures_of(ROW))[0] == pytest.approx(gain - 1.5)
-    far = measures_of({"uniformity_gain": 99, "retrieval_z": -9e9})
-    assert far == {"uniformity": 3.0, "retrieval": -1.5}
-    assert measures_of({"uniformity_gain": -99, "retrieval_z": 0})["uniformity"] == -0.2
+
+
+def test_measures_are_cut_off():
+    said = {"uniformity_gain": 99, "retrieval": 0.0, "retrieval_gain": -1.0}
+    said |= {"pseudo_labels": 1.0, "pseudo_labels_gain": 0.9}
+    assert measures_of(said) == {"uniformity": 3.0, "retrieval": -2.0, "pseudo_labels": 2.0}
+    same = {"uniformity_gain": 0, "retrieval": 1.0, "retrieval_gain": 0}
+    same |= {"pseudo_labels": 0.0, "pseudo_labels_gain": 0}
+    assert set(measures_of(same).values()) == {0.0}
 
 
 def test_another_table_for_a_while(easy_tokens):
@@ -148,3 +164,94 @@ def test_noise_is_never_said_to_beat_the_mean(seed):
     verdict = OneVec(dim=8, effort="standard").fit(tokens).verdict_
     assert not verdict.beats_mean, verdict.sentence
     assert verdict.sentence.startswith("Keep the mean")
+
+
+def clusters(rng, kinds, lengths):
+    """The mean says all there is to say."""
+    centres = rng.normal(size=(8, 16)) * 0.35
+    return [
+        centres[kind] + rng.normal(size=(n, 16)) for kind, n in zip(kinds, lengths, strict=True)
+    ]
+
+
+def sessions(rng, kinds, lengths):
+    """The same, in three groups that lie far apart: the means lie very unevenly."""
+    offsets, centres = rng.normal(size=(3, 24)) * 3, rng.normal(size=(8, 24)) * 0.4
+    return [
+        offsets[rng.integers(3)] + centres[kind] + rng.normal(size=(n, 24))
+        for kind, n in zip(kinds, lengths, strict=True)
+    ]
+
+
+def spreads(rng, kinds, lengths):
+    """The mean says nothing, the spread all."""
+    sizes = np.exp(0.4 * rng.normal(size=(8, 24)))
+    return [sizes[kind] * rng.normal(size=(n, 24)) for kind, n in zip(kinds, lengths, strict=True)]
+
+
+def orders(rng, kinds, lengths):
+    """The mean says nothing, the order all."""
+    waves = rng.normal(size=(8, 24))
+    return [
+        np.sin(np.linspace(0, 2 * np.pi, n))[:, None] * waves[kind] + rng.normal(size=(n, 24))
+        for kind, n in zip(kinds, lengths, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "world, least", [(clusters, -5), (sessions, -5), (spreads, 30), (orders, 30)]
+)
+def test_the_verdict_holds_where_the_truth_is_known(world, least, seed):
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(8, size=1_200)
+    tokens = world(rng, kinds, rng.integers(10, 40, size=1_200))
+    known, new = slice(600), slice(600, None)
+    model = OneVec(dim=12).fit(tokens[known])
+    means = [model.transform_baselines(tokens[part])["mean_pca"] for part in (known, new)]
+    found = [model.transform(tokens[part]) for part in (known, new)]
+    ours, theirs = (
+        run_probes(pair[0], kinds[known], pair[1], kinds[new], "classes", names=["knn"])["knn"]
+        for pair in (found, means)
+    )
+    assert ours.score() - theirs.score() >= least
+    assert model.verdict_.beats_mean or least < 0
+
+
+def test_a_sentinel_is_told_and_claims_nothing():
+    rng = np.random.default_rng(0)
+    tokens = [rng.normal(size=(int(n), 16)) for n in rng.integers(4, 30, size=300)]
+    claims = 0
+    for row in range(6):
+        spoilt = [t.copy() for t in tokens]
+        spoilt[row][0] = -9999
+        with pytest.warns(UserWarning, match=f"of row {row} first: .* sentinels such as -9999"):
+            claims += OneVec(dim=8).fit(spoilt).verdict_.beats_mean
+    assert claims == 0
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5, 3.3, -2 / 3])
+def test_sequences_that_are_alike_keep_the_mean(value):
+    lengths = np.random.default_rng(0).integers(4, 30, size=300)
+    tokens = [np.full((int(n), 16), value) for n in lengths]
+    for dim in (8, "auto"):
+        verdict = OneVec(dim=dim).fit(tokens).verdict_
+        assert not verdict.beats_mean and "all alike" in verdict.sentence
+
+
+def test_copies_of_one_sequence_keep_the_mean():
+    one = np.random.default_rng(0).normal(size=(7, 16))
+    model = OneVec(dim="auto").fit([one] * 300)
+    assert "all alike" in model.verdict_.sentence
+    assert np.isfinite(model.transform([one])).all()
+
+
+def test_nothing_is_fitted_to_the_sequences_held_out():
+    rng = np.random.default_rng(0)
+    tokens = Ragged.from_list([rng.normal(size=(5, 4)) for _ in range(300)])
+    whole = prepare(tokens, BLOCKS, "quick", 0)
+    changed = tokens.values.clone().reshape(300, 5, 4)
+    changed[whole.rows[whole.count :]] *= 3
+    other = prepare(Ragged(changed.reshape(-1, 4), tokens.lengths), BLOCKS, "quick", 0)
+    for name, block in whole.fitted.items():
+        np.testing.assert_array_equal(block, other.fitted[name])

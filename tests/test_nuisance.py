@@ -124,3 +124,9 @@ def test_the_command_takes_it(made, tmp_path):
     result = CliRunner().invoke(app, [*words, "--nuisance", "session", "--nuisance", "length"])
     assert result.exit_code == 0, result.output
     assert load(out).nuisance == ["session", "length"]
+
+
+def test_what_does_not_vary_shows_nowhere():
+    tokens = [np.random.default_rng(i).normal(size=(9, 6)) for i in range(N)]
+    plain, told = (OneVec(dim=4, nuisance=n).fit(tokens) for n in (None, ["length"]))
+    np.testing.assert_array_equal(plain.transform(tokens), told.transform(tokens))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,11 @@ EFFORTS = {
 # A feature that varies less within sequences, as a part of its whole spread, belongs to sequences
 # and not to tokens: the mean tells all of it. Persistent noise would own the other statistics.
 _STEADY = 0.01
+_ROUNDING = 1e-6  # what varies less, as a part of its size, does not vary
+# What lies this many times the range of 98 % of the values from their middle, such as a sentinel
+# of -9999, must not own a fit.
+_FAR = 10.0
+_QUANTILE_VALUES = 2**21  # so many values tell where they lie
 _RAW = ("mean",)  # pools the tokens as they are: the mean must be exactly the mean
 
 
@@ -58,11 +64,11 @@ class Blocks:
     ) -> Blocks:
         """Fit the scaler and each pooler on a sample of sequences."""
         blocks = cls(sample.dim, {})
-        values = sample.values.float()
+        values = tamed(sample.values.float())
+        sample = sample.with_values(values)
         spread, blocks.shift = torch.std_mean(values, 0, correction=0)
-        blocks.scale = torch.where(spread > 1e-6 * spread.max(), spread, torch.inf)
-        if not bool((spread > 0).any()):
-            blocks.scale = torch.ones_like(spread)
+        least = _ROUNDING * torch.maximum(spread.max(), blocks.shift.abs())
+        blocks.scale = torch.where(spread > least, spread, torch.inf)
         varies = _spread_within(sample) > _STEADY * spread
         if bool(varies.any()):
             blocks.scale = torch.where(varies, blocks.scale, torch.inf)
@@ -175,6 +181,14 @@ class Blocks:
         return out
 
 
+def tamed(values: Float[Tensor, "rows dims"]) -> Float[Tensor, "rows dims"]:
+    """Put the middle of its dimension for what lies absurdly far out; almost always nothing."""
+    some = values[:: max(1, values.numel() // _QUANTILE_VALUES)]
+    low, middle, high = torch.quantile(some, torch.tensor([0.01, 0.5, 0.99]).to(some), dim=0)
+    reach = torch.where(high > low, _FAR * (high - low), torch.inf)
+    return torch.where((values - middle).abs() > reach, middle, values)
+
+
 def _spread_within(sample: Ragged) -> Tensor:
     """Standard deviation of each feature around the means of its sequences, two tokens or more."""
     several = sample[torch.nonzero(sample.lengths > 1)[:, 0].numpy()]
@@ -266,14 +280,34 @@ def prepare(
     random_state: int,
     nuisance: Sequence[str] = (),
 ) -> Prepared:
-    """Fit the blocks to a sample of the tokens and pool a sample of the sequences."""
+    """Fit the blocks to a sample of the tokens and pool a sample of the sequences.
+
+    Nothing is fitted to the sequences that are held out.
+    """
     sequences, most_tokens, held_out = EFFORTS[effort]
-    sample = sample_sequences(
-        tokens, min(most_tokens, max(1, _SAMPLE_VALUES // tokens.dim)), random_state
-    )[1]
-    blocks = Blocks.fit(sample, specs, random_state)
     rows = np.random.default_rng(random_state).permutation(len(tokens))[:sequences]
     held_out = min(held_out, len(rows) // 3)
     rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
-    known = nuisance_of(tokens, nuisance, rows) if nuisance else None
-    return Prepared(blocks, rows, held_out, blocks.of(tokens, rows), known)
+    known = np.setdiff1d(np.arange(len(tokens)), rows[len(rows) - held_out :])
+    sample = sample_sequences(
+        tokens, min(most_tokens, max(1, _SAMPLE_VALUES // tokens.dim)), random_state, known
+    )[1]
+    blocks = Blocks.fit(sample, specs, random_state)
+    features = blocks.of(tokens, rows)
+    if "mean" in features:
+        features["mean"] = _means_within_reach(features["mean"], rows)
+    unwanted = nuisance_of(tokens, nuisance, rows) if nuisance else None
+    return Prepared(blocks, rows, held_out, features, unwanted)
+
+
+def _means_within_reach(means: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Tame the means of sequences that lie absurdly far out, and say so: see `tamed`."""
+    near = tamed(torch.from_numpy(means)).numpy()
+    far = rows[(near != means).any(1)]
+    if len(far):
+        warnings.warn(
+            f"the means of {len(far):,} of {len(rows):,} sequences lie absurdly far out, of row "
+            f"{far.min()} first: the fit looks past that; look for sentinels such as -9999",
+            stacklevel=2,
+        )
+    return near

@@ -299,6 +299,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                     f"got {name}={value!r}: it must be a whole number of at least {least}"
                     + (', or "auto"' if name == "dim" else "")
                 )
+        if self.random_state >= 2**32:
+            raise InputError(f"got random_state={self.random_state}: it must be below 2^32")
         if isinstance(self.nuisance, str):
             raise InputError(
                 f"got nuisance={self.nuisance!r}: it must be a list, [{self.nuisance!r}]"

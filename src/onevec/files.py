@@ -59,6 +59,18 @@ def check_target(
     return path
 
 
+def check_apart(checkpoint: str | Path | None, out: Path) -> None:
+    """Refuse a checkpoint at the place of the result or in it: one of them would go."""
+    if checkpoint is not None and out.resolve() in (
+        place := Path(checkpoint).resolve(),
+        *place.parents,
+    ):
+        raise InputError(
+            f"got the checkpoint {checkpoint} at the place of the result, {out}, or in it: put it "
+            "beside"
+        )
+
+
 @contextmanager
 def appears_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write a file or folder to; rename it at the end.

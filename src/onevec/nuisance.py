@@ -23,6 +23,8 @@ def nuisance_of(
 ) -> Float[np.ndarray, "rows columns"]:
     """Return nuisance columns as numbers: standardised, one for each level of what is no number.
 
+    What is the same in all rows shows nowhere and is left out.
+
     Raises
     ------
     InputError
@@ -82,6 +84,8 @@ def nuisance_directions(
     A direction shows it if clearly more of its variance is explained than of any direction when
     the rows of the nuisance are shuffled.
     """
+    if not nuisance.shape[1]:
+        return np.zeros((block.shape[1], 0))
     centred = block - block.mean(0)
     rng = np.random.default_rng(0)
     chance = [_shares(centred, rng.permutation(nuisance))[1].max() for _ in range(_SHUFFLES)]

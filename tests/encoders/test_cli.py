@@ -60,13 +60,37 @@ def test_causal_frames_and_json(room, tmp_path):
     [(("--objective", "cpc"), "needs a causal transformer"), (("--size", "big"), "size='big'"),
      (("--near-duplicates", 2), "near_duplicates=2.0"), (("--max-length", 0), "longest=0"),
      (("--objective", "mask"), "did you mean 'masked'"), (("--device", "tpu"), "device='tpu'"),
-     (("--checkpoint", "/"), "/ is not replaced"), (("--held-out", 1), "held_out=1")],
+     (("--checkpoint", "/"), "/ is not replaced"), (("--seed", 2**32), "4294967295"),
+     (("--objective", "masked=1,masked=2"), "'masked' twice"),
+     (("--tokenizer", "bpe", "--vocab-size", 50), "at least 261"),
+     (("--held-out", 1), "held_out=1")],
 )  # fmt: skip
 def test_wrong_options_are_one_sentence_and_leave_nothing(room, tmp_path, words, say):
     code, _, error = run("pretrain", room / "b.jsonl", "--out", tmp_path / "e", *SMALL, *words)
     assert code == 2
     assert say in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("inside", ["", "/state"])
+def test_a_checkpoint_in_the_place_of_the_result_is_refused(room, tmp_path, inside):
+    out = tmp_path / "e"
+    words = (room / "b.jsonl", "--out", out, "--checkpoint", f"{out}{inside}")
+    code, _, error = run("pretrain", *words, *SMALL)
+    assert code == 2 and "put it beside" in error
+    assert list(tmp_path.iterdir()) == []
+    texts = tmp_path / "t.txt"
+    texts.write_text("abc\nabd\nabe")
+    code, _, error = run("finetune", "no-encoder", texts, *words[1:])
+    assert code == 2 and "put it beside" in error
+
+
+def test_an_objective_without_anything_to_learn_is_told(tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join("abcdefghijklmnopqrstuvwxyz"))
+    words = ("--tokenizer", "character", "--objective", "contrastive", *SMALL)
+    code, _, error = run("pretrain", tmp_path / "a.txt", "--out", tmp_path / "e", *words)
+    assert code == 2 and "'contrastive' found nothing to learn from" in error
+    assert not (tmp_path / "e").exists()
 
 
 def test_settings_are_checked_before_a_long_reading(room, tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import tracemalloc
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -97,13 +98,37 @@ def test_broken_csv_rows(tmp_path):
 
 def test_broken_json_lines(tmp_path):
     rows = ['{"text": "one"}', "{bad", '{"text": null}', '{"text": 5}', '{"text": "\\ud800"}', "",
-            '{"other": 1}', '{"text": "two"}']  # fmt: skip
+            '{"other": 1}', '"bare"', '{"text": "two"}']  # fmt: skip
     with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
         file.write("\n".join(rows))
-    with pytest.warns(UserWarning, match="5 of 7"):
+    with pytest.warns(UserWarning, match="6 of 8"):
         corpus = assemble(tmp_path / "a.jsonl.gz")
     assert all_of(corpus) == ["one", "two"]
-    assert why(corpus) == {"no JSON": 1, "no value": 2, "not text": 1, "not valid Unicode": 1}
+    assert why(corpus) == {
+        "no JSON": 1, "no value": 2, "not text": 1, "not valid Unicode": 1,
+        "an object among bare values, or the other way round": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.txt.gz", "a.jsonl.gz", "a.fasta.gz"])
+@pytest.mark.parametrize("harm", ["flipped", "cut", "no gzip"])
+def test_damaged_gzip_is_one_sentence(tmp_path, name, harm):
+    text = "text\n" + "".join(f'"{number * 7919 % 10007}"\n' for number in range(20_000))
+    held = bytearray(gzip.compress(text.encode()))
+    if harm == "flipped":
+        for place in range(100, len(held) - 50, 997):
+            held[place] ^= 0xFF
+    held = held[: len(held) // 2] if harm == "cut" else held
+    (tmp_path / name).write_bytes(b"not at all" if harm == "no gzip" else bytes(held))
+    with warnings.catch_warnings(), pytest.raises(OnevecError, match=f"cannot read .*{name}"):
+        warnings.simplefilter("ignore")
+        assemble(tmp_path / name)
+
+
+def test_nearly_the_same_can_mean_very_nearly():
+    rows = ["".join(np.random.default_rng(row).choice(list("abcd"), 300)) for row in range(8)]
+    corpus = assemble([*rows, rows[0] + "a"], near_duplicates=0.985)
+    assert corpus.manifest["counts"]["kept"] in (8, 9)  # the similarity is an estimate
 
 
 def test_broken_fasta_and_tables(tmp_path):

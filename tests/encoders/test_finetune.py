@@ -163,6 +163,20 @@ def test_the_masked_head_of_a_checkpoint_is_trained_and_saved(room, tmp_path):
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
+def test_where_the_start_is_kept_so_is_its_head(room, tmp_path):
+    made = finetune(
+        room / "own", topics(), tmp_path / "e", objective="masked", batch=16, evaluations=8,
+        steps=16, learning_rate=3.0, max_length=24, compare=False, patience=99,
+    )  # fmt: skip
+    assert made["best_step"] == 0 and made["steps"] > 0
+    start, end = (
+        AutoModelForMaskedLM.from_pretrained(each, dtype=torch.float32).state_dict()
+        for each in (room / "own", tmp_path / "e")
+    )
+    for name, value in start.items():
+        torch.testing.assert_close(end[name], value, rtol=0, atol=0, msg=name)
+
+
 # --- what is trained ------------------------------------------------------------------------------
 
 
@@ -474,7 +488,8 @@ def test_statistics_of_the_input_tell_order_and_content():
      ({"objective": {"masked": (1, {"rate": 0})}}, "rate=0"),
      ({"pooler": "meen"}, "did you mean 'mean'"), ({"device": "tpu"}, "device='tpu'"),
      ({"layers": 9}, "layers=9 for an encoder of 3"), ({"precision": "fp8"}, "fp8"),
-     ({"batch": 1}, "batch=1"), ({"held_out": 1.5}, "held_out=1.5")],
+     ({"batch": 1}, "batch=1"), ({"seed": 2**32}, "below 2\\^32"),
+     ({"held_out": 1.5}, "held_out=1.5")],
 )  # fmt: skip
 def test_bad_settings(room, tmp_path, settings, words):
     with pytest.raises(OnevecError, match=words):
@@ -507,6 +522,10 @@ def test_command_line(room, tmp_path):
     done = CliRunner().invoke(app, [str(word) for word in [*words, "--json"]])
     assert done.exit_code == 0, done.exception
     assert json.loads(done.stdout)["settings"]["layers"] == 1
+    assert "150 read, 150 kept; left out: none" in done.stderr
+    assert json.loads((tmp_path / "e/finetune.json").read_text())["corpus"]["counts"]["kept"] == 150
+    told = CliRunner().invoke(app, ["inspect", str(tmp_path / "e"), "--json"])
+    assert json.loads(told.stdout)["kind"] == "fine-tuned encoder"
     again = CliRunner().invoke(app, [str(word) for word in words])
     assert "exists" in str(again.exception)
 

@@ -25,7 +25,7 @@ score with them.""",
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace what stands at --out.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every draw.")]
 Column = Annotated[
     str | None, typer.Option(help="Column of the sequences; guessed when there is one candidate.")
 ]

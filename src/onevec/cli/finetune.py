@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onevec.cli.common import Column, Json, Overwrite, Seed, app, show
+from onevec.cli.common import Column, Json, Overwrite, Seed, app, corpus_line, say, show
 
 
 @app.command()
@@ -56,13 +56,16 @@ def finetune(
     from onevec.encoders.finetune import finetune as run
     from onevec.tokens.progress import Bar
 
-    sequences = list(assemble(corpus, column=column, where=where).in_order())
+    read = assemble(corpus, column=column, where=where)
+    say(corpus_line(read.manifest["counts"]))
+    sequences = list(read.in_order())
     with Bar(None, show=True, label="fine-tuning") as bar:
         made = run(
             model, sequences, out, objective=objective,
-            layers=int(layers) if layers.isdigit() else layers, pooler=pooler, steps=steps,
+            layers=int(layers) if layers.isdecimal() else layers, pooler=pooler, steps=steps,
             minutes=minutes, batch=batch, chunk_tokens=chunk_tokens, max_length=max_length,
             learning_rate=learning_rate, precision=precision, device=device, threads=threads,
             checkpoint=checkpoint, seed=seed, overwrite=overwrite, force=force, on_step=bar.step,
+            corpus_manifest=read.manifest,
         )  # fmt: skip
     show(made, as_json, f"{out}: {made['verdict']['sentence']}")

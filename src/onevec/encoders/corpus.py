@@ -305,7 +305,7 @@ def _held_out(hashes: np.ndarray, kept: np.ndarray, share: float, seed: int) -> 
     """Mark those with the smallest hashes: more data change little of the choice."""
     if len(kept) < 2:
         raise InputError(
-            f"got {len(kept)} sequence besides its copies: pretraining needs at least 2, and some "
+            f"got {len(kept)} sequence besides its copies: training needs at least 2, and some "
             "thousand to be of use"
         )
     count = min(max(1, round(share * len(kept))), _MOST_HELD_OUT)

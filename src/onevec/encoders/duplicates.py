@@ -91,7 +91,8 @@ def near_copies(
     except ImportError as error:
         raise MissingExtraError("datasketch", "hf") from error
     blank = MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
-    index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+    # It finds candidates, of which the estimate decides; above 0.98 it cannot be built.
+    index = MinHashLSH(threshold=min(threshold, 0.98), num_perm=_PERMUTATIONS)
     kept: dict[Any, MinHash] = {}
     for row, codes in enumerate(sequences):
         sketch = blank.copy()

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,7 @@ from onevec.encoders.tuning.table import Aims
 from onevec.encoders.tuning.trainee import open_trainee
 from onevec.encoders.tuning.work import Work, save_pooler
 from onevec.errors import InputError
-from onevec.files import appears_whole, check_target
+from onevec.files import appears_whole, check_apart, check_target
 from onevec.judge.monitor import Monitor
 from onevec.tokens.huggingface import quiet
 from onevec.train.head import World
@@ -47,6 +47,7 @@ def finetune(
     overwrite: bool = False,
     force: bool = False,
     on_step: Callable[[int, int, float], None] | None = None,
+    corpus_manifest: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Fine-tune an encoder on raw sequences, without labels.
@@ -69,6 +70,8 @@ def finetune(
         Replace it all the same.
     on_step : callable, optional
         Called as ``on_step(step, steps, loss)``.
+    corpus_manifest : mapping, optional
+        What `onevec.encoders.corpus.assemble` told of the corpus: it goes into the manifest.
     **settings
         Fields of `Tuning`, such as ``objective="crops=1,masked=0.5"``, ``layers="lora"``,
         ``pooler="attention"``, ``steps=500``.
@@ -97,6 +100,7 @@ def finetune(
         what="fine-tuned encoder",
         ours=lambda at: (at / MANIFEST).is_file(),
     )
+    check_apart(given.checkpoint, out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("fine-tuning runs in one process: call it without torchrun")
     if given.threads is not None:
@@ -111,6 +115,7 @@ def finetune(
         existing = None if force else work.existing(out, corpus)
         run = _train(work, on_step)
         manifest = work.conclude(run) | {
+            "corpus": corpus_manifest,
             "threads": torch.get_num_threads(),
             "versions": _versions(),
             "seconds": round(time.perf_counter() - began, 1),

@@ -18,9 +18,11 @@ from onevec.encoders.body import Material
 from onevec.encoders.mix import Mix
 from onevec.encoders.settings import Recipe
 from onevec.encoders.terms import Prepared, TokenTerm
+from onevec.errors import InputError
 from onevec.train import checkpoint
 from onevec.train.head import World
 
+_TRIED = 20  # batches after which every objective must have had something to learn from
 _LINES = 200  # of the training curve, each the mean over a stretch of steps
 
 
@@ -127,6 +129,8 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         curves.note(step, found)
+        if step == min(_TRIED, steps) and world.size == 1:
+            _check_heard(mix, curves)
         if step % every == 0 or step == steps:
             told = evaluate(material, mix, recipe, device)
             curves.held_out.append({"step": step, **told})
@@ -136,6 +140,17 @@ def train(
         if on_step:
             on_step(step, steps, found["loss"])
     return curves
+
+
+def _check_heard(mix: Mix, curves: Curves) -> None:
+    """Refuse to go on where an objective has had nothing to learn from: 0 would look perfect."""
+    for name in mix.terms:
+        if not any(term == name or term.startswith(f"{name}.") for term in curves.train):
+            raise InputError(
+                f"the objective {name!r} found nothing to learn from in {_TRIED} batches: its "
+                "sequences are too short (it takes two of two tokens in a batch); leave it out, or "
+                "give longer ones"
+            )
 
 
 def _optimizer(whole: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -28,7 +28,7 @@ from onevec.encoders.settings import Recipe
 from onevec.encoders.terms import TokenTerm
 from onevec.encoders.text import Text, corpus_fingerprint
 from onevec.errors import InputError
-from onevec.files import appears_whole, check_target
+from onevec.files import appears_whole, check_apart, check_target
 from onevec.tokens.huggingface import quiet
 from onevec.train import checkpoint as state_file
 from onevec.train.head import World
@@ -174,6 +174,7 @@ def ready(
     )
     if checkpoint is not None:
         check_target(checkpoint, overwrite=True, what="checkpoint")
+        check_apart(checkpoint, out)
     return out, recipe, mix, dropout
 
 

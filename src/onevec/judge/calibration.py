@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 
-# Of a candidate against the mean: how much evenlier its vectors lie, and how much better the other
-# half is found; scaled so that 1 is a usual value, and cut off where more means nothing more.
-# Vectors in clusters lie unevenly, too: that they do more than the mean's speaks little against
-# them. Pseudo-labels and predictability added nothing to these two (benchmarks/LOG.md).
-_CUTS = {"uniformity": (-0.2, 3.0), "retrieval": (-1.5, 1.5)}
+# Of a candidate against the mean: how much evenlier its vectors lie; how much more rarely a half is
+# less like its other half than a half of another sequence; how much more often pseudo-labels are
+# guessed. The last two as logarithms of ratios, a little added to either side of each. Scaled so
+# that 1 is a usual value, and cut off where more means nothing more. A mean that finds clusters
+# lies unevenly, too, and must not be left for a candidate that has lost them (benchmarks/LOG.md).
+_CUTS = {"uniformity": (-0.2, 3.0), "retrieval": (-2.0, 1.5), "pseudo_labels": (-4.0, 2.0)}
 MEASURES = tuple(_CUTS)
+_ADDED = {"retrieval": 0.01, "pseudo_labels": 0.02}
 _EVENER, _FOUND = 0.1, 4.0  # the second in standard errors
 FILE = Path(__file__).with_name("calibration.json")
 
@@ -60,11 +62,18 @@ class Calibration:
 
 def measures_of(row: Mapping[str, Any]) -> dict[str, float]:
     """Scale what a candidate's row of the verdict says, for `Calibration.expect`."""
+    missed = 1 - row["retrieval"], 1 - row["retrieval"] + row["retrieval_gain"]
+    guessed = row["pseudo_labels"], row["pseudo_labels"] - row["pseudo_labels_gain"]
     found = {
         "uniformity": row["uniformity_gain"],
-        "retrieval": row["retrieval_z"] / 8,
+        "retrieval": -_log_ratio(*missed, _ADDED["retrieval"]),
+        "pseudo_labels": 4 * _log_ratio(*guessed, _ADDED["pseudo_labels"]),
     }
     return {name: float(np.clip(value, *_CUTS[name])) for name, value in found.items()}
+
+
+def _log_ratio(ours: float, means: float, added: float) -> float:
+    return math.log((ours + added) / (means + added))
 
 
 def speaks(row: Mapping[str, Any]) -> bool:

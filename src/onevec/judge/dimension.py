@@ -29,7 +29,7 @@ def dimension_curve(prepared: Prepared, candidate: Candidate) -> list[dict[str, 
     held = {name: block[prepared.count :] for name, block in prepared.features.items()}
     vectors = widest.transform(held)
     varying = vectors.std(0) > 1e-6 * vectors.std(0).max()
-    vectors = vectors[:, : int(varying.sum())]  # the rest are null directions
+    vectors = vectors[:, : max(1, int(varying.sum()))]  # the rest are null directions
     dims = [dim for dim in DIMENSIONS if dim < vectors.shape[1]] + [vectors.shape[1]]
     wanted = _neighbours(vectors)
     return [

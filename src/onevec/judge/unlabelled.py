@@ -159,6 +159,9 @@ def readability(
 
 def _predictability(X: np.ndarray, Y: np.ndarray, random_state: int) -> np.ndarray:
     """Per row 1 - error / mean variance of ridge, cross-validated; the penalty is the best one."""
+    variance = ((Y - Y.mean(0)) ** 2).sum(1).mean()
+    if variance == 0:  # nothing to know
+        return np.zeros(len(X))
     fold = np.random.default_rng(random_state).permutation(len(X)) % _FOLDS
     errors = np.zeros((len(_RIDGE), len(X)))
     for part in range(_FOLDS):
@@ -171,7 +174,7 @@ def _predictability(X: np.ndarray, Y: np.ndarray, random_state: int) -> np.ndarr
             guess = (outer * (sizes / (sizes**2 + penalty * unit))) @ inner
             errors[place, test] = ((Y[test] - y_mean - guess) ** 2).sum(1)
     best = errors.mean(1).argmin()
-    return 1 - errors[best] / ((Y - Y.mean(0)) ** 2).sum(1).mean()
+    return 1 - errors[best] / variance
 
 
 def _neighbour_votes(X: np.ndarray, panel: Sequence[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from onevec.blocks import Prepared
 from onevec.judge.calibration import Calibration, calibration, measures_of, speaks
 from onevec.judge.compare import compare
@@ -17,6 +20,7 @@ LEAST_HELD_OUT = 40
 LIKELY = 0.7  # a candidate that beats the mean with this probability is taken
 SURE = 0.9  # and with this one the verdict claims that it does
 _EVEN_ENOUGH = 0.95  # of the other halves found by mean + PCA: more than that, and it is kept
+_ROUNDING = 1e-5  # of the largest value
 _NINETY = 1.645  # standard deviations to either side that hold 90 %
 
 
@@ -102,6 +106,9 @@ def judge(
     usable = prepared.held_out_rows(tokens)
     if len(usable) < LEAST_HELD_OUT or len(options) == 1:
         return MEAN_PCA, _undecided(len(usable), len(options))
+    if all(_alike(block) for block in prepared.features.values()):
+        why = "Keep the mean: the sequences are all alike, so there is nothing to compare."
+        return MEAN_PCA, Verdict(MEAN_PCA.name, False, 0.5, why, len(usable))
     rows, vectors, lengths = compare(tokens, prepared, options, dim=dim, random_state=random_state)
     table = calibration()
     rows = expected(rows, table)
@@ -121,6 +128,11 @@ def judge(
         expected_gain=gain,
         interval=[gain - _NINETY * spread, gain + _NINETY * spread],
     )
+
+
+def _alike(block: Float[np.ndarray, "seqs dims"]) -> bool:
+    """Whether rounding is all that tells the rows apart."""
+    return bool(np.ptp(block, axis=0).max() <= _ROUNDING * np.abs(block).max())
 
 
 def _undecided(held_out: int, options: int) -> Verdict:

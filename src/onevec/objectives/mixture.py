@@ -141,6 +141,8 @@ def read_weights(text: str) -> dict[str, float]:
     found = {}
     for part in text.split(","):
         name, _, weight = (word.strip() for word in part.partition("="))
+        if name in found:
+            raise InputError(f"got objective {name!r} twice in {text!r}: give it one weight")
         try:
             found[name] = float(weight or 1)
         except ValueError as error:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from onevec.errors import StoreError
 
 
+@contextmanager
+def _told(manifest: Path) -> Iterator[dict[str, Any]]:
+    """Read what training wrote beside an encoder."""
+    try:
+        yield json.loads(manifest.read_text())
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{manifest} cannot be read ({type(error).__name__}): it is damaged; restore the "
+            "encoder or make it again"
+        ) from error
+
+
 def describe(path: str | Path) -> dict[str, Any]:
-    """Describe a token store or an index (checksums verified), a model or a pretrained encoder.
+    """Describe a token store or an index (checksums verified), a model or an encoder made here.
 
     Raises
     ------
@@ -18,18 +32,18 @@ def describe(path: str | Path) -> dict[str, Any]:
         If the folder is none of them, or damaged.
     """
     path = Path(path)
+    if (path / "finetune.json").is_file():
+        with _told(path / "finetune.json") as made:
+            names = ("model", "parameters", "trained_parameters", "sequences", "steps", "best_step")
+            told = {name: made[name] for name in names}
+            verdict = made["verdict"]["sentence"]
+            return {"kind": "fine-tuned encoder", **told, "verdict": verdict}
     if (path / "pretrain.json").is_file():
         always = ("parameters", "steps")
         else_too = ("vocabulary", "clusters", "masked_accuracy", "next_token_accuracy")
-        try:
-            made = json.loads((path / "pretrain.json").read_text())
+        with _told(path / "pretrain.json") as made:
             names = [*always, *(n for n in (*else_too, "unigram_accuracy") if n in made)]
             return {"kind": "encoder", **{name: made[name] for name in names}}
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{path / 'pretrain.json'} cannot be read ({type(error).__name__}): it is damaged; "
-                "restore the encoder or pretrain it again"
-            ) from error
     if (path / "vector-index.json").is_file():
         from onevec.use.index import Index
 

@@ -151,7 +151,10 @@ def cut_by_budget(
 
 
 def sample_sequences(
-    tokens: Tokens, max_tokens: int = 200_000, random_state: int = 0
+    tokens: Tokens,
+    max_tokens: int = 200_000,
+    random_state: int = 0,
+    among: Int[np.ndarray, " rows"] | None = None,
 ) -> tuple[Int[np.ndarray, " rows"], Ragged]:
     """Draw whole sequences at random until there are about ``max_tokens`` tokens.
 
@@ -163,6 +166,8 @@ def sample_sequences(
         Most tokens, except that at least one sequence is drawn.
     random_state : int
         Seed.
+    among : ndarray, optional
+        Rows to draw from; by default all.
 
     Returns
     -------
@@ -172,7 +177,9 @@ def sample_sequences(
         Their token vectors.
     """
     lengths = tokens.lengths.cpu().numpy()
-    order = np.random.default_rng(random_state).permutation(len(lengths))
+    order = np.random.default_rng(random_state).permutation(
+        len(lengths) if among is None else among
+    )
     count = int(np.searchsorted(np.cumsum(lengths[order]), max_tokens, side="right"))
     rows = np.sort(order[: max(count, 1)])
     return rows, tokens[rows]

@@ -172,7 +172,7 @@ def _open_file(
     if ending in _JSONL:
         return Source(_from_records(_read_jsonl(path, zipped, broken), column, id_column, broken))
     if ending in _CSV and broken is not None:
-        rows = tolerant_csv(tolerant_lines(path, zipped, broken), _CSV[ending], broken)
+        rows = _read_tolerant_csv(path, zipped, _CSV[ending], broken)
         return Source(_from_records(rows, column, id_column, broken))
     if ending in _CSV:
         names, batches = read_csv(path, _CSV[ending])
@@ -346,7 +346,15 @@ def _read_fasta(
             body.append(line)
 
 
+def _read_tolerant_csv(
+    path: Path, zipped: bool, delimiter: str, broken: Broken
+) -> Iterator[dict[str, Any]]:
+    with reading(path, "CSV"):
+        yield from tolerant_csv(tolerant_lines(path, zipped, broken), delimiter, broken)
+
+
 def _read_jsonl(path: Path, zipped: bool, broken: Broken | None) -> Iterator[dict[str, Any]]:
+    objects: bool | None = None  # the first line says
     with reading(path, "JSON lines"):
         for number, line in enumerate(_lines(path, zipped, broken), 1):
             if not line.strip():
@@ -360,9 +368,17 @@ def _read_jsonl(path: Path, zipped: bool, broken: Broken | None) -> Iterator[dic
                 raise InputError(
                     f"line {number} of {path} is no JSON ({error}): each line must be one object"
                 ) from error
-            if not isinstance(record, dict):
-                record = {"sequence": record}
-            yield record
+            is_object = isinstance(record, dict)
+            objects = is_object if objects is None else objects
+            if is_object != objects:
+                if broken is not None:
+                    broken.add("an object among bare values, or the other way round", number)
+                    continue
+                raise InputError(
+                    f"line {number} of {path} is {'an object' if is_object else 'a bare value'}, "
+                    "the lines before are not: write every line in one form"
+                )
+            yield record if is_object else {"sequence": record}
 
 
 def _open_numpy(path: Path) -> Source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     except InputError:
         raise
     except (
-        pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, KeyError
+        pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, KeyError
     ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(

@@ -140,6 +140,10 @@ def _are_layers(value: Any) -> bool:
     return value in ("all", "lora") or _count(1)[0](value)
 
 
+def _is_seed(value: Any) -> bool:
+    return _count(0)[0](value) and value < 2**32
+
+
 def _share(value: Any) -> bool:
     return _number()[0](value) and value < 1
 
@@ -164,7 +168,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dim": _count(1),
     "compare": (lambda value: isinstance(value, bool), "True or False"),
     "precision": (lambda value: value in ("fp32", "bf16"), '"fp32" or "bf16"'),
-    "seed": _count(0),
+    "seed": (_is_seed, "a whole number of at least 0 and below 2^32"),
     "threads": _count(1, optional=True),
     "device": (_is_device, '"cpu", "cuda" or such as "cuda:1"'),
     "checkpoint": (lambda value: isinstance(value, str | Path | None), "a path or None"),
