@@ -24,7 +24,8 @@ def planted(row, seed, headroom):
             {"name": name, "uniformity_gain": even, "retrieval_z": 5.0 * bool(place), "z": 0.0}
             | {f"{score}_gain": 0.0 for score in ("predictability", "pseudo_labels")}
             | {f"{score}_error": 1.0 for score in ("predictability", "pseudo_labels")}
-            | {"retrieval": 0.99, "rank": float(place), "clid": 0.5, "hubness": 0.0}
+            | {"retrieval": 0.99, "retrieval_gain": 0.0, "pseudo_labels": 0.5}
+            | {"rank": float(place), "clid": 0.5, "hubness": 0.0}
         )
         gains.append(50 + (4 * even + 3 * (place == 1) + 0.1 * rng.normal()) * bool(place))
     return Column(row, f"{row}/{seed}", "e", NAMES, rows, gains, 49.0)
