@@ -61,10 +61,7 @@ def check_target(
 
 def check_apart(checkpoint: str | Path | None, out: Path) -> None:
     """Refuse a checkpoint at the place of the result or in it: one of them would go."""
-    if checkpoint is not None and out.resolve() in (
-        place := Path(checkpoint).resolve(),
-        *place.parents,
-    ):
+    if checkpoint is not None and Path(checkpoint).resolve().is_relative_to(out.resolve()):
         raise InputError(
             f"got the checkpoint {checkpoint} at the place of the result, {out}, or in it: put it "
             "beside"

@@ -130,7 +130,7 @@ def train(
         optimizer.zero_grad()
         curves.note(step, found)
         if step == min(_TRIED, steps) and world.size == 1:
-            _check_heard(mix, curves)
+            _check_heard(mix, curves, step)
         if step % every == 0 or step == steps:
             told = evaluate(material, mix, recipe, device)
             curves.held_out.append({"step": step, **told})
@@ -142,12 +142,12 @@ def train(
     return curves
 
 
-def _check_heard(mix: Mix, curves: Curves) -> None:
+def _check_heard(mix: Mix, curves: Curves, step: int) -> None:
     """Refuse to go on where an objective has had nothing to learn from: 0 would look perfect."""
     for name in mix.terms:
         if not any(term == name or term.startswith(f"{name}.") for term in curves.train):
             raise InputError(
-                f"the objective {name!r} found nothing to learn from in {_TRIED} batches: its "
+                f"the objective {name!r} found nothing to learn from in {step} batches: its "
                 "sequences are too short (it takes two of two tokens in a batch); leave it out, or "
                 "give longer ones"
             )

@@ -104,11 +104,9 @@ def judge(
         Seed.
     """
     usable = prepared.held_out_rows(tokens)
-    if len(usable) < LEAST_HELD_OUT or len(options) == 1:
-        return MEAN_PCA, _undecided(len(usable), len(options))
-    if all(_alike(block) for block in prepared.features.values()):
-        why = "Keep the mean: the sequences are all alike, so there is nothing to compare."
-        return MEAN_PCA, Verdict(MEAN_PCA.name, False, 0.5, why, len(usable))
+    why = _why_undecided(prepared, len(usable), len(options))
+    if why:
+        return MEAN_PCA, Verdict(MEAN_PCA.name, False, 0.5, f"Keep the mean: {why}.", len(usable))
     rows, vectors, lengths = compare(tokens, prepared, options, dim=dim, random_state=random_state)
     table = calibration()
     rows = expected(rows, table)
@@ -135,14 +133,18 @@ def _alike(block: Float[np.ndarray, "seqs dims"]) -> bool:
     return bool(np.ptp(block, axis=0).max() <= _ROUNDING * np.abs(block).max())
 
 
-def _undecided(held_out: int, options: int) -> Verdict:
-    why = (
-        "there is only one candidate"
-        if options == 1
-        else f"only {held_out} sequences of two or more tokens could be held out, "
-        f"and a verdict needs {LEAST_HELD_OUT}"
-    )
-    return Verdict(MEAN_PCA.name, False, 0.5, f"Keep the mean: {why}.", held_out)
+def _why_undecided(prepared: Prepared, held_out: int, options: int) -> str:
+    """Why nothing can be compared; empty where it can."""
+    if options == 1:
+        return "there is only one candidate"
+    if held_out < LEAST_HELD_OUT:
+        return (
+            f"only {held_out} sequences of two or more tokens could be held out, and a verdict "
+            f"needs {LEAST_HELD_OUT}"
+        )
+    if all(_alike(block) for block in prepared.features.values()):
+        return "the sequences are all alike, so there is nothing to compare"
+    return ""
 
 
 def expected(rows: Sequence[dict[str, Any]], table: Calibration) -> list[dict[str, Any]]:

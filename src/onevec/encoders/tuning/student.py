@@ -148,23 +148,22 @@ class Student(nn.Module):
         """The parameters that are trained, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
+    # What `onevec.train.state.Run` keeps: the trained parameters, and a checkpoint's own head.
+
     def _kept(self) -> dict[str, nn.Parameter]:
-        """The same, and the head that the checkpoint has: it is saved with them."""
         found = self.trained()
-        seen = {id(p) for p in found.values()}
-        for model in getattr(self.trainee, "masked_model", ()):
+        seen = {id(p) for p in found.values()}  # the head may be tied to the embeddings
+        for model in self.trainee.masked_model:
             head = model.named_parameters()
             found |= {f"head.{n}": p for n, p in head if p.requires_grad and id(p) not in seen}
         return found
 
-    # What `onevec.train.state.Run` keeps: the trained parameters alone.
-
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the trained parameters."""
+        """Return the parameters that are kept."""
         return {name: parameter.detach() for name, parameter in self._kept().items()}
 
     def load_state_dict(self, state: Any, *_: Any, **__: Any) -> None:  # type: ignore[override]
-        """Take trained parameters over."""
+        """Take them over."""
         with torch.no_grad():
             for name, parameter in self._kept().items():
                 parameter.copy_(state[name])

@@ -51,6 +51,8 @@ class Trainee(nn.Module, ABC):
         The corpus.
     skipped : int
         Empty sequences that were left out.
+    masked_model : sequence
+        The model whose masked-modelling head is trained and saved, if there is one.
     corpus_sha256 : str
         Fingerprint of the corpus.
     """
@@ -64,6 +66,7 @@ class Trainee(nn.Module, ABC):
     pooling: str = "mean"
     specials: bool = False
     skipped: int = 0
+    masked_model: Sequence[Any] = ()
 
     @abstractmethod
     def forward(self, raw: Ragged) -> Ragged:
@@ -102,7 +105,7 @@ class TextTrainee(Trainee):
         # In lists, or their parameters would be taken for this module's: a SentenceTransformer
         # whose further modules are saved too, and a model whose masked-modelling head is trained.
         self.sentence_transformer: list[Any] = [] if whole is None else [whole]
-        self.masked_model: list[Any] = []
+        self.masked_model = []
         self._masks = "attention_mask" in inspect.signature(self.backbone.forward).parameters
         self.limit = None if opened.limit is None else opened.limit - opened.framing
         self._pad = opened._pad
