@@ -53,6 +53,19 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, corpus):
     assert weights[0] == weights[1]
 
 
+def test_attention_on_a_cpu_is_in_fp32_and_stays_out_of_the_folder(tmp_path, corpus, monkeypatch):
+    seen, real = set(), torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, *rest, **settings):
+        seen.add(query.dtype)
+        return real(query, *rest, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    pretrain(corpus, tmp_path / "e", steps=1, precision="bf16", **TINY)
+    assert seen == {torch.float32}  # bf16's backward is several times slower
+    assert "onevec" not in (tmp_path / "e/config.json").read_text()
+
+
 def test_bf16_and_half_size_on_disk(tmp_path, corpus):
     pretrain(corpus, tmp_path / "e", steps=2, precision="bf16", save_dtype="float16", **TINY)
     assert AutoModel.from_pretrained(tmp_path / "e", dtype="auto").dtype == torch.float16

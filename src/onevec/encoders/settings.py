@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from onevec.encoders import attention
 from onevec.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def backbone(
         "num_attention_heads": shape.heads,
         "max_position_embeddings": shape.context,
         "attention_dropout": dropout,
-        "attn_implementation": "sdpa",
+        "attn_implementation": attention.register(),
     }
     if causal:
         names = ("pad_token_id", "bos_token_id", "eos_token_id")
