@@ -207,6 +207,15 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
         fit([t[::-1].copy() + 0.1 for t in tokens], **plan)
 
 
+def test_a_checkpoint_of_other_teachers_is_refused(tmp_path):
+    tokens = needles(80)[0]
+    plan = {"steps": 400, "evaluations": 400, "patience": 400, "checkpoint": tmp_path / "state"}
+    plan["objective"] = "distillation"
+    fit(tokens, teachers=[tokens], max_seconds=0.3, **plan)
+    with pytest.raises(StoreError, match="of a run with other data or settings"):
+        fit(tokens, teachers=[[t**2 for t in tokens]], **plan)
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(tmp_path):
     one = finished(start(tmp_path, tmp_path / "one.npz"), tmp_path / "one.npz")

@@ -93,6 +93,8 @@ def test_frames_learn_and_encode(tmp_path, waves):
         encode([np.ones((3, 5))], tmp_path / "e", progress=False)
     with pytest.raises(OnevecError, match="reads frames"):
         encode(["text"], tmp_path / "e", progress=False)
+    with pytest.raises(OnevecError, match="got vocab_size=99 for dense frames"):
+        pretrain(waves, tmp_path / "f", vocab_size=99)
 
 
 def test_spans_keep_their_share():

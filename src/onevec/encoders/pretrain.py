@@ -215,6 +215,12 @@ def _held(
 
 def _material(corpus: Corpus, recipe: Recipe, dropout: float, facts: dict[str, Any]) -> Material:
     if corpus.dense:
+        for name in ("tokenizer", "vocab_size", "kmer"):
+            given = getattr(recipe, name)
+            if given != getattr(Recipe, name):
+                raise InputError(
+                    f"got {name}={given!r} for dense frames, which have no tokenizer: leave it out"
+                )
         material: Material = Frames(corpus, recipe, dropout)
     else:
         material = Text(corpus, recipe, dropout, facts.get("tokenizer"))

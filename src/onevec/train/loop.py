@@ -22,14 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onevec.blocks import Prepared
 from onevec.errors import InputError
 from onevec.judge.exam import Exam, half_features
 from onevec.judge.monitor import Monitor
 from onevec.objectives import Objective
-from onevec.ragged import Ragged
 from onevec.reduction import Candidate, Reduction
 from onevec.tokens.batches import Tokens
 from onevec.train.head import Head, World, gradients
@@ -100,7 +99,10 @@ def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
         objective.to(world.device).train()
         optimizer = torch.optim.AdamW(_groups(head, objective, training.weight_decay))
         run = Run(head, objective, optimizer, Trained(left_out=short))
-        start = offer.batch(draw_rows(rows, training.batch, 0, random_state), 0, world.device)[0]
+        pair, context = offer.batch(
+            draw_rows(rows, training.batch, 0, random_state), 0, world.device
+        )
+        start = (*(view.values for view in pair), *context.teachers)
         identity = _identity(run, start, training, [len(tokens), steps, dim, random_state])
         done = run.resume(training.checkpoint, identity, world)
         stopped, terms = run.told.stopped, {}
@@ -221,9 +223,7 @@ def _late(began: float, training: Training) -> bool:
     return limit is not None and time.perf_counter() - began > limit
 
 
-def _identity(
-    run: Run, start: tuple[Ragged, Ragged], training: Training, numbers: list[int]
-) -> str:
+def _identity(run: Run, start: tuple[Tensor, ...], training: Training, numbers: list[int]) -> str:
     """What a checkpoint must share with the run that goes on from it: settings, start and data."""
     apart = ("views", "teachers", "checkpoint", "progress", "max_seconds", "device")
     settings = {k: v for k, v in vars(training).items() if k not in apart}
@@ -234,6 +234,6 @@ def _identity(
     objective = [type(run.objective).__name__, run.objective.options]
     digest = hashlib.sha256(json.dumps([poolers, objective, settings, numbers]).encode())
     states = {**run.head.state_dict(), **run.objective.state_dict()}
-    for tensor in (*states.values(), *(view.values for view in start)):
+    for tensor in (*states.values(), *start):
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()

@@ -60,9 +60,10 @@ class Run:
         told.steps, told.seconds = steps, round(seconds, 1)
         stopped = f"; stopped because {told.stopped}" if told.stopped else ""
         if told.best_step:
+            digits = 3 if abs(told.score - told.start_score) >= 0.001 else 6
             told.sentence = (
-                f"Training raised the held-out score from {told.start_score:.3f} to "
-                f"{told.score:.3f} (step {told.best_step} of {steps}{stopped})."
+                f"Training raised the held-out score from {told.start_score:.{digits}f} to "
+                f"{told.score:.{digits}f} (step {told.best_step} of {steps}{stopped})."
             )
         else:
             told.sentence = (
