@@ -47,6 +47,7 @@ def main() -> None:
     missing = [job for job in jobs if not runner.settled(job) and args.only in job.producer]
     print(f"{len(jobs)} fits, {len(missing)} to do", flush=True)
     quality.work(missing, settings, args.jobs)
+    runner.shelve([job for job in jobs if job.producer in names], settings)
     result = collect(jobs, settings)
     out = report.RESULTS / "learned.json"
     out.write_text(json.dumps(result, indent=1) + "\n")

@@ -39,6 +39,7 @@ from protocol.producer import Context, Producer, score
 RESULTS = encoders.CACHE / "quality"  # one file per job
 SHELF = encoders.ROOT / "benchmarks/results/kept"  # in git: one file per row
 FORMAT = 2  # of the kept files; part of every key
+_LEARNED = "-learned"
 RESAMPLES = 500
 PACKAGES = (
     *("onevec", "torch", "numpy", "scikit-learn", "transformers", "tokenizers"),
@@ -154,7 +155,8 @@ def _shelved(row: str, unit: str, encoder: str, settings: Settings) -> str | Non
 
     Another processor rounds otherwise, and an encoder that is not here cannot be asked.
     """
-    found = shelf(row).columns.get(f"{unit} {encoder}")
+    column = f"{unit} {encoder}"
+    found = shelf(row).columns.get(column) or shelf(f"{row}{_LEARNED}").columns.get(column)
     if found is None or settings.quick:
         return None
     with contextlib.suppress(encoders.NotMadeError, tasks.MissingDataError):
@@ -330,7 +332,7 @@ def load(job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         with np.load(job.path) as held:
             arrays = {name: held[name] for name in held.files if name != "meta"}
             return json.loads(str(held["meta"])), arrays
-    return shelf(job.row).jobs.get(job.key)
+    return shelf(shelf_name(job)).jobs.get(job.key)
 
 
 # --- what is kept in git ------------------------------------------------------------------------
@@ -344,10 +346,16 @@ class Shelf:
     jobs: dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]] = field(default_factory=dict)
 
 
-@functools.lru_cache(maxsize=len(tasks.ROWS))
-def shelf(row: str) -> Shelf:
+def shelf_name(job: Job) -> str:
+    """Learned heads, which have a table of their own, lie apart."""
+    learned = methods.producers()[job.producer].family == "learned"
+    return f"{job.row}{_LEARNED if learned else ''}"
+
+
+@functools.lru_cache(maxsize=2 * len(tasks.ROWS))
+def shelf(name: str) -> Shelf:
     """Read the results of a row that are in git."""
-    path = SHELF / f"{row}.npz"
+    path = SHELF / f"{name}.npz"
     if not path.is_file():
         return Shelf()
     with np.load(path) as held:
@@ -361,20 +369,21 @@ def shelf(row: str) -> Shelf:
 
 def shelve(jobs: list[Job], settings: Settings) -> None:
     """Put every kept result of these jobs into git's folder, draws to a hundredth of a point."""
-    by_row: dict[str, list[Job]] = {}
+    by_name: dict[str, list[Job]] = {}
     for job in jobs:
-        by_row.setdefault(job.row, []).append(job)
+        by_name.setdefault(shelf_name(job), []).append(job)
     SHELF.mkdir(parents=True, exist_ok=True)
-    for row, its in by_row.items():
+    for name, its in by_name.items():
+        row = its[0].row
         known = {unit.id: unit for unit in units(row, settings)}
-        columns, kept, drawn = dict(shelf(row).columns), {}, []
+        columns, kept, drawn = dict(shelf(name).columns), {}, []
         for job in its:
             found = load(job)
             if found is None:
                 continue
             places = {}
-            for name, draws in found[1].items():
-                places[name] = len(drawn)
+            for place, draws in found[1].items():
+                places[place] = len(drawn)
                 drawn.append(np.round(draws * 100).astype(np.int16))
             kept[job.key] = found[0] | {"places": places}
             with contextlib.suppress(encoders.NotMadeError, tasks.MissingDataError):
@@ -382,7 +391,9 @@ def shelve(jobs: list[Job], settings: Settings) -> None:
                     "made_by": _made_by(job.encoder, settings),
                     "content": _content(row, known[job.unit], job.encoder, settings),
                 }
-        part = SHELF / f".{row}.npz"
+        if not kept:
+            continue
+        part = SHELF / f".{name}.npz"
         about = json.dumps({"columns": columns, "jobs": kept}).encode()
         np.savez_compressed(part, about=np.frombuffer(about, np.uint8), drawn=np.array(drawn))
-        part.replace(SHELF / f"{row}.npz")
+        part.replace(SHELF / f"{name}.npz")
