@@ -27,6 +27,7 @@ JUDGE = ROOT / "docs/judge.md"
 BEGIN_JUDGE, END_JUDGE = "<!-- judge: benchmarks/readme.py -->", "<!-- end of judge -->"
 USE = ROOT / "docs/use.md"
 BEGIN_USE, END_USE = "<!-- use: benchmarks/readme.py -->", "<!-- end of use -->"
+QUALITY = ROOT / "docs/quality.md"
 BEGIN_QUALITY, END_QUALITY = "<!-- quality: benchmarks/readme.py -->", "<!-- end of quality -->"
 
 
@@ -75,23 +76,59 @@ def quality() -> str:
     if not (ROOT / "benchmarks/results/quality.json").is_file():
         return f"{BEGIN_QUALITY}\n{END_QUALITY}"
     found = results("quality")
-    fits = found["fits"]
     return "\n\n".join(
         [
             BEGIN_QUALITY,
-            f"Commit `{found['state']['commit'][:12]}`, {fits['done']} fits"
-            + (f", {fits['waiting']} still to run" if fits["waiting"] else "")
-            + f"; the {fits['timed']} whose time was kept took {fits['core_hours']} core hours. "
-            "Missed is said as missed.",
+            _made(found),
             report.at_a_glance(found),
             "Macro scores at 64 dimensions (native where it says so) and gains over the native "
             "mean with 95 % intervals:",
             report.macro_table(found),
             "![Gain over the mean by task](benchmarks/results/quality-gain.svg)",
-            "All tasks stand in [benchmarks/results/quality.md](benchmarks/results/quality.md).",
+            "What the rows are and how they are scored: [docs/quality.md](docs/quality.md); all "
+            "tasks: [benchmarks/results/quality.md](benchmarks/results/quality.md).",
             END_QUALITY,
         ]
     )
+
+
+def _made(found: dict[str, Any]) -> str:
+    fits = found["fits"]
+    rows = {task["row"] for task in found["tasks"]}
+    return (
+        f"Commit `{found['state']['commit'][:12]}`, {fits['done']} fits on {len(rows)} rows"
+        + (f" ({fits['waiting']} fits of those that were begun wait)" if fits["waiting"] else "")
+        + (" (what is left out is named on the page of all tasks)" if found["left_out"] else "")
+        + f"; the {fits['timed']} whose time was kept took {fits['core_hours']} core hours. "
+        "Missed is said as missed."
+    )
+
+
+def quality_page() -> str:
+    if not (ROOT / "benchmarks/results/quality.json").is_file():
+        return f"{BEGIN_QUALITY}\n{END_QUALITY}"
+    found = results("quality")
+    figure = "![{}](../benchmarks/results/quality-{}.svg)"
+    return "\n\n".join(
+        [
+            BEGIN_QUALITY,
+            _made(found),
+            "## Goals",
+            report.at_a_glance(found),
+            figure.format("Where each goal stands between its floor and the goal", "goals"),
+            "## Methods",
+            report.macro_table(found),
+            "## Tasks",
+            figure.format("Gain over the mean by task", "gain"),
+            *([figure.format("Score against dimension", "dimension")] if _curves(found) else []),
+            *report.part_tables(found),
+            END_QUALITY,
+        ]
+    )
+
+
+def _curves(found: dict[str, Any]) -> bool:
+    return any(f"{report.OURS} at 16" in task["methods"] for task in found["tasks"])
 
 
 def judged() -> str:
@@ -115,6 +152,7 @@ def used() -> str:
 PLACES = (
     (README, BEGIN, END, figures),
     (README, BEGIN_QUALITY, END_QUALITY, quality),
+    (QUALITY, BEGIN_QUALITY, END_QUALITY, quality_page),
     (JUDGE, BEGIN_JUDGE, END_JUDGE, judged),
     (USE, BEGIN_USE, END_USE, used),
 )

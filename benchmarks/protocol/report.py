@@ -440,7 +440,7 @@ def _encoder_table(result: dict[str, Any]) -> str:
 
 
 def figures(result: dict[str, Any], out: Path) -> None:
-    """Gain over the mean per row, and score against the dimension, as SVG beside the JSON."""
+    """Gains per task, score against the dimension, goals at a glance: SVG beside the JSON."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -450,6 +450,7 @@ def figures(result: dict[str, Any], out: Path) -> None:
     with plt.rc_context({"svg.hashsalt": "onevec", "font.size": 9}):
         _gain_figure(result, out.with_name(out.stem + "-gain.svg"))
         _dimension_figure(result, out.with_name(out.stem + "-dimension.svg"))
+        _goal_figure(result, out.with_name(out.stem + "-goals.svg"))
         plt.close("all")
 
 
@@ -481,6 +482,34 @@ def _gain_figure(result: dict[str, Any], path: Path) -> None:
         axes.plot([], [], "o-", color=colour, label=group)
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _goal_figure(result: dict[str, Any], path: Path) -> None:
+    """Where each figure of each goal stands between its floor and the goal."""
+    import matplotlib.pyplot as plt
+
+    rows = []
+    for name, goal in result["goals"].items():
+        figures = zip(
+            goal["what"].split("; "), goal["value"], goal["floor"], goal["goal"], strict=True
+        )
+        rows += [(name, *figure) for figure in figures]
+    figure, axes = plt.subplots(figsize=(7.5, 0.8 + 0.26 * len(rows)), layout="constrained")
+    for place, (_, _, value, floor, wanted) in enumerate(reversed(rows)):
+        axes.plot([0, 1], [place, place], color="#d5d5d5", linewidth=5, solid_capstyle="butt")
+        if value is None:
+            continue
+        share = float(np.clip((value - floor) / (wanted - floor), -1, 1.5))
+        colour = "#2e7d4f" if share >= 1 else "#c0662b" if share >= 0 else "#b03a3a"
+        axes.plot(share, place, "o", color=colour, markersize=6)
+        axes.annotate(f"{value:g}", (share, place), (6, 3), textcoords="offset points", fontsize=7)
+    labels = [f"{name}  {what}" for name, what, *_ in reversed(rows)]
+    axes.set_yticks(range(len(rows)), labels, fontsize=7)
+    axes.set_xticks([0, 1], ["floor", "goal"])
+    axes.set_xlim(-1.1, 1.75)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0)
     figure.savefig(path, metadata={"Date": None})
 
 

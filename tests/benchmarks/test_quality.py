@@ -51,6 +51,7 @@ def test_writes_cells_goals_tables_and_figures(room):
     assert "| Q1 |" in page
     assert "gesture, frames, gesture" in page
     assert (room / "q-gain.svg").read_text().count("gesture") >= 1
+    assert "Q6  regret in points" in (room / "q-goals.svg").read_text()
 
 
 def test_what_was_computed_is_kept(room, monkeypatch, capsys):
