@@ -56,6 +56,18 @@ def test_what_is_half_written_never_appears(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_others_can_read_what_the_umask_lets_them(tmp_path, kind):
+    (tmp_path / "usual").touch()
+    with appears_whole(tmp_path / "result") as part:
+        write(part, kind, "new")
+        inside = part / "inside" if kind == "folder" else part
+        inside.chmod(0o600)  # as safetensors leaves it
+    written = tmp_path / "result"
+    written = written / "inside" if kind == "folder" else written
+    assert written.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_the_old_one_is_not_deleted_where_it_cannot_be_put_back(tmp_path, monkeypatch):
     target = tmp_path / "result"
     with appears_whole(target) as part:

@@ -73,12 +73,18 @@ def appears_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write a file or folder to; rename it at the end.
 
     What stood at ``path`` goes then. After an error nothing is left behind and nothing is gone.
+    All files can be read by whom the umask lets read: safetensors writes them for the owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     fresh, old = room / path.name, room / f"{path.name}.old"
     try:
         yield fresh
+        usual = room / f"{path.name}.usual"
+        usual.touch()
+        for file in (fresh, *fresh.rglob("*")):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(file.stat().st_mode | usual.stat().st_mode)
         if path.is_dir():
             path.rename(old)
         fresh.replace(path)
