@@ -34,7 +34,7 @@ OPTIONS = {  # besides the defaults: what changes the path through a function
     "netvlad": [{"intra_normalise": True}],
 }
 GROUPS = {
-    "recipe": "mean|std|quantiles|covariance|vlad|dct|lagged_covariance|bigrams",
+    "recipe": "mean|std|quantiles|covariance|vlad|dct|lagged_covariance|bigrams|kernel_transport",
     "statistics": "first|last|max|min|statistics|moments|power_means|pna|position_weighted",
     "weights": "sif|idf|codeword_sif|codeword_idf|correlation|segment_means",
     "books": "bag|fisher|optimal_transport|sliced_wasserstein|kernel_mean|random_projection",

@@ -31,6 +31,33 @@ def test_optimal_transport_is_sinkhorn_in_the_plain_domain():
     agrees(pooler, ragged(), formula)
 
 
+def test_kernel_transport_moves_nystrom_features():
+    pooler = fit(
+        "kernel_transport", SAMPLE, references=3, anchors=7, width=7, bandwidth=0.8, epsilon=0.5
+    )
+    state = buffers(pooler)
+    points, book = state["points"], state["book"]
+    gram = np.exp((points @ points.T - 1) / 0.8**2)
+    strength, axes = np.linalg.eigh(gram)
+    root = axes / (np.sqrt(np.maximum(strength, 0)) + 1e-2)
+    turn = np.linalg.lstsq(root, state["basis"], rcond=None)[0]  # axes have no sign
+    np.testing.assert_allclose(turn.T @ turn, np.eye(7), atol=2e-3)
+
+    def formula(x):
+        x = x / state["scale"]
+        norm = np.linalg.norm(x, axis=1, keepdims=True)
+        features = norm * (np.exp((x / norm @ points.T - 1) / 0.8**2) @ state["basis"])
+        kernel = np.exp(features @ book.T / 0.5)
+        left, right = np.ones(len(x)), np.ones(3)
+        for _ in range(5):
+            left = 1 / len(x) / (kernel @ right)
+            right = 1 / 3 / (kernel.T @ left)
+        plan = left[:, None] * kernel * right[None]
+        return np.sqrt(3) * plan.T @ features
+
+    agrees(pooler, ragged(), formula)
+
+
 def test_marginals_of_the_plan():
     score = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
     plan = sinkhorn_plan(score, torch.tensor([5, 0, 7]), iterations=200)

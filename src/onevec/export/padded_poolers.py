@@ -150,16 +150,26 @@ def _fisher(pooler: Any, t: Padded) -> Tensor:
 def _transport(pooler: Any, t: Padded, book: Tensor) -> Tensor:
     centred = t.with_values(t.values - pooler.centre)
     score = centred.each(lambda tokens: -squared_distances(tokens, book))
-    score = score / (pooler.scale * pooler.epsilon)
+    plan = _sinkhorn(score / (pooler.scale * pooler.epsilon), t, pooler.iterations)
+    return t.outer(plan, centred.values).flatten(1) * pooler.references**0.5
+
+
+def _kernel_transport(pooler: Any, t: Padded) -> Tensor:
+    features = t.each(pooler.features)
+    plan = _sinkhorn(features @ pooler.book.T / pooler.epsilon, t, pooler.iterations)
+    return t.outer(plan, features).flatten(1) * pooler.references**0.5
+
+
+def _sinkhorn(score: Tensor, t: Padded, iterations: int) -> Tensor:
+    """`sinkhorn_plan` of padded sequences."""
     token = -t.lengths.clamp(min=1).log().view(-1, 1, 1)
     column, row = torch.zeros_like(score[:, :1]), torch.zeros_like(score[..., :1])
     padding = ~t.mask.unsqueeze(-1)
-    for _ in range(pooler.iterations):
+    for _ in range(iterations):
         row = token - (score + column).logsumexp(-1, keepdim=True)
         found = (score + row).masked_fill(padding, LOW).logsumexp(1, keepdim=True)
-        column = -math.log(len(book)) - found
-    plan = (score + row + column).masked_fill(padding, LOW).exp()
-    return t.outer(plan, centred.values).flatten(1) * pooler.references**0.5
+        column = -math.log(score.shape[-1]) - found
+    return (score + row + column).masked_fill(padding, LOW).exp()
 
 
 def _bins(t: Padded, bins: int) -> Float[Tensor, "seqs longest bins"]:
@@ -348,6 +358,7 @@ PADDED: dict[str, Callable[[Any, Padded], Tensor]] = {
     "vlad": _vlad,
     "fisher": _fisher,
     "optimal_transport": lambda pooler, t: _transport(pooler, t, pooler.book),
+    "kernel_transport": _kernel_transport,
     "sliced_wasserstein": lambda pooler, t: _sliced(pooler, t, pooler.directions, pooler.reference),
     "kernel_mean": lambda pooler, t: t.mean(
         t.each(lambda tokens: fourier_features(tokens, pooler.frequencies))

@@ -7,6 +7,7 @@ from onevec.poolers.base import Pooler
 from onevec.poolers.codebook import VLAD, Bag, Fisher
 from onevec.poolers.covariance import Correlation, Covariance
 from onevec.poolers.graph import TokenGraph
+from onevec.poolers.kernel_transport import KernelTransport
 from onevec.poolers.order import (
     DCT,
     Bigrams,
@@ -58,6 +59,7 @@ POOLERS: dict[str, type[Pooler]] = {
     "vlad": VLAD,
     "fisher": Fisher,
     "optimal_transport": OptimalTransport,
+    "kernel_transport": KernelTransport,
     "sliced_wasserstein": SlicedWasserstein,
     "kernel_mean": KernelMean,
     "random_projection": RandomProjection,
