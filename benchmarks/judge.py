@@ -79,6 +79,21 @@ def keep(job: tuple[str, str, str], data: Path) -> str:
     return f"{unit_id} {encoder}"
 
 
+def stored(row: str, data: Path) -> list[tuple[str, str, str]]:
+    """Columns of a row whose token vectors `quality.py` has stored; tell of the others."""
+    found = []
+    for unit in tasks.units(row, data):
+        for encoder in tasks.ROWS[row].encoders:
+            try:
+                encoders.content(unit, encoder, data)
+            except runner.UNUSABLE as error:
+                print(f"left out: {unit.id} {encoder}: {error}", file=sys.stderr)
+                continue
+            if len(unit.train) >= judged.LEAST_KNOWN:
+                found.append((row, unit.id, encoder))
+    return found
+
+
 def _path(unit: tasks.Unit, encoder: str, data: Path) -> Path:
     code = encoders.code_hash(judged.CODE)
     mark = f"{runner.unit_mark(unit)} {encoders.content(unit, encoder, data)} {code}"
@@ -263,10 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     data = tasks.data_folder(args.data)
     rows = args.tasks.split(",") if args.tasks else [r for r in tasks.ROWS if r not in LEFT_OUT]
-    jobs = []
-    for row in rows:
-        units = [each for each in tasks.units(row, data) if len(each.train) >= judged.LEAST_KNOWN]
-        jobs += [(row, each.id, name) for each in units for name in tasks.ROWS[row].encoders]
+    jobs = [job for row in rows for job in stored(row, data)]
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         waiting = [pool.submit(keep, job, data) for job in jobs]
         for done, ready in enumerate(as_completed(waiting), 1):

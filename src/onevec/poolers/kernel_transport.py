@@ -14,7 +14,7 @@ from onevec.poolers.transport import Values, sinkhorn_plan
 from onevec.ragged import Ragged
 from onevec.segment import segment_outer
 
-_FITTED = 20_000  # tokens that anchors and references are learned from
+_FITTED = 6_000  # tokens that anchors and references are learned from
 _RIDGE = 1e-2  # beside the root of an eigenvalue: an anchor close to another would explode
 _SHORTEST = 1e-6
 
@@ -95,7 +95,8 @@ class KernelTransport(Pooler):
         axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
         self.basis.copy_(axes / (strength.clamp(min=0).sqrt() + _RIDGE))
         features = normalize(self.features(tokens))
-        self.book.copy_(normalize(kmeans_codebook(features, self.references, random_state)))
+        book = kmeans_codebook(features, self.references, random_state)
+        self.book.copy_(normalize(book))
 
     def _likeness(self, unit: Values) -> Float[Tensor, "tokens anchors"]:
         return ((unit @ self.points.T - 1) / self.bandwidth**2).exp()
