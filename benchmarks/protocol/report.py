@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +265,16 @@ def _join(value: Any) -> str:
     return "; ".join("–" if v is None else f"{v:g}".replace("-", "−") for v in values)
 
 
-def macro_table(result: dict[str, Any]) -> str:
-    """Every method: macro score and gain over the mean in each group, and what it costs."""
+def brief(macro: dict[str, Any]) -> list[str]:
+    """Methods of a short table: of PyG's operators the best, of plain poolings the mean."""
+    many = [name for name in macro if name.startswith("pyg_")]
+    best = max(many, key=lambda name: macro[name].get(RAW, {"score": 0.0})["score"], default=None)
+    shown = ("mean", "mean_centred", best)
+    return [n for n in macro if n in shown or (n not in many and macro[n]["family"] != "plain")]
+
+
+def macro_table(result: dict[str, Any], names: Sequence[str] | None = None) -> str:
+    """Macro score and gain over the mean of methods in each group, and what they cost."""
     lines = [
         "| | raw encoders | gain over the mean | raw frames | gain | tuned encoder | gain "
         "| fit, s |",
@@ -274,6 +282,8 @@ def macro_table(result: dict[str, Any]) -> str:
     ]
     order = {"plain": 0, "trivial": 1, "peer": 2, "text peer": 3, "onevec": 4, "bound": 5}
     for name, entry in sorted(result["macro"].items(), key=lambda pair: order[pair[1]["family"]]):
+        if names is not None and name not in names:
+            continue
         cells = []
         for group in GROUPS:
             found = entry.get(group)
