@@ -13,6 +13,16 @@ from tests.parity.common import agrees, buffers, fit, ragged
 SAMPLE = ragged((30, 5, 12, 50, 1, 8), seed=5)
 
 
+def plain_plan(kernel, iterations):
+    """Sinkhorn's plan of one sequence, in the plain domain."""
+    tokens, references = kernel.shape
+    left, right = np.ones(tokens), np.ones(references)
+    for _ in range(iterations):
+        left = 1 / tokens / (kernel @ right)
+        right = 1 / references / (kernel.T @ left)
+    return left[:, None] * kernel * right[None]
+
+
 def test_optimal_transport_is_sinkhorn_in_the_plain_domain():
     pooler = fit("optimal_transport", SAMPLE, references=3, epsilon=2.0, iterations=10)
     state = buffers(pooler)
@@ -20,13 +30,7 @@ def test_optimal_transport_is_sinkhorn_in_the_plain_domain():
     def formula(x):
         x = x - state["centre"]
         cost = ((x[:, None] - state["book"][None]) ** 2).sum(-1) / state["scale"]
-        kernel = np.exp(-cost / 2.0)
-        left, right = np.ones(len(x)), np.ones(3)
-        for _ in range(10):
-            left = 1 / len(x) / (kernel @ right)
-            right = 1 / 3 / (kernel.T @ left)
-        plan = left[:, None] * kernel * right[None]
-        return np.sqrt(3) * plan.T @ x
+        return np.sqrt(3) * plain_plan(np.exp(-cost / 2.0), 10).T @ x
 
     agrees(pooler, ragged(), formula)
 
@@ -47,13 +51,7 @@ def test_kernel_transport_moves_nystrom_features():
         x = x / state["scale"]
         norm = np.linalg.norm(x, axis=1, keepdims=True)
         features = norm * (np.exp((x / norm @ points.T - 1) / 0.8**2) @ state["basis"])
-        kernel = np.exp(features @ book.T / 0.5)
-        left, right = np.ones(len(x)), np.ones(3)
-        for _ in range(5):
-            left = 1 / len(x) / (kernel @ right)
-            right = 1 / 3 / (kernel.T @ left)
-        plan = left[:, None] * kernel * right[None]
-        return np.sqrt(3) * plan.T @ features
+        return np.sqrt(3) * plain_plan(np.exp(features @ book.T / 0.5), 5).T @ features
 
     agrees(pooler, ragged(), formula)
 
