@@ -348,8 +348,13 @@ class Shelf:
 
 def shelf_name(job: Job) -> str:
     """Learned heads, which have a table of their own, lie apart."""
-    learned = methods.producers()[job.producer].family == "learned"
-    return f"{job.row}{_LEARNED if learned else ''}"
+    return f"{job.row}{_LEARNED if job.producer in _learned() else ''}"
+
+
+@functools.cache  # asked for every job, and making the table takes a while
+def _learned() -> frozenset[str]:
+    known = methods.producers().items()
+    return frozenset(name for name, each in known if each.family == "learned")
 
 
 @functools.lru_cache(maxsize=2 * len(tasks.ROWS))

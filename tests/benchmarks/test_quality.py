@@ -100,7 +100,7 @@ def test_a_method_that_cannot_run_is_reported(room, monkeypatch, capsys):
 
 def test_only_a_peers_own_refusal_is_final(room, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "RESULTS", tmp_path)
-    job = runner.Job("gesture", "gesture", "frames", "plain", 0, "key")
+    job = runner.Job("gesture", "gesture", "frames", "no-such-producer", 0, "key")
     for error, settled in (
         (None, True),
         ("PeerError: it overflows", True),
