@@ -31,12 +31,12 @@ from scipy.stats import kendalltau
 sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec.judge import calibration as shipped
-from onevec.judge.calibration import MEASURES, Calibration, measures_of
+from onevec.judge.calibration import MEASURES, Calibration, measures_of, outdone
 from onevec.judge.compare import in_errors
 from onevec.judge.verdict import SURE, choose, expected
 from onevec.native import native_candidates
 from onevec.recipe import candidates
-from onevec.reduction import MEAN_PCA
+from onevec.reduction import EVENED_MEAN, MEAN_PCA
 from protocol import encoders, judged, report, runner, sweep, tasks, unseen
 from protocol.judged import Column
 
@@ -113,7 +113,8 @@ def fit(columns: Sequence[Column], without: str | None = None) -> Calibration:
     """Fit the table to the columns of all rows but one.
 
     Ridge; candidates are drawn to their common mean. The weights are those of the recipe's
-    candidates, which are all that a fit offers; the others get intercepts beside them.
+    candidates, which are all that a fit offers; the others get intercepts beside them. What the
+    evened mean outdoes is never taken and says nothing about what is.
     """
     known = [each for each in columns if each.row != without]
     offered = [option.name for option in candidates("thorough")][1:]
@@ -131,8 +132,8 @@ def fit(columns: Sequence[Column], without: str | None = None) -> Calibration:
     intercepts = dict(zip(offered, common[0] + own, strict=True))
     for name in others:
         measures, gains, weight = _flat(known, [name])
-        rest = np.average(gains - measures @ slopes, weights=weight)
-        intercepts[name] = (rest + RIDGE_OF_NAMES * common[0]) / (1 + RIDGE_OF_NAMES)
+        rest, pull = weight @ (gains - measures @ slopes), RIDGE_OF_NAMES * len(known)
+        intercepts[name] = (rest + pull * common[0]) / (weight.sum() + pull)
     return Calibration(
         {name: round(float(each), 3) for name, each in intercepts.items()},
         round(float(common[0]), 3),
@@ -148,8 +149,15 @@ def _flat(
     places = [columns[0].names.index(name) for name in names]
     measures = [list(measures_of(each.rows[p]).values()) for each in columns for p in places]
     gains = np.clip([each.gains[p] for each in columns for p in places], *CLIP)
-    weight = weights_of(columns).repeat(len(names))
-    return np.array(measures), gains, weight / weight.mean()
+    beaten = [_outdone(each, name) for each in columns for name in names]
+    weight = weights_of(columns).repeat(len(names)) * ~np.array(beaten)
+    mean = weight.sum() / max(np.count_nonzero(weight), 1)
+    return np.array(measures), gains, weight / (mean or 1.0)
+
+
+def _outdone(each: Column, name: str) -> bool:
+    evened = each.rows[each.names.index(EVENED_MEAN.name)]
+    return outdone(each.rows[each.names.index(name)], evened)
 
 
 @dataclass(frozen=True)
@@ -242,12 +250,20 @@ def verdict_table(
 def reliability(
     columns: Sequence[Column], tables: dict[str, Calibration]
 ) -> list[dict[str, float]]:
-    """How often a candidate of the recipe beats the mean where the verdict says p."""
+    """How often a candidate of the recipe beats the mean where the verdict says p.
+
+    Those that the evened mean outdoes are left out: nothing is claimed of them.
+    """
     recipe = [option.name for option in candidates("thorough")]
     pairs = []
     for each in columns:
         rows, gains = judged_by(each, tables[each.row], recipe)
-        pairs += [(row["probability"], gain > 0) for row, gain in zip(rows, gains, strict=True)][1:]
+        said_of = [(row["probability"], gain > 0) for row, gain in zip(rows, gains, strict=True)]
+        pairs += [
+            pair
+            for name, pair in zip(recipe[1:], said_of[1:], strict=True)
+            if not _outdone(each, name)
+        ]
     said, won = np.array(pairs, dtype=float).T
     found = []
     for low, high in itertools.pairwise(EDGES):

@@ -137,12 +137,11 @@ def noise(context: Context, seed: int) -> Iterator[Result]:
         yield result
 
 
-def producers(ours: tuple[str, ...], swept: tuple[str, ...]) -> list[Producer]:
+def producers(ours: tuple[str, ...], recipe: tuple[str, ...]) -> list[Producer]:
     """Both, keyed by the code of the recipe."""
     here = "benchmarks/protocol/ablation.py"
-    parts = (*swept, "src/onevec/recipe.py", here)
     attack = (*ours, "benchmarks/protocol/peers.py", here)
     return [
-        Producer("ablation", "ablation", ablation, parts, rows=ROWS),
+        Producer("ablation", "ablation", ablation, (*recipe, here), rows=ROWS),
         Producer("noise", "ablation", noise, attack, rows=ROWS),
     ]

@@ -31,7 +31,8 @@ CODE = (
     *methods.SWEPT,
     *(f"src/onevec/judge/{name}.py" for name in ("exam", "unlabelled", "compare")),
     *(f"src/onevec/judge/{name}.py" for name in ("probes", "outcomes", "logistic")),
-    *("src/onevec/recipe.py", "src/onevec/native.py"),
+    *methods.RECIPE,
+    "src/onevec/native.py",
     "benchmarks/protocol/judged.py",
 )
 

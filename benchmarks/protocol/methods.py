@@ -83,13 +83,16 @@ _CORE = (
 )
 _BASELINES = (*_CORE, "benchmarks/protocol/baselines.py")
 SWEPT = (*_BASELINES, "benchmarks/protocol/sweep.py")
-_RECIPE = ("src/onevec/recipe.py",)
+RECIPE = (
+    "src/onevec/recipe.py",
+    *(f"src/onevec/poolers/{name}.py" for name in ("kernel_transport", "transport")),
+)
 _JUDGE = tuple(
     f"src/onevec/judge/{name}"
     for name in ("exam.py", "unlabelled.py", "compare.py", "calibration.py", "calibration.json")
 )
 _VERDICT = (
-    *(*_CORE, *_RECIPE, *_JUDGE, "src/onevec/judge/verdict.py"),
+    *(*_CORE, *RECIPE, *_JUDGE, "src/onevec/judge/verdict.py"),
     *("benchmarks/protocol/calibrations.json", "benchmarks/protocol/unseen.py"),
 )
 _OURS = (*_VERDICT, "src/onevec/estimator.py", "benchmarks/protocol/methods.py")
@@ -111,7 +114,7 @@ def producers() -> dict[str, Producer]:
         Producer("trivial", "trivial", baselines.trivial, _BASELINES),
         Producer("borep", "trivial", baselines.borep, _BASELINES, often),
         Producer("candidates", "candidate", sweep.fixed, SWEPT),
-        Producer("defaults", "candidate", sweep.defaults, (*SWEPT, *_RECIPE)),
+        Producer("defaults", "candidate", sweep.defaults, (*SWEPT, *RECIPE)),
         Producer("judgement", "judgement", judgement, (*_OURS, *SWEPT)),
         Producer("attention_probe", "bound", bounds.attention_probe, _BOUND),
         Producer("dimensions", "dimension", dimensions, _OURS, rows=SIX_ROWS),
@@ -126,6 +129,6 @@ def producers() -> dict[str, Producer]:
     for name in peers.TEXT_PEERS:
         run = functools.partial(peers.run_on_text, name=name)
         listed.append(Producer(name, "text peer", run, _PEERS, rows=TEXT))
-    listed += ablation.producers(_OURS, SWEPT)
+    listed += ablation.producers(_OURS, (*SWEPT, *RECIPE))
     listed += learned.producers()
     return {producer.name: producer for producer in listed}

@@ -84,6 +84,12 @@ def speaks(row: Mapping[str, Any]) -> bool:
     return row["uniformity_gain"] >= _EVENER or row["retrieval_z"] >= _FOUND
 
 
+def outdone(row: Mapping[str, Any], by: Mapping[str, Any]) -> bool:
+    """Whether another candidate has every measure better, or as good."""
+    ours, theirs = measures_of(row), measures_of(by)
+    return row["name"] != by["name"] and all(theirs[name] >= ours[name] for name in ours)
+
+
 _current: list[Calibration] = []
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from onevec.blocks import Prepared
-from onevec.judge.calibration import Calibration, calibration, measures_of, speaks
+from onevec.judge.calibration import Calibration, calibration, measures_of, outdone, speaks
 from onevec.judge.compare import compare
 from onevec.judge.unlabelled import length_readability
 from onevec.reduction import EVENED_MEAN, MEAN_PCA, Candidate
@@ -164,48 +164,56 @@ def choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
     They are the same unless the mean is kept. The scores hardly rank the winners: the order of
     the candidates is a better guide there (benchmarks/LOG.md).
     """
+    evened = rows[_evened(rows)]
     for place, row in enumerate(rows):
-        if place and row["probability"] >= LIKELY and speaks(row):
+        likely = place and row["probability"] >= LIKELY and speaks(row)
+        if likely and not outdone(row, evened):
             return place, place
-    kept = _kept(rows)
+    kept = 0 if rows[0]["retrieval"] >= _EVEN_ENOUGH else _evened(rows)
     others = [place for place in range(1, len(rows)) if place != kept]
     return max(others, key=lambda place: rows[place]["probability"]), kept
 
 
-def _kept(rows: Sequence[dict[str, Any]]) -> int:
-    """Place of the mean as it is kept: evened, unless it tells sequences apart as it is."""
-    if rows[0]["retrieval"] >= _EVEN_ENOUGH:
-        return 0
+def _evened(rows: Sequence[dict[str, Any]]) -> int:
     return [row["name"] for row in rows].index(EVENED_MEAN.name)
 
 
 def _sentence(rows: Sequence[dict[str, Any]], place: int, chosen: int, held_out: int) -> str:
-    row, mean = rows[place], rows[0]
-    taken = chosen == place
-    keep = f"Keep the {rows[chosen]['name']}" if chosen else "Keep the mean"
-    evidence = (
-        f"on {held_out} held-out sequences: evenness of the vectors {-row['uniformity']:+.2f} "
-        f"against {-mean['uniformity']:+.2f} for the mean, other half found "
-        f"{100 * row['retrieval']:.1f} % against {100 * mean['retrieval']:.1f} %, its "
-        f"pseudo-labels {100 * row['pseudo_labels']:.1f} % right against "
-        f"{100 * mean['pseudo_labels']:.1f} %"
-    )
+    row, evened = rows[place], rows[_evened(rows)]
     chance = in_words(row["probability"])
-    if not taken and not any(speaks(row) for row in rows[1:]):
+    evidence = _evidence(row, rows[0], "the mean", held_out)
+    if chosen == place:
+        how = "beats" if row["probability"] >= SURE else "probably beats"
+        return (
+            f"Use {row['name']}: judged without labels it {how} the mean, with probability "
+            f"{chance}, by about {row['expected_gain']:.0f} points ({evidence})."
+        )
+    keep = f"Keep the {rows[chosen]['name']}" if chosen else "Keep the mean"
+    if not any(speaks(row) for row in rows[1:]):
         return (
             f"{keep}: there is no headroom here, no candidate's vectors lie clearly more "
             f"evenly or find the other half clearly better; the nearest is {row['name']} "
             f"({evidence})."
         )
-    if not taken:
+    if row["probability"] >= LIKELY and outdone(row, evened):
+        evidence = _evidence(row, evened, "the other", held_out)
         return (
-            f"{keep}: the nearest is {row['name']}, better with probability {chance} only "
-            f"({evidence})."
+            f"{keep}: the nearest is {row['name']}, and the {evened['name']} outdoes it in all "
+            f"that is read without labels ({evidence})."
         )
-    how = "beats" if row["probability"] >= SURE else "probably beats"
     return (
-        f"Use {row['name']}: judged without labels it {how} the mean, with probability {chance}, "
-        f"by about {row['expected_gain']:.0f} points ({evidence})."
+        f"{keep}: the nearest is {row['name']}, better with probability {chance} only "
+        f"({evidence})."
+    )
+
+
+def _evidence(row: dict[str, Any], rival: dict[str, Any], who: str, held_out: int) -> str:
+    return (
+        f"on {held_out} held-out sequences: evenness of the vectors {-row['uniformity']:+.2f} "
+        f"against {-rival['uniformity']:+.2f} for {who}, other half found "
+        f"{100 * row['retrieval']:.1f} % against {100 * rival['retrieval']:.1f} %, its "
+        f"pseudo-labels {100 * row['pseudo_labels']:.1f} % right against "
+        f"{100 * rival['pseudo_labels']:.1f} %"
     )
 
 
