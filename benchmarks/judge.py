@@ -117,7 +117,7 @@ def fit(columns: Sequence[Column], without: str | None = None) -> Calibration:
     evened mean outdoes is never taken and says nothing about what is.
     """
     known = [each for each in columns if each.row != without]
-    offered = [option.name for option in candidates("thorough")][1:]
+    offered = [option.name for option in candidates()][1:]
     others = [name for name in known[0].names[1:] if name not in offered]
     measures, gains, weight = _flat(known, offered)
     which = np.tile(np.eye(len(offered)), (len(known), 1))
@@ -220,9 +220,9 @@ def verdict_table(
     lists = {
         what: [option.name for option in options]
         for what, options in (
-            ("default candidates", candidates("thorough")),
+            ("default candidates", candidates()),
             ("fixed list", sweep.candidate_list()),
-            ("candidates of native export", native_candidates("thorough")),
+            ("candidates of native export", native_candidates()),
         )
     }
     found: dict[str, dict[str, Any]] = {}
@@ -254,7 +254,7 @@ def reliability(
 
     Those that the evened mean outdoes are left out: nothing is claimed of them.
     """
-    recipe = [option.name for option in candidates("thorough")]
+    recipe = [option.name for option in candidates()]
     pairs = []
     for each in columns:
         rows, gains = judged_by(each, tables[each.row], recipe)

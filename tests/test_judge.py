@@ -10,12 +10,12 @@ from onevec import OneVec
 from onevec.blocks import prepare
 from onevec.errors import InputError
 from onevec.judge import calibration
-from onevec.judge.calibration import MEASURES, Calibration, measures_of
+from onevec.judge.calibration import MEASURES, Calibration, measures_of, outdone
 from onevec.judge.probes import run_probes
 from onevec.judge.unlabelled import matched_retrieval, uniformity
-from onevec.judge.verdict import choose
+from onevec.judge.verdict import _sentence, choose
 from onevec.ragged import Ragged
-from onevec.recipe import BLOCKS, candidates
+from onevec.recipe import BLOCKS, RICH, candidates
 
 ROW = {
     "uniformity_gain": 0.5,
@@ -112,14 +112,32 @@ def test_another_table_for_a_while(easy_tokens):
 )
 def test_the_mean_is_kept_evened_unless_it_finds_the_other_halves(found, kept):
     no_gain = {"probability": 0.4, "uniformity_gain": 0.0, "retrieval_z": 0.0}
-    rows = [{"name": o.name, "retrieval": found} | no_gain for o in candidates("quick")]
+    rows = [ROW | {"name": o.name, "retrieval": found} | no_gain for o in candidates()]
     place, chosen = choose(rows)
     assert rows[chosen]["name"] == kept and place not in (0, chosen)
 
 
+@pytest.mark.parametrize("better", [*MEASURES, None])
+def test_what_the_evened_mean_outdoes_is_passed_over(better):
+    known = ROW | {"retrieval_z": 9.0, "uniformity": -1.0, "expected_gain": 3.0}
+    rows = [known | {"name": o.name, "probability": 0.8} for o in candidates()]
+    rich, evened = rows[1], rows[2]
+    evened["probability"] = 0.5
+    assert outdone(rich, evened) and not outdone(evened, evened)  # as good in every measure
+    if better == "uniformity":
+        rich["uniformity_gain"] += 0.1
+    elif better:
+        rich[better] += 0.01
+        rich[f"{better}_gain"] += 0.01
+    place, chosen = choose(rows[:3])
+    assert place == 1 and chosen == (1 if better else 2)
+    said = _sentence(rows[:3], place, chosen, 99)
+    assert ("outdoes" in said) == (better is None) and RICH.name in said
+
+
 def test_the_shipped_table_knows_every_default_candidate():
     held = json.loads(calibration.FILE.read_text())
-    names = {option.name for option in candidates("thorough")[1:]}
+    names = {option.name for option in candidates()[1:]}
     assert names <= set(held["table"]["intercepts"])
     assert set(held["table"]["weights"]) == set(MEASURES)
     assert calibration.calibration().spread > 0

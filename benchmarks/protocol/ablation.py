@@ -17,15 +17,16 @@ from torch import Tensor
 from onevec import OneVec
 from onevec.blocks import EFFORTS, Blocks
 from onevec.ragged import Ragged
-from onevec.recipe import BLOCKS, candidates
+from onevec.recipe import BLOCKS, RICH
 from onevec.reduction import Candidate
 from onevec.tokens.batches import Tokens, sample_sequences
-from protocol import peers
+from protocol import peers, sweep
 from protocol.baselines import candidate_result
 from protocol.producer import DIM, Context, Producer, Result
 from protocol.unseen import unseen
 
-RECIPE = candidates("quick")[1]
+RECIPE = RICH
+SPECS = sweep.SPECS | BLOCKS | {"bigrams": ("bigrams", {"codes": 24})}
 NOISE = 8  # features, each with the spread of a usual token feature
 COLUMNS = (
     ("ncrna13", "ncrna13"),
@@ -67,7 +68,7 @@ def variants() -> dict[str, Candidate]:
         found[f"without {name}"] = replace(RECIPE, blocks=rest)
     found |= {
         f"with {name}": replace(RECIPE, blocks=(*blocks, name))
-        for name in BLOCKS
+        for name in SPECS
         if name not in blocks
     }
     found |= {
@@ -86,7 +87,7 @@ def ablation(context: Context, seed: int) -> Iterator[Result]:
         return
     hygiene = {"not clipped": Unclipped, "not standardised": Unscaled}
     for what, kind in {"": Blocks, **hygiene}.items():
-        names = list(BLOCKS) if kind is Blocks else list(RECIPE.blocks)
+        names = list(SPECS) if kind is Blocks else list(RECIPE.blocks)
         features = _features(context, kind, names, seed)
         cache: dict = {}
         made = variants() if kind is Blocks else {what: RECIPE}
@@ -99,7 +100,7 @@ def _features(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     _, most_tokens, _ = EFFORTS["quick"]
     sample = sample_sequences(context.train, most_tokens, seed)[1]
-    blocks = kind.fit(sample, {name: BLOCKS[name] for name in names}, seed)
+    blocks = kind.fit(sample, {name: SPECS[name] for name in names}, seed)
     train, test = blocks.of(context.train), blocks.of(context.test)
     return {name: (train[name], test[name]) for name in names}
 

@@ -144,7 +144,7 @@ def judged_candidates() -> list[Candidate]:
     """The fixed list, then what only an export to sentence-transformers' own modules offers."""
     listed = sweep.candidate_list()
     names = {option.name for option in listed}
-    return listed + [o for o in native_candidates("thorough") if o.name not in names]
+    return listed + [o for o in native_candidates() if o.name not in names]
 
 
 def column(row: str, unit: tasks.Unit, encoder: str, data: Path) -> Column | None:

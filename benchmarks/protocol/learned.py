@@ -15,12 +15,12 @@ from typing import Any
 from onevec.blocks import prepare
 from onevec.objectives import OBJECTIVES, make_objective
 from onevec.poolers import POOLERS
-from onevec.recipe import BLOCKS, candidates, specs_of
+from onevec.recipe import BLOCKS, RICH
 from onevec.reduction import Candidate, Reduction
 from onevec.train import Training, train
 from protocol.producer import DIM, Context, Producer, Result
 
-RECIPE = candidates("quick")[1]  # the closed-form recipe: what a learned part has to beat
+RECIPE = RICH  # the closed-form recipe: what a learned part has to beat
 COLUMNS = (  # raw encoders of six kinds of sequences
     ("ncrna13", "ncrna13"),
     ("deeploc", "proteins"),
@@ -42,7 +42,7 @@ CODE = (
 def fit(context: Context, seed: int, pooler: str, way: str, objective: str) -> Iterator[Result]:
     """Train one pooler for one objective, and reduce it as the recipe does."""
     began = time.process_time()
-    specs: dict[str, Any] = specs_of(candidates("quick"))
+    specs: dict[str, Any] = dict(BLOCKS)
     options = {"parts": [BLOCKS[name] for name in RECIPE.blocks]} if way == "residual" else {}
     specs[pooler] = pooler, options
     prepared = prepare(context.train, specs, "quick", seed)

@@ -48,7 +48,7 @@ SPECS: dict[str, tuple[str, dict[str, Any]]] = {
 def candidate_list() -> list[Candidate]:
     """The recipe's, whose first is the mean, then the others; none twice."""
     listed: dict[str, Candidate] = {}
-    for option in (*candidates("thorough"), *FIXED):
+    for option in (*candidates(), *FIXED):
         listed.setdefault(option.name, option)
     return list(listed.values())
 

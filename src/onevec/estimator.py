@@ -24,7 +24,7 @@ from onevec.native import NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
-from onevec.recipe import candidates, specs_of
+from onevec.recipe import BLOCKS, candidates
 from onevec.reduction import MEAN_PCA, Candidate, Reduction
 from onevec.tokens.batches import Tokens, as_tokens
 from onevec.tokens.progress import Bar
@@ -48,7 +48,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         the number of sequences, offer fewer. "auto" takes the fewest, up to 256, that keep the
         nearest neighbours of held-out sequences (see `onevec.judge.dimension`).
     effort : {"quick", "standard", "thorough"}, default "quick"
-        How many candidates are tried and on how much data.
+        On how much data everything is fitted and judged.
     pooler : str, default "auto"
         "auto" tries candidates and lets the verdict choose. A spec such as "mean|std|vlad" takes
         these poolers, half-whitened and reduced, without asking. Those that learn (such as
@@ -139,11 +139,9 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
         tokens = _with_layers(tokens, [POOLERS[name]() for name in names])
-        offered = (native_candidates if self.export else candidates)(self.effort)
-        # Training is scored by the closed-form blocks, whatever is trained.
-        scored = candidates(self.effort) if learned else offered
-        rich = specs_of(scored) if self.pooler == "auto" or learned else {}
-        specs = {"mean": ("mean", {})} | rich | {name: (name, {}) for name in names}
+        # The recipe's blocks ask what is judged and what is trained, whatever is offered.
+        asking = BLOCKS if self.pooler == "auto" or learned else {}
+        specs = {"mean": ("mean", {})} | asking | {name: (name, {}) for name in names}
         nuisance = tuple(self.nuisance or ())
         found = prepare(tokens, specs, self.effort, self.random_state, nuisance)
         self.training_ = None
@@ -151,6 +149,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self.training_ = self._train(tokens, found, names, objective, training, dim=dim)
             found = found.renewed(tokens, learned)
         if self.pooler == "auto":
+            offered = native_candidates() if self.export else candidates()
             options = [*offered, *(Candidate((n,), 0.5, 0.5) for n in learned)]
             # What selected the trained state does not judge it.
             unseen = found.half(1) if learned else found

@@ -50,10 +50,10 @@ def why_not_native(poolers: Iterable[tuple[str, Mapping[str, Any]]], unit: bool 
     return ""
 
 
-def native_candidates(effort: str) -> list[Candidate]:
-    """List the candidates of an effort that are native, as `onevec.recipe.candidates` does.
+def native_candidates() -> list[Candidate]:
+    """List the candidates that are native, as `onevec.recipe.candidates` does.
 
-    Second moments beside the mean take the place of the richer blocks.
+    Second moments beside the mean take the place of the rich blocks.
     """
-    mean, *others = [each for each in candidates(effort) if each.blocks == (MEAN,)]
+    mean, *others = [each for each in candidates() if each.blocks == (MEAN,)]
     return [mean, Candidate((MEAN, "covariance"), 0.25, 0.0), *others]

@@ -94,7 +94,7 @@ def test_a_column_is_computed_once_and_the_file_is_written(gesture, tmp_path, mo
     monkeypatch.setattr(encoders, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(judge, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(tasks, "units", lambda row, data: [unit])
-    monkeypatch.setattr(judged.sweep, "candidate_list", lambda: candidates("quick"))
+    monkeypatch.setattr(judged.sweep, "candidate_list", candidates)
     judge.keep(("gesture", unit.id, "frames"), data)
     (path,) = (tmp_path / "kept").iterdir()
     before = path.stat().st_mtime_ns

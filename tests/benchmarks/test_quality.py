@@ -156,7 +156,7 @@ def test_the_shelf_gives_back_what_another_machine_kept(tmp_path, monkeypatch):
 def test_the_judge_gets_the_mean_first_and_the_recipes_order():
     listed = sweep.candidate_list()
     assert listed[0] == MEAN_PCA and EVENED_MEAN in listed
-    recipe = [option.name for option in candidates("thorough")]
+    recipe = [option.name for option in candidates()]
     assert [option.name for option in listed[: len(recipe)]] == recipe
     assert {option.name for option in sweep.FIXED} <= {option.name for option in listed}
     assert len({option.name for option in listed}) == len(listed)

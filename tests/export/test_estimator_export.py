@@ -17,7 +17,7 @@ def test_only_native_candidates_are_compared(easy_tokens):
     hopeful = calibration.Calibration({}, 9.0, {}, 5.0)  # whatever differs is better
     with calibration.use(hopeful):
         model = OneVec(dim=8, export="sentence-transformers").fit(tokens)
-    names = [each.name for each in native_candidates("quick")]
+    names = [each.name for each in native_candidates()]
     assert [row["name"] for row in model.verdict_.candidates] == names
     assert model.verdict_.sure and model.verdict_.choice == names[1]
     assert not why_not_native((kind_of(p), p.options) for p in model.blocks_.poolers.values())

@@ -11,7 +11,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import onevec
-from onevec.blocks import EFFORTS
 from onevec.errors import InputError, StoreError
 from onevec.export import sentence_transformers as exporting
 from onevec.export.native import NATIVE
@@ -133,10 +132,9 @@ def test_every_pooler_is_native_or_says_why():
     for name in POOLERS:
         assert (why_not_native([(name, {})]) == "") == (name in NATIVE)
     assert set(ALONE) < set(NATIVE) == set(NATIVE_POOLERS) < set(POOLERS)
-    for effort in EFFORTS:
-        options = native_candidates(effort)
-        assert options[0] == MEAN_PCA and EVENED_MEAN in options and len(options) == 5
-        assert not any(why_not_native([BLOCKS[b] for b in each.blocks]) for each in options)
+    options = native_candidates()
+    assert options[0] == MEAN_PCA and EVENED_MEAN in options and len(options) == 5
+    assert not any(why_not_native([BLOCKS[b] for b in each.blocks]) for each in options)
     assert "one weighting" in why_not_native([("idf", {}), ("mean", {})])
     assert "roots" in why_not_native([("covariance", {"signed_root": True})])
 

@@ -39,8 +39,7 @@ def compare(
         Of the held-out sequences.
     """
     cache: dict[Any, Any] = {}
-    # Closed-form blocks ask, learned ones too must answer.
-    exam = Exam.set(tokens, prepared.closed(), random_state, cache)
+    exam = Exam.set(tokens, prepared, random_state, cache)
     halves = exam.answers(prepared.blocks)
     prepared = replace(prepared, features=unsteady(prepared.features, prepared.blocks))
     whole = {name: block[exam.held] for name, block in prepared.features.items()}

@@ -17,6 +17,7 @@ from onevec.judge.unlabelled import (
     matched_retrieval,
     without_length,
 )
+from onevec.recipe import BLOCKS
 from onevec.reduction import MEAN, Candidate, Reduction
 from onevec.tokens.batches import Tokens
 from onevec.views import halves
@@ -28,8 +29,7 @@ _TARGET_WIDTH = 16
 class Exam:
     """Held-out sequences of two or more tokens, and the questions about their halves.
 
-    The questions come from the blocks that are given first and stay the same afterwards, so that
-    whatever is judged later is asked the same.
+    Whatever is judged is asked the same.
 
     Attributes
     ----------
@@ -57,7 +57,8 @@ class Exam:
     def set(
         cls, tokens: Tokens, prepared: Prepared, random_state: int, cache: dict[Any, Any]
     ) -> Exam:
-        """Ask about every block; ``cache`` keeps reductions, see `Reduction.fit`."""
+        """Let the recipe's blocks ask; ``cache`` keeps reductions, see `Reduction.fit`."""
+        prepared = prepared.only([name for name in BLOCKS if name in prepared.features])
         held = prepared.held_out_rows(tokens)
         rows = prepared.rows[held]
         lengths = tokens.lengths.cpu().numpy()[rows]

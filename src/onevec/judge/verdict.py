@@ -202,8 +202,7 @@ def _sentence(rows: Sequence[dict[str, Any]], place: int, chosen: int, held_out:
             f"that is read without labels ({evidence})."
         )
     return (
-        f"{keep}: the nearest is {row['name']}, better with probability {chance} only "
-        f"({evidence})."
+        f"{keep}: the nearest is {row['name']}, better with probability {chance} only ({evidence})."
     )
 
 

@@ -88,7 +88,7 @@ def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
     world = World(training.device)
     with prepared.blocks.on(world.device):
         head = Head(prepared, candidate, dim).to(world.device)
-        exam = Exam.set(tokens, judged.closed(), random_state, {})
+        exam = Exam.set(tokens, judged, random_state, {})
         monitor = Monitor(tokens, exam.rows, views.size, random_state)
         offer = Offer(
             tokens, rows, prepared, views, objective, teachers=teachers, random_state=random_state

@@ -14,7 +14,7 @@ from onevec.blocks import Features, Prepared, read
 from onevec.errors import InputError
 from onevec.objectives import Context, Objective
 from onevec.ragged import Ragged
-from onevec.recipe import candidates
+from onevec.recipe import RICH
 from onevec.reduction import MEAN, Candidate, Reduction
 from onevec.segment import segment_mean, segment_sum
 from onevec.tokens.batches import Tokens
@@ -94,8 +94,7 @@ class Offer:
     def _engage(self, teachers: tuple[Tokens, ...], prepared: Prepared, picked: np.ndarray) -> None:
         """Fit a reduction to each teacher; without any, the closed-form recipe teaches."""
         if not teachers:
-            recipe = candidates("quick")[1]
-            self.teachers = [(None, Reduction(recipe).fit(prepared.fitted, _TEACHER_WIDTH))]
+            self.teachers = [(None, Reduction(RICH).fit(prepared.fitted, _TEACHER_WIDTH))]
         for teacher in teachers:
             if len(teacher) != len(self.tokens):
                 raise InputError(
