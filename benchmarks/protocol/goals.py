@@ -292,6 +292,7 @@ def _verdict(table: Table) -> dict[str, Any]:
     taus, regrets = [], []
     taken, claims = [], []  # whether wrongly; a claim says "beats", not only "probably beats"
     candidates = table.methods("candidate")
+    mean = f"candidate: {MEAN_PCA.name}"
     columns: dict[tuple[str, str], list[Task]] = {}
     for task in table.tasks(RAW, *candidates[:1]):
         columns.setdefault(task.column, []).append(task)
@@ -299,7 +300,7 @@ def _verdict(table: Table) -> dict[str, Any]:
         cells = table.cells[tasks[0]]
         names = [name for name in candidates if name in cells]
         note = table.judged.get(tasks[0].column)
-        if note is None or note["choice"] not in cells:
+        if note is None or not {note["choice"], mean} <= cells.keys():
             continue
         known = {name: note["says"][name] for name in names if name in note["says"]}
         says = {name: entry["expected_gain"] for name, entry in known.items()}
@@ -312,7 +313,7 @@ def _verdict(table: Table) -> dict[str, Any]:
         chosen = note["choice"]
         regrets.append((tasks[0], max(scores.values()) - scores[chosen]))
         if note["beats_mean"]:
-            taken.append(scores[chosen] <= scores[f"candidate: {MEAN_PCA.name}"])
+            taken.append(scores[chosen] <= scores[mean])
             if known[chosen]["probability"] >= SURE:
                 claims.append(taken[-1])
     judged = bool(taus and regrets)

@@ -246,10 +246,7 @@ class Prepared:
 
     def closed(self) -> Prepared:
         """The same with the closed-form blocks alone."""
-        return self.only([n for n, pooler in self.blocks.poolers.items() if not pooler.learned])
-
-    def only(self, names: Sequence[str]) -> Prepared:
-        """The same with some of the blocks alone."""
+        names = [name for name, pooler in self.blocks.poolers.items() if not pooler.learned]
         kept = {name: self.features[name] for name in names}
         return replace(self, blocks=self.blocks.only(names), features=kept)
 

@@ -8,6 +8,7 @@ import pytest
 import judge
 from onevec.judge.calibration import Calibration
 from onevec.recipe import candidates
+from onevec.reduction import EVENED_MEAN
 from protocol import encoders, judged, tasks
 from protocol.judged import Column
 
@@ -27,6 +28,8 @@ def planted(row, seed, headroom):
             | {"retrieval": 0.99, "retrieval_gain": 0.0, "pseudo_labels": 0.5}
             | {"rank": float(place), "clid": 0.5, "hubness": 0.0}
         )
+        if name == EVENED_MEAN.name:  # what it outdoes is passed over
+            rows[-1]["retrieval_gain"] = -1e-4
         gains.append(50 + (4 * even + 3 * (place == 1) + 0.1 * rng.normal()) * bool(place))
     return Column(row, f"{row}/{seed}", "e", NAMES, rows, gains, 49.0)
 
@@ -42,8 +45,19 @@ def test_the_table_finds_what_was_planted(columns, monkeypatch):
     monkeypatch.setattr(judge, "RIDGE_OF_NAMES", 1e-3)
     table = judge.fit(columns)
     assert table.weights["uniformity"] == pytest.approx(4, abs=0.1)
-    assert table.intercepts[NAMES[1]] - table.other == pytest.approx(2.5, abs=0.2)
+    assert table.intercepts[NAMES[1]] - table.other == pytest.approx(3 * 3 / 4, abs=0.2)
     assert table.spread < 0.3
+
+
+def test_what_the_evened_mean_outdoes_teaches_nothing(columns):
+    before = judge.fit(columns)
+    odd = columns[2]
+    odd.rows[1] |= {"retrieval": 0.89, "retrieval_gain": -0.1}
+    odd.labelled[1] = 20.0
+    assert judge.fit(columns) != before  # it lies as evenly, and finds less
+    assert judge.fit(columns).intercepts[NAMES[1]] == pytest.approx(
+        before.intercepts[NAMES[1]], abs=0.5
+    )
 
 
 def test_a_table_without_a_row_has_not_seen_it(columns):

@@ -58,7 +58,8 @@ class Exam:
         cls, tokens: Tokens, prepared: Prepared, random_state: int, cache: dict[Any, Any]
     ) -> Exam:
         """Let the recipe's blocks ask; ``cache`` keeps reductions, see `Reduction.fit`."""
-        prepared = prepared.only([name for name in BLOCKS if name in prepared.features])
+        asking = {name: block for name, block in prepared.features.items() if name in BLOCKS}
+        prepared = replace(prepared, blocks=prepared.blocks.only(list(asking)), features=asking)
         held = prepared.held_out_rows(tokens)
         rows = prepared.rows[held]
         lengths = tokens.lengths.cpu().numpy()[rows]
