@@ -95,6 +95,9 @@ class KernelTransport(Pooler):
         axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
         self.basis.copy_(axes / (strength.clamp(min=0).sqrt() + _RIDGE))
         features = normalize(self.features(tokens))
+        distinct = features.round(decimals=4).unique(dim=0)
+        if len(distinct) < self.references:  # rounding alone tells more apart
+            features = distinct
         book = kmeans_codebook(features, self.references, random_state)
         self.book.copy_(normalize(book))
 
