@@ -257,13 +257,9 @@ def reliability(
     recipe = [option.name for option in candidates()]
     pairs = []
     for each in columns:
-        rows, gains = judged_by(each, tables[each.row], recipe)
-        said_of = [(row["probability"], gain > 0) for row, gain in zip(rows, gains, strict=True)]
-        pairs += [
-            pair
-            for name, pair in zip(recipe[1:], said_of[1:], strict=True)
-            if not _outdone(each, name)
-        ]
+        for row, gain in list(zip(*judged_by(each, tables[each.row], recipe), strict=True))[1:]:
+            if not _outdone(each, row["name"]):
+                pairs.append((row["probability"], gain > 0))
     said, won = np.array(pairs, dtype=float).T
     found = []
     for low, high in itertools.pairwise(EDGES):

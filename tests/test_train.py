@@ -116,10 +116,10 @@ def test_attention_finds_the_marked_tokens():
     tokens, kinds = needles()
     model = fit(
         tokens, "attention", "info_nce", steps=200, views="subsets", evaluations=5,
-        learning_rate=1e-2, batch=128,
+        learning_rate=2e-3, batch=128,
     )  # fmt: skip
     assert model.training_.best_step > 0
-    assert model.training_.score > model.training_.start_score + 0.01
+    assert model.training_.score > model.training_.start_score + 0.02
     started = OneVec(8, pooler="mean").fit(tokens)
 
     def neighbours(vectors):
