@@ -31,12 +31,12 @@ from scipy.stats import kendalltau
 sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec.judge import calibration as shipped
-from onevec.judge.calibration import MEASURES, Calibration, measures_of, outdone
+from onevec.judge.calibration import MEASURES, Calibration, measures_of
 from onevec.judge.compare import in_errors
-from onevec.judge.verdict import SURE, choose, expected
+from onevec.judge.verdict import SURE, choose, expected, outdone_by
 from onevec.native import native_candidates
 from onevec.recipe import candidates
-from onevec.reduction import EVENED_MEAN, MEAN_PCA
+from onevec.reduction import MEAN_PCA
 from protocol import encoders, judged, report, runner, sweep, tasks, unseen
 from protocol.judged import Column
 
@@ -113,8 +113,8 @@ def fit(columns: Sequence[Column], without: str | None = None) -> Calibration:
     """Fit the table to the columns of all rows but one.
 
     Ridge; candidates are drawn to their common mean. The weights are those of the recipe's
-    candidates, which are all that a fit offers; the others get intercepts beside them. What the
-    evened mean outdoes is never taken and says nothing about what is.
+    candidates, which are all that a fit offers; the others get intercepts beside them. What a
+    plainer one outdoes is never taken and says nothing about what is.
     """
     known = [each for each in columns if each.row != without]
     offered = [option.name for option in candidates()][1:]
@@ -156,8 +156,9 @@ def _flat(
 
 
 def _outdone(each: Column, name: str) -> bool:
-    evened = each.rows[each.names.index(EVENED_MEAN.name)]
-    return outdone(each.rows[each.names.index(name)], evened)
+    """Whether a plainer one of the recipe's candidates outdoes it."""
+    recipe = [each.rows[each.names.index(option.name)] for option in candidates()]
+    return outdone_by(each.rows[each.names.index(name)], recipe) is not None
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def reliability(
 ) -> list[dict[str, float]]:
     """How often a candidate of the recipe beats the mean where the verdict says p.
 
-    Those that the evened mean outdoes are left out: nothing is claimed of them.
+    Those that a plainer one outdoes are left out: nothing is claimed of them.
     """
     recipe = [option.name for option in candidates()]
     pairs = []

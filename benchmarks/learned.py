@@ -24,7 +24,7 @@ from protocol import learned, report, runner, tasks
 from protocol.encoders import RAW
 from protocol.goals import OURS, Table
 
-RECIPE = f"candidate: {learned.RECIPE.name}"
+RECIPE = f"candidate: {learned.RICH.name}"
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def collect(jobs: list[runner.Job], settings: runner.Settings) -> dict[str, Any]
         }
         found[name.removeprefix("learned: ")] = entry
     return {
-        "recipe": learned.RECIPE.name,
+        "recipe": learned.RICH.name,
         "fits": fits,
         "state": report.state_of(settings, states),
         "errors": errors,

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from onevec import OneVec
-from onevec.blocks import prepare
+from onevec.blocks import prepare, prepare_folds
 from onevec.errors import InputError
 from onevec.judge import calibration
 from onevec.judge.calibration import MEASURES, Calibration, measures_of, outdone
@@ -15,7 +15,8 @@ from onevec.judge.probes import run_probes
 from onevec.judge.unlabelled import matched_retrieval, uniformity
 from onevec.judge.verdict import _sentence, choose
 from onevec.ragged import Ragged
-from onevec.recipe import BLOCKS, RICH, candidates
+from onevec.recipe import BLOCKS, PLAIN, RICH, candidates
+from onevec.reduction import EVENED_MEAN
 
 ROW = {
     "uniformity_gain": 0.5,
@@ -58,11 +59,12 @@ def slow_retrieval(first, second, lengths, rivals):
 def test_retrieval_is_the_area_under_the_curve_among_like_lengths(monkeypatch):
     monkeypatch.setattr("onevec.judge.unlabelled._RIVALS", 10)
     rng = np.random.default_rng(0)
-    first = rng.normal(size=(60, 5))
-    second = first + rng.normal(size=(60, 5))
-    lengths = rng.integers(2, 9, size=60)
-    found = matched_retrieval(first, second, lengths)
-    np.testing.assert_allclose(found, slow_retrieval(first, second, lengths, 10))
+    first = rng.normal(size=(100, 5))
+    second = first + rng.normal(size=(100, 5))
+    lengths = rng.integers(2, 9, size=100)
+    for count, rivals in ((100, 10), (60, 7), (9, 4), (3, 2)):  # of few sequences, fewer are alike
+        parts = first[:count], second[:count], lengths[:count]
+        np.testing.assert_allclose(matched_retrieval(*parts), slow_retrieval(*parts, rivals))
 
 
 def test_telling_the_length_alone_finds_nothing():
@@ -117,22 +119,27 @@ def test_the_mean_is_kept_evened_unless_it_finds_the_other_halves(found, kept):
     assert rows[chosen]["name"] == kept and place not in (0, chosen)
 
 
+@pytest.mark.parametrize("plainer", [PLAIN, EVENED_MEAN])
 @pytest.mark.parametrize("better", [*MEASURES, None])
-def test_what_the_evened_mean_outdoes_is_passed_over(better):
+def test_what_a_plainer_one_outdoes_is_passed_over(better, plainer):
     known = ROW | {"retrieval_z": 9.0, "uniformity": -1.0, "expected_gain": 3.0}
-    rows = [known | {"name": o.name, "probability": 0.8} for o in candidates()]
-    rich, evened = rows[1], rows[2]
-    evened["probability"] = 0.5
-    assert outdone(rich, evened) and not outdone(evened, evened)  # as good in every measure
+    rows = [known | {"name": o.name, "probability": 0.5} for o in candidates()]
+    rich, *others = rows[1:]
+    rich["probability"] = 0.8
+    for row in others:
+        if row["name"] != plainer.name:
+            row["uniformity_gain"] -= 0.1
+    rival = next(row for row in others if row["name"] == plainer.name)
+    assert outdone(rich, rival) and not outdone(rival, rival)  # as good in every measure
     if better == "uniformity":
         rich["uniformity_gain"] += 0.1
     elif better:
         rich[better] += 0.01
         rich[f"{better}_gain"] += 0.01
-    place, chosen = choose(rows[:3])
-    assert place == 1 and chosen == (1 if better else 2)
-    said = _sentence(rows[:3], place, chosen, 99)
-    assert ("outdoes" in said) == (better is None) and RICH.name in said
+    place, chosen = choose(rows)
+    assert place == 1 and rows[chosen]["name"] == (rich if better else rows[-1])["name"]
+    said = _sentence(rows, place, chosen, 99)
+    assert (f"the {plainer.name} outdoes it" in said) == (better is None) and RICH.name in said
 
 
 def test_the_shipped_table_knows_every_default_candidate():
@@ -174,10 +181,11 @@ def test_noise_that_stays_in_a_sequence_does_not_change_the_verdict(easy_tokens)
     assert np.corrcoef((found @ found.T).ravel(), (wanted @ wanted.T).ravel())[0, 1] > 0.99
 
 
+@pytest.mark.parametrize("counts", [(200, 600), (30, 60, 110)])
 @pytest.mark.parametrize("seed", range(6))
-def test_noise_is_never_said_to_beat_the_mean(seed):
+def test_noise_is_never_said_to_beat_the_mean(seed, counts):
     rng = np.random.default_rng(seed)
-    dim, count, longest = (int(rng.choice(c)) for c in ((8, 32, 64), (200, 600), (8, 40, 150)))
+    dim, count, longest = (int(rng.choice(c)) for c in ((8, 32, 64), counts, (8, 40, 150)))
     tokens = [rng.normal(size=(n, dim)) for n in rng.integers(2, longest, size=count)]
     verdict = OneVec(dim=8, effort="standard").fit(tokens).verdict_
     assert not verdict.beats_mean, verdict.sentence
@@ -264,12 +272,27 @@ def test_copies_of_one_sequence_keep_the_mean():
     assert np.isfinite(model.transform([one])).all()
 
 
-def test_nothing_is_fitted_to_the_sequences_held_out():
+def test_few_sequences_are_held_out_in_turn(easy_tokens):
+    model = OneVec(dim=8).fit(easy_tokens[0][:60])
+    verdict = model.verdict_
+    assert verdict.beats_mean and verdict.held_out == 60 and verdict.length_r2 is None
+    assert "60 held-out sequences" in verdict.sentence
+    assert "verdict needs 30" in OneVec(dim=8).fit(easy_tokens[0][:29]).verdict_.sentence
+    folds = prepare_folds(Ragged.from_list(easy_tokens[0][:61]), BLOCKS, "quick", 0)
+    held = np.concatenate([fold.rows[fold.count :] for fold in folds])
+    assert len(folds) == 3 and len(np.unique(held)) == len(held) == 60
+    assert all(len(np.unique(fold.rows)) == 61 for fold in folds)
+    assert len(prepare_folds(Ragged.from_list(easy_tokens[0][:120]), BLOCKS, "quick", 0)) == 1
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_nothing_is_fitted_to_the_sequences_held_out(turn):
     rng = np.random.default_rng(0)
-    tokens = Ragged.from_list([rng.normal(size=(5, 4)) for _ in range(300)])
-    whole = prepare(tokens, BLOCKS, "quick", 0)
-    changed = tokens.values.clone().reshape(300, 5, 4)
+    tokens = Ragged.from_list([rng.normal(size=(5, 4)) for _ in range(90)])
+    whole = prepare(tokens, BLOCKS, "quick", 0, turn=turn)
+    changed = tokens.values.clone().reshape(90, 5, 4)
     changed[whole.rows[whole.count :]] *= 3
-    other = prepare(Ragged(changed.reshape(-1, 4), tokens.lengths), BLOCKS, "quick", 0)
+    other = Ragged(changed.reshape(-1, 4), tokens.lengths)
+    other = prepare(other, BLOCKS, "quick", 0, turn=turn)
     for name, block in whole.fitted.items():
         np.testing.assert_array_equal(block, other.fitted[name])

@@ -8,6 +8,7 @@ from onevec.blocks import Blocks
 from onevec.estimator import OneVec
 from onevec.export.head import Head, difference
 from onevec.ragged import Ragged
+from onevec.recipe import BLOCKS, PLAIN
 from onevec.reduction import EVENED_MEAN, Candidate, Reduction
 
 UNIT = Candidate(("a", "b"), 0.5, 0.0, unit=True)
@@ -27,6 +28,26 @@ def test_blocks_of_length_1_are_the_formula(features):
     _, _, axes = np.linalg.svd(side - side.mean(0), full_matrices=False)
     wanted = (side - side.mean(0)) @ axes[:5].T
     np.testing.assert_allclose(np.abs(found.transform(features)), np.abs(wanted), atol=1e-5)
+
+
+def test_what_does_not_vary_gives_nothing_whatever_the_shrinkage():
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 8)) + 1e3
+    new = {"mean": rng.normal(size=(9, 8)) + 1e3}
+    for option in (EVENED_MEAN, Candidate(("mean",), 0.5, 0.5, unit=True, shrinkage=0.5)):
+        reduction = Reduction(option).fit({"mean": low}, 8)
+        for features in ({"mean": low}, new):
+            found = reduction.transform(features)
+            assert not found[:, 3:].any() and (np.abs(found[:, :3]).max(0) > 0.1).all()
+
+
+def test_dead_features_change_nothing_in_the_last_shrinkage():
+    rng = np.random.default_rng(0)
+    blocks = {name: rng.normal(size=(90, 6)) * np.arange(1, 7) for name in ("a", "b")}
+    wide = {name: np.hstack([block, np.zeros((90, 40))]) for name, block in blocks.items()}
+    option = Candidate(("a", "b"), 0.0, 1.0, shrinkage=0.9)
+    found, wanted = (Reduction(option).fit(each, 8).transform(each) for each in (wide, blocks))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_an_outlier_is_no_longer_than_the_rest(features):
@@ -96,6 +117,26 @@ def test_noise_that_stays_in_a_sequence_is_left_to_the_mean():
             plain["dct"].reshape(120, 2, 6)[:, place],
             atol=1e-5,
         )
+
+
+def test_raw_extremes_are_those_of_the_tokens_in_their_own_units():
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(1, 12, size=120)
+    values = rng.normal([3, -1, 0], [10, 1, 0.1], size=(lengths.sum(), 3))
+    noise = rng.normal(size=120).repeat(lengths)[:, None]  # stays within a sequence
+    values = np.hstack([values, noise]).astype(np.float32)
+    values[7, 1] = 25  # an outlier
+    tokens = Ragged(torch.from_numpy(values), torch.from_numpy(lengths))
+    names = (*PLAIN.blocks, "mean")
+    found = Blocks.fit(tokens, {name: BLOCKS[name] for name in names}, 0).of(tokens)
+    middle, reach = values.mean(0), 6 * values.std(0)
+    clipped = np.clip(values - middle, -reach, reach) * [1, 1, 1, 0]
+    parts = np.split(clipped, np.cumsum(lengths)[:-1])
+    for name in ("mean", "std", "max", "min"):
+        wanted = [getattr(part, name)(0) for part in parts]
+        np.testing.assert_allclose(found[f"raw_{name}"], wanted, atol=1e-4)
+    whole = np.split(values, np.cumsum(lengths)[:-1])
+    np.testing.assert_allclose(found["mean"], [part.mean(0) for part in whole], atol=1e-4)
 
 
 def test_features_that_never_vary_within_are_kept_where_there_are_no_others():

@@ -25,7 +25,6 @@ from protocol.baselines import candidate_result
 from protocol.producer import DIM, Context, Producer, Result
 from protocol.unseen import unseen
 
-RECIPE = RICH
 SPECS = sweep.SPECS | BLOCKS | {"bigrams": ("bigrams", {"codes": 24})}
 NOISE = 8  # features, each with the spread of a usual token feature
 COLUMNS = (
@@ -61,23 +60,23 @@ class Unscaled(Blocks):
 
 def variants() -> dict[str, Candidate]:
     """The recipe, and the recipe less or more one part."""
-    blocks = RECIPE.blocks
-    found = {"recipe": RECIPE}
+    blocks = RICH.blocks
+    found = {"recipe": RICH}
     for name in blocks:
         rest = tuple(other for other in blocks if other != name)
-        found[f"without {name}"] = replace(RECIPE, blocks=rest)
+        found[f"without {name}"] = replace(RICH, blocks=rest)
     found |= {
-        f"with {name}": replace(RECIPE, blocks=(*blocks, name))
+        f"with {name}": replace(RICH, blocks=(*blocks, name))
         for name in SPECS
         if name not in blocks
     }
     found |= {
-        f"blocks whitened to the power {power}": replace(RECIPE, block_power=power)
+        f"blocks whitened to the power {power}": replace(RICH, block_power=power)
         for power in (0.0, 0.25, 0.5, 1.0)
-        if power != RECIPE.block_power
+        if power != RICH.block_power
     }
-    found["blocks of equal energy, not of length 1"] = replace(RECIPE, unit=False)
-    found["half-whitened at the end"] = replace(RECIPE, power=0.5)
+    found["blocks of equal energy, not of length 1"] = replace(RICH, unit=False)
+    found["half-whitened at the end"] = replace(RICH, power=0.5)
     return found
 
 
@@ -87,10 +86,10 @@ def ablation(context: Context, seed: int) -> Iterator[Result]:
         return
     hygiene = {"not clipped": Unclipped, "not standardised": Unscaled}
     for what, kind in {"": Blocks, **hygiene}.items():
-        names = list(SPECS) if kind is Blocks else list(RECIPE.blocks)
+        names = list(SPECS) if kind is Blocks else list(RICH.blocks)
         features = _features(context, kind, names, seed)
         cache: dict = {}
-        made = variants() if kind is Blocks else {what: RECIPE}
+        made = variants() if kind is Blocks else {what: RICH}
         for name, option in made.items():
             yield candidate_result(f"ablation: {name}", option, features, cache=cache)
 

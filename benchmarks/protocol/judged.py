@@ -157,7 +157,7 @@ def column(row: str, unit: tasks.Unit, encoder: str, data: Path) -> Column | Non
     fitted, told = Part(train, known), Part(train, scored)
     options = judged_candidates()
     found = prepare(fitted, BLOCKS | sweep.SPECS, "quick", 0)  # type: ignore[arg-type]
-    rows, vectors, _ = compare(fitted, found, options, dim=DIM, random_state=0)  # type: ignore[arg-type]
+    rows, vectors, _ = compare(fitted, [found], options, dim=DIM, random_state=0)  # type: ignore[arg-type]
     test = found.blocks.of(told)  # type: ignore[arg-type]
     back = np.argsort(found.rows)
     everything = {name: block[back] for name, block in found.features.items()}

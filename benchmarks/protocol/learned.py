@@ -20,7 +20,6 @@ from onevec.reduction import Candidate, Reduction
 from onevec.train import Training, train
 from protocol.producer import DIM, Context, Producer, Result
 
-RECIPE = RICH  # the closed-form recipe: what a learned part has to beat
 COLUMNS = (  # raw encoders of six kinds of sequences
     ("ncrna13", "ncrna13"),
     ("deeploc", "proteins"),
@@ -43,10 +42,10 @@ def fit(context: Context, seed: int, pooler: str, way: str, objective: str) -> I
     """Train one pooler for one objective, and reduce it as the recipe does."""
     began = time.process_time()
     specs: dict[str, Any] = dict(BLOCKS)
-    options = {"parts": [BLOCKS[name] for name in RECIPE.blocks]} if way == "residual" else {}
+    options = {"parts": [BLOCKS[name] for name in RICH.blocks]} if way == "residual" else {}
     specs[pooler] = pooler, options
     prepared = prepare(context.train, specs, "quick", seed)
-    blocks = (*RECIPE.blocks, pooler) if way == "beside" else (pooler,)
+    blocks = (*RICH.blocks, pooler) if way == "beside" else (pooler,)
     told = train(
         context.train,
         prepared,
@@ -58,7 +57,7 @@ def fit(context: Context, seed: int, pooler: str, way: str, objective: str) -> I
         random_state=seed,
     )
     prepared = prepared.renewed(context.train, [pooler])
-    reduction = Reduction(replace(RECIPE, blocks=blocks)).fit(prepared.features, DIM)
+    reduction = Reduction(replace(RICH, blocks=blocks)).fit(prepared.features, DIM)
     seconds = time.process_time() - began
     used = prepared.blocks.only(blocks)
     train_part, test_part = (

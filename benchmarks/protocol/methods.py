@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from onevec import OneVec
-from onevec.blocks import prepare
+from onevec.blocks import prepare_folds
 from onevec.judge.verdict import judge
 from onevec.recipe import BLOCKS
 from onevec.reduction import Candidate
@@ -47,9 +47,9 @@ def judgement(context: Context, seed: int) -> Iterator[Result]:
     """What the verdict says of every candidate of the fixed list; no vectors."""
     options = sweep.candidate_list()
     began = time.process_time()
-    found = prepare(context.train, BLOCKS | sweep.SPECS, "quick", seed)
+    folds = prepare_folds(context.train, BLOCKS | sweep.SPECS, "quick", seed)
     with unseen(context.unit.row):
-        _, verdict = judge(context.train, found, options, dim=DIM, random_state=seed)
+        _, verdict = judge(context.train, folds, options, dim=DIM, random_state=seed)
     note = {
         "says": {sweep.name_of(o): e for o, e in zip(options, verdict.candidates, strict=False)},
         "choice": f"candidate: {verdict.choice}",

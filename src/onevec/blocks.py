@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +33,7 @@ EFFORTS = {
     "standard": (20_000, 200_000, 1_500),
     "thorough": (50_000, 500_000, 3_000),
 }
+_ENOUGH_HELD_OUT = 40
 # A feature that varies less within sequences, as a part of its whole spread, belongs to sequences
 # and not to tokens: the mean tells all of it. Persistent noise would own the other statistics.
 _STEADY = 0.01
@@ -42,12 +43,16 @@ _ROUNDING = 1e-6  # what varies less, as a part of its size, does not vary
 _FAR = 10.0
 _QUANTILE_VALUES = 2**21  # so many values tell where they lie
 _RAW = ("mean",)  # pools the tokens as they are: the mean must be exactly the mean
+# As they are, but for outliers and persistent noise.
+_CLIPPED = ("raw_mean", "raw_std", "raw_max", "raw_min")
 
 
 class Blocks:
     """Fitted poolers behind one token scaler: sequences to a dict of block features.
 
-    All but the mean see standardised, clipped tokens; of wide tokens, their leading axes.
+    The mean sees the tokens as they are. Other raw blocks see them centred and clipped, each
+    feature in its own unit; the rest standardised and clipped and, of wide tokens, their leading
+    axes.
     """
 
     def __init__(self, dim: int, poolers: Mapping[str, Pooler]):
@@ -72,35 +77,46 @@ class Blocks:
         varies = _spread_within(sample) > _STEADY * spread
         if bool(varies.any()):
             blocks.scale = torch.where(varies, blocks.scale, torch.inf)
-        scaled = sample.with_values(blocks._scaled(values))
         if sample.dim > _TOKEN_WIDTH:
-            _, blocks.axes = principal_axes(scaled.values, _TOKEN_WIDTH, whiten=False)
-            scaled = scaled.with_values(scaled.values @ blocks.axes)
-        for name, (kind, options) in specs.items():
-            pooler = POOLERS[kind](**options)
-            blocks.poolers[name] = pooler
-            source = sample if blocks._sees_raw(name) else scaled
-            pooler.fit(source, random_state=random_state)
+            scaled = blocks._scaled(values)
+            _, blocks.axes = principal_axes(scaled, _TOKEN_WIDTH, whiten=False)
+        blocks.poolers = {name: POOLERS[kind](**options) for name, (kind, options) in specs.items()}
+        seen = blocks._seen(sample, specs)
+        for name, pooler in blocks.poolers.items():
+            pooler.fit(seen[blocks.view(name)], random_state=random_state)
         return blocks
 
     def _scaled(self, values: Tensor) -> Tensor:
         scaled = (values.float() - self.shift).div_(self.scale).clamp_(-CLIP, CLIP)
         return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
 
+    def _clipped(self, values: Tensor) -> Tensor:
+        """Clip what `_scaled` clips, in the features' own units; what it leaves out is 0."""
+        reach = torch.where(self.scale.isfinite(), CLIP * self.scale, 0.0)
+        return (values.float() - self.shift).clamp_(-reach, reach)
+
     def scaled(self, batch: Ragged) -> Ragged:
-        """Return what all blocks but the mean see."""
+        """Return what most blocks see."""
         return batch.with_values(self._scaled(batch.values))
 
-    def _sees_raw(self, name: str) -> bool:
-        """Whether a block reads the tokens as they are (other layers have other scales)."""
-        return name in _RAW or "layers" in self.poolers[name].needs
+    def view(self, name: str) -> str:
+        """Which tokens a block sees: raw (other layers have other scales), clipped or scaled."""
+        if name in _RAW or "layers" in self.poolers[name].needs:
+            return "raw"
+        return "clipped" if name in _CLIPPED else "scaled"
 
     def pool(self, batch: Ragged, names: Sequence[str]) -> dict[str, Tensor]:
         """Pool one batch with the named blocks, on their device."""
-        raw = [name for name in names if self._sees_raw(name)]
-        scaled = self.scaled(batch).to(self.device) if len(raw) < len(names) else batch
-        batch = batch.to(self.device) if raw else batch
-        return {name: self.poolers[name](batch if name in raw else scaled) for name in names}
+        seen = {view: part.to(self.device) for view, part in self._seen(batch, names).items()}
+        return {name: self.poolers[name](seen[self.view(name)]) for name in names}
+
+    def _seen(self, batch: Ragged, names: Iterable[str]) -> dict[str, Ragged]:
+        """Return what the named blocks see, by their views."""
+        how = {"clipped": self._clipped, "scaled": self._scaled}
+        return {
+            view: batch.with_values(how[view](batch.values)) if view in how else batch
+            for view in {self.view(name) for name in names}
+        }
 
     @torch.inference_mode()
     def __call__(self, batch: Ragged, names: Sequence[str]) -> Features:
@@ -161,7 +177,7 @@ class Blocks:
                 if key.startswith(prefix)
             }
             blocks.poolers[name] = POOLERS[kind](**options)
-            width = dim if blocks._sees_raw(name) else blocks.axes.shape[1]
+            width = blocks.axes.shape[1] if blocks.view(name) == "scaled" else dim
             blocks.poolers[name].build(width)
             blocks.poolers[name].load_state_dict(held)
         return blocks
@@ -244,11 +260,15 @@ class Prepared:
         """Nuisance of the rows that are not held out."""
         return None if self.nuisance is None else self.nuisance[: self.count]
 
-    def closed(self) -> Prepared:
-        """The same with the closed-form blocks alone."""
-        names = [name for name, pooler in self.blocks.poolers.items() if not pooler.learned]
+    def only(self, names: Sequence[str]) -> Prepared:
+        """The same with these blocks alone."""
         kept = {name: self.features[name] for name in names}
         return replace(self, blocks=self.blocks.only(names), features=kept)
+
+    def closed(self) -> Prepared:
+        """The same with the closed-form blocks alone."""
+        poolers = self.blocks.poolers.items()
+        return self.only([name for name, pooler in poolers if not pooler.learned])
 
     def half(self, which: int) -> Prepared:
         """The same with every second of the held-out rows: one half selects, the other judges."""
@@ -279,14 +299,17 @@ def prepare(
     effort: str,
     random_state: int,
     nuisance: Sequence[str] = (),
+    *,
+    turn: int = 0,
 ) -> Prepared:
     """Fit the blocks to a sample of the tokens and pool a sample of the sequences.
 
-    Nothing is fitted to the sequences that are held out.
+    Nothing is fitted to the sequences that are held out; at another turn, others are.
     """
     sequences, most_tokens, held_out = EFFORTS[effort]
     rows = np.random.default_rng(random_state).permutation(len(tokens))[:sequences]
     held_out = min(held_out, len(rows) // 3)
+    rows = np.roll(rows, turn * held_out)
     rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
     known = np.setdiff1d(np.arange(len(tokens)), rows[len(rows) - held_out :])
     sample = sample_sequences(
@@ -298,6 +321,20 @@ def prepare(
         features["mean"] = _means_within_reach(features["mean"], rows)
     unwanted = nuisance_of(tokens, nuisance, rows) if nuisance else None
     return Prepared(blocks, rows, held_out, features, unwanted)
+
+
+def prepare_folds(
+    tokens: Tokens,
+    specs: Mapping[str, tuple[str, dict[str, Any]]],
+    effort: str,
+    random_state: int,
+    nuisance: Sequence[str] = (),
+) -> list[Prepared]:
+    """Do what `prepare` does, and where it holds out few, hold out every third in turn."""
+    given = tokens, specs, effort, random_state, nuisance
+    found = prepare(*given)
+    turns = range(1, 3 if found.held_out < _ENOUGH_HELD_OUT else 1)
+    return [found, *(prepare(*given, turn=turn) for turn in turns)]
 
 
 def _means_within_reach(means: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from onevec.blocks import EFFORTS, Blocks, Prepared, prepare
+from onevec.blocks import EFFORTS, Blocks, Prepared, prepare, prepare_folds
 from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
@@ -143,7 +143,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         asking = BLOCKS if self.pooler == "auto" or learned else {}
         specs = {"mean": ("mean", {})} | asking | {name: (name, {}) for name in names}
         nuisance = tuple(self.nuisance or ())
-        found = prepare(tokens, specs, self.effort, self.random_state, nuisance)
+        given = tokens, specs, self.effort, self.random_state, nuisance
+        # What learns is trained once.
+        folds = [prepare(*given)] if learned else prepare_folds(*given)
+        found = folds[0]
         self.training_ = None
         if learned:
             self.training_ = self._train(tokens, found, names, objective, training, dim=dim)
@@ -152,7 +155,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             offered = native_candidates() if self.export else candidates()
             options = [*offered, *(Candidate((n,), 0.5, 0.5) for n in learned)]
             # What selected the trained state does not judge it.
-            unseen = found.half(1) if learned else found
+            unseen = [found.half(1)] if learned else folds
             chosen, verdict = judge(
                 tokens, unseen, options, dim=dim, random_state=self.random_state
             )

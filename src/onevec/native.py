@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from onevec.recipe import candidates
-from onevec.reduction import MEAN, Candidate
+from onevec.recipe import EXTREMES
+from onevec.reduction import EVENED_MEAN, MEAN, MEAN_PCA, Candidate
 
 NATIVE_POOLERS = (
     "mean",
@@ -53,7 +53,7 @@ def why_not_native(poolers: Iterable[tuple[str, Mapping[str, Any]]], unit: bool 
 def native_candidates() -> list[Candidate]:
     """List the candidates that are native, as `onevec.recipe.candidates` does.
 
-    Second moments beside the mean take the place of the rich blocks.
+    Second moments beside the mean take the place of the rich blocks; roots there are none.
     """
-    mean, *others = [each for each in candidates() if each.blocks == (MEAN,)]
-    return [mean, Candidate((MEAN, "covariance"), 0.25, 0.0), *others]
+    moments = Candidate((MEAN, "covariance"), 0.25, 0.0)
+    return [MEAN_PCA, moments, EXTREMES, EVENED_MEAN]

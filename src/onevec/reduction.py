@@ -116,7 +116,10 @@ class Reduction:
                 if name not in cache:
                     moments = cache[name] = Moments.of([block])
                     moments.principal_axes(min(max(dim, _BLOCK_WIDTH), moments.dim))
-                projection = _projection(width, *how).fit_moments(cache[name])
+                projection = _projection(width, *how, cache[name])
+                if two:  # or their number would tell in the last stage's shrinkage
+                    varying = max(1, int(projection.matrix_.any(0).sum()))
+                    projection = _projection(varying, *how, cache[name])
                 if nuisance is not None:
                     _take_out(projection, block, nuisance)
                 reduced = projection.transform(block)
@@ -127,7 +130,7 @@ class Reduction:
         if two:
             side = np.hstack(sides)
             width = min(dim, side.shape[1])
-            self.outer = _projection(width, *self.last).fit_moments(Moments.of([side]))
+            self.outer = _projection(width, *self.last, Moments.of([side]))
         return self
 
     @property
@@ -203,8 +206,12 @@ def _of_length_1(block: Float[np.ndarray, "seqs dims"]) -> Float[np.ndarray, "se
     return block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), SHORTEST)
 
 
-def _projection(width: int, power: float, shrinkage: float | None) -> Linear:
+def _projection(width: int, power: float, shrinkage: float | None, moments: Moments) -> Linear:
     if power == 0:
-        return PCA(n_components=width)
+        return PCA(n_components=width).fit_moments(moments)
     weight = "auto" if shrinkage is None else shrinkage
-    return Whitening(n_components=width, power=power, shrinkage=weight)
+    found = Whitening(n_components=width, power=power, shrinkage=weight).fit_moments(moments)
+    # Shrinkage keeps directions in which nothing varies, and what they give is rounding noise.
+    null = found.explained_variance_ <= found.eps * found.explained_variance_[0]
+    found.matrix_ = np.where(null, 0.0, found.matrix_)
+    return found

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from onevec import OneVec, encode, pretrain
+from onevec.blocks import Blocks
+from onevec.reduction import Reduction
 
 CONTEXT = 32
 
@@ -52,6 +54,14 @@ def fitted(tokens, pooler, dim=6, **options):
         for part in model.blocks_.poolers.values():
             for parameter in part.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.5)
+    return model
+
+
+def made_of(tokens, specs, candidate, dim=6):
+    """Fit a model that no pooler spec names."""
+    model = fitted(tokens, "mean")
+    blocks = Blocks.fit(tokens, {"mean": ("mean", {})} | specs, 0)
+    model._adopt(blocks, Reduction(candidate).fit(blocks.of(tokens), dim))
     return model
 
 

@@ -16,7 +16,8 @@ from onevec.export.onnx import GRAPH, to_onnx
 from onevec.export.padded import Padded
 from onevec.export.padded_poolers import PADDED
 from onevec.poolers import POOLERS
-from tests.export.conftest import encoded, error, fitted
+from onevec.recipe import BLOCKS, candidates
+from tests.export.conftest import encoded, error, fitted, made_of
 
 DIM = 12
 OPTIONS = {  # besides the defaults: what changes the path through a function
@@ -99,8 +100,7 @@ def feed(session, inputs):
     return session.run(None, {k: np.asarray(v) for k, v in inputs.items() if k in wanted})[0]
 
 
-def check(folder, ragged, pooler):
-    model = fitted(ragged, pooler)
+def check(folder, ragged, model):
     facts = to_onnx(model, folder / "onnx")
     assert facts["difference"] < 1e-4
     onnx.checker.check_model(str(folder / "onnx" / GRAPH))
@@ -116,7 +116,7 @@ def check(folder, ragged, pooler):
 
 
 def test_a_graph_of_the_recipe_on_ragged_batches(tmp_path, ragged):
-    facts, session = check(tmp_path, ragged, GROUPS["recipe"])
+    facts, session = check(tmp_path, ragged, fitted(ragged, GROUPS["recipe"]))
     assert facts["inputs"] == ["tokens", "mask"]
     shapes = {entry.name: entry.shape for entry in session.get_inputs()}
     assert all(isinstance(size, str) for size in (*shapes["tokens"][:2], *shapes["mask"]))
@@ -126,14 +126,19 @@ def test_a_graph_of_the_recipe_on_ragged_batches(tmp_path, ragged):
 
 
 def test_a_graph_that_reads_ids(tmp_path, ragged):
-    facts, _ = check(tmp_path, ragged, "idf|max")
+    facts, _ = check(tmp_path, ragged, fitted(ragged, "idf|max"))
     assert facts["inputs"] == ["tokens", "mask", "ids"]
+
+
+@pytest.mark.parametrize("candidate", candidates()[1:4], ids=lambda each: each.name)
+def test_graphs_of_the_recipe_s_candidates(tmp_path, ragged, candidate):
+    check(tmp_path, ragged, made_of(ragged, BLOCKS, candidate))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_graphs_of_every_pooler(tmp_path, ragged, group):
-    check(tmp_path, ragged, GROUPS[group])
+    check(tmp_path, ragged, fitted(ragged, GROUPS[group]))
 
 
 INNER = {"layer": 1, "special_tokens": True, "max_length": 12}

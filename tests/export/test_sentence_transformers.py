@@ -18,9 +18,9 @@ from onevec.export.sentence_transformers import MANIFEST, to_sentence_transforme
 from onevec.export.sentence_transformers_module import OneVecPooling
 from onevec.native import ALONE, NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.poolers import POOLERS
-from onevec.recipe import BLOCKS
-from onevec.reduction import EVENED_MEAN, MEAN_PCA
-from tests.export.conftest import encoded, error, fitted
+from onevec.recipe import BLOCKS, EXTREMES
+from onevec.reduction import EVENED_MEAN, MEAN_PCA, Candidate
+from tests.export.conftest import encoded, error, fitted, made_of
 
 RICH = "dct|std|covariance|lagged_covariance"
 
@@ -55,15 +55,17 @@ def test_native_random_projection_with_options(tmp_path, encoder, texts, tokens,
 
 
 def check_with(folder, encoder, texts, tokens, pooler, options):
-    from onevec.blocks import Blocks
-    from onevec.reduction import Candidate, Reduction
-
-    model = fitted(tokens, "mean")
-    blocks = Blocks.fit(tokens, {"mean": ("mean", {}), "other": (pooler, options)}, 0)
-    reduction = Reduction(Candidate(("mean", "other"), 0.5, 0.5)).fit(blocks.of(tokens), 6)
-    model._adopt(blocks, reduction)
+    specs = {"other": (pooler, options)}
+    model = made_of(tokens, specs, Candidate(("mean", "other"), 0.5, 0.5))
     to_sentence_transformers(model, encoder, folder / "st", road="native")
     assert error(vectors(folder / "st", texts), model.transform(tokens)) < 1e-4
+
+
+@pytest.mark.parametrize("candidate", native_candidates(), ids=lambda each: each.name)
+def test_native_candidates(tmp_path, encoder, texts, tokens, candidate):
+    model = made_of(tokens, BLOCKS, candidate)
+    to_sentence_transformers(model, encoder, tmp_path / "st", road="native")
+    assert error(vectors(tmp_path / "st", texts), model.transform(tokens)) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["mean_pca", "mean_whitened"])
@@ -133,7 +135,7 @@ def test_every_pooler_is_native_or_says_why():
         assert (why_not_native([(name, {})]) == "") == (name in NATIVE)
     assert set(ALONE) < set(NATIVE) == set(NATIVE_POOLERS) < set(POOLERS)
     options = native_candidates()
-    assert options[0] == MEAN_PCA and EVENED_MEAN in options and len(options) == 5
+    assert options[0] == MEAN_PCA and {EXTREMES, EVENED_MEAN} < set(options) and len(options) == 4
     assert not any(why_not_native([BLOCKS[b] for b in each.blocks]) for each in options)
     assert "one weighting" in why_not_native([("idf", {}), ("mean", {})])
     assert "roots" in why_not_native([("covariance", {"signed_root": True})])

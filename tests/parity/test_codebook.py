@@ -154,6 +154,9 @@ def test_few_distinct_tokens_are_repeated_to_fill_the_book():
     values = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat(50, 1)
     pooler = fit("vlad", Ragged(values, torch.tensor([100])), codes=5)
     assert pooler.book.tolist() == [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1]]
+    rounded = values * (1 + 1e-7 * (torch.arange(100)[:, None] % 3))
+    book = fit("vlad", Ragged(rounded, torch.tensor([100])), codes=5).book
+    torch.testing.assert_close(book, pooler.book, atol=1e-6, rtol=0)
     hard = fit("bag", Ragged(values, torch.tensor([100])), codes=5, soft=False)
     shares = hard(Ragged(values[:4], torch.tensor([4])))
     assert shares.tolist() == [[0.5, 0.5, 0, 0, 0]]

@@ -88,7 +88,7 @@ class Head(nn.Module):
             )
         self.poolers = nn.ModuleDict({name: found[name] for name in self.names})
         self.requires_grad_(False)
-        self.raw = [name for name in self.names if model.blocks_._sees_raw(name)]
+        self.views = {name: model.blocks_.view(name) for name in self.names}
         for name in ("shift", "scale", "axes"):
             self.register_buffer(name, getattr(model.blocks_, name).clone())
         reduction = model.reduction_
@@ -112,10 +112,17 @@ class Head(nn.Module):
     def _hold(self, name: str, array: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
 
-    def scaled(self, values: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens width"]:
-        """Return what all blocks but the mean see: standardised, clipped, rotated if wide."""
-        scaled = ((values - self.shift) / self.scale).clamp(-CLIP, CLIP)
-        return scaled if self.axes.shape[0] == self.axes.shape[1] else scaled @ self.axes
+    def seen(self, values: Float[Tensor, "*tokens dim"]) -> dict[str, Tensor]:
+        """Return what the blocks see, by their views: see `onevec.blocks.Blocks.view`."""
+        seen = {"raw": values}
+        if "clipped" in self.views.values():
+            reach = torch.where(self.scale.isfinite(), CLIP * self.scale, 0.0)
+            seen["clipped"] = torch.minimum(torch.maximum(values - self.shift, -reach), reach)
+        if "scaled" in self.views.values():
+            scaled = ((values - self.shift) / self.scale).clamp(-CLIP, CLIP)
+            square = self.axes.shape[0] == self.axes.shape[1]
+            seen["scaled"] = scaled if square else scaled @ self.axes
+        return seen
 
     def reduce(self, features: Mapping[str, Tensor]) -> Float[Tensor, "seqs dim"]:
         """Reduce block features to the vector."""
@@ -131,13 +138,10 @@ class Head(nn.Module):
 
     def forward(self, tokens: Ragged) -> Float[Tensor, "seqs dim"]:
         """Pool sequences, an empty one to the features zero, and reduce."""
-        raw = tokens.with_values(tokens.values.float())
-        scaled = raw if self.raw == self.names else raw.with_values(self.scaled(raw.values))
+        values = self.seen(tokens.values.float())
+        seen = {view: tokens.with_values(shown) for view, shown in values.items()}
         return self.reduce(
-            {
-                name: pooler(raw if name in self.raw else scaled)
-                for name, pooler in self.poolers.items()
-            }
+            {name: pooler(seen[self.views[name]]) for name, pooler in self.poolers.items()}
         )
 
 

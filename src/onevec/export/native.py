@@ -248,16 +248,17 @@ def native_chain(model: OneVec) -> Chain:
     tokens = Program(blocks.dim)
     raw = Columns.of(np.arange(blocks.dim))
     names = model.reduction_.candidate.blocks
-    scaled = raw
-    if not all(blocks._sees_raw(name) for name in names):
-        unit = 1 / (CLIP * _array(blocks.scale))
-        clipped = tokens.add(nn.Hardtanh, raw.map(np.diag(unit), -_array(blocks.shift) * unit))
-        scaled = clipped.map(CLIP * _array(blocks.axes).T)
+    views = {"raw": raw}
+    if not all(blocks.view(name) == "raw" for name in names):
+        scale = _array(blocks.scale)
+        unit = 1 / (CLIP * scale)
+        within = tokens.add(nn.Hardtanh, raw.map(np.diag(unit), -_array(blocks.shift) * unit))
+        views["scaled"] = within.map(CLIP * _array(blocks.axes).T)
+        views["clipped"] = within.map(np.diag(np.where(np.isfinite(scale), CLIP * scale, 0.0)))
     parts = {}
     for name in names:
         pooler = blocks.poolers[name]
-        seen = raw if blocks._sees_raw(name) else scaled
-        parts[name] = NATIVE[kind_of(pooler)](pooler, seen, tokens)
+        parts[name] = NATIVE[kind_of(pooler)](pooler, views[blocks.view(name)], tokens)
     read = np.concatenate([part.columns.places for part in parts.values()])
     layers, places = tokens.layers(read)
     modes = tuple(

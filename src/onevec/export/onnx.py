@@ -160,10 +160,11 @@ class VectorGraph(nn.Module):
         """Return (batch, dim)."""
         there = mask > 0
         raw = Padded(tokens.masked_fill(~there.unsqueeze(-1), 0.0), there, ids)
-        scaled = raw.with_values(self.head.scaled(raw.values))
+        values = self.head.seen(raw.values)
+        seen = {view: raw.with_values(shown) for view, shown in values.items()}
         return self.head.reduce(
             {
-                name: PADDED[self.kinds[name]](pooler, raw if name in self.head.raw else scaled)
+                name: PADDED[self.kinds[name]](pooler, seen[self.head.views[name]])
                 for name, pooler in self.head.poolers.items()
             }
         )

@@ -18,13 +18,15 @@ from onevec.tokens.batches import Tokens
 
 def compare(
     tokens: Tokens,
-    prepared: Prepared,
+    folds: Sequence[Prepared],
     options: Sequence[Candidate],
     *,
     dim: int,
     random_state: int,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], np.ndarray]:
     """Score candidates, the mean first among them, without labels.
+
+    ``folds`` hold out different sequences of the same ``tokens``; usually it is one.
 
     Returns
     -------
@@ -34,33 +36,51 @@ def compare(
         ``_error``; ``uniformity`` and ``uniformity_gain``; ``z``, what the first two say in
         standard errors, and ``retrieval_z``.
     vectors : dict of str to (seqs, dim) array
-        Of the held-out sequences, by candidate.
+        Of the first fold's held-out sequences, by candidate.
     lengths : (seqs,) array
-        Of the held-out sequences.
+        Of the same sequences.
     """
-    cache: dict[Any, Any] = {}
-    exam = Exam.set(tokens, prepared, random_state, cache)
-    halves = exam.answers(prepared.blocks)
-    prepared = replace(prepared, features=unsteady(prepared.features, prepared.blocks))
-    whole = {name: block[exam.held] for name, block in prepared.features.items()}
-    rows, vectors = [], {}
-    scored: list[dict[str, np.ndarray]] = []
-    for option in options:
-        reduction = Reduction(option).fit(prepared.fitted, dim, cache, prepared.fitted_nuisance)
-        both = [reduction.transform(half) for half in halves]
-        scored.append(asdict(exam.evidence(both)) | {"retrieval": exam.retrieval(both)})
-        vectors[option.name] = reduction.transform(whole)
-        row = {"name": option.name, "uniformity": uniformity(vectors[option.name])}
+    parts = [_scores(tokens, fold, options, dim, random_state) for fold in folds]
+    rows: list[dict[str, Any]] = []
+    means: dict[str, np.ndarray] = {}
+    for place, option in enumerate(options):
+        scored = [part[place] for part, _, _ in parts]
+        values = {name: np.concatenate([each[name] for each in scored]) for name in scored[0]}
+        means = means or values
+        evenness = [uniformity(vectors[option.name]) for _, vectors, _ in parts]
+        row = {"name": option.name, "uniformity": float(np.mean(evenness))}
         row["uniformity_gain"] = rows[0]["uniformity"] - row["uniformity"] if rows else 0.0
-        for score, values in scored[-1].items():
-            gains = values - scored[0][score]
-            row[score] = float(values.mean())
+        for score, ours in values.items():
+            gains = ours - means[score]
+            row[score] = float(ours.mean())
             row[f"{score}_gain"] = float(gains.mean())
             row[f"{score}_error"] = float(gains.std(ddof=1) / math.sqrt(len(gains)))
         row["z"] = joint_z(row)
         row["retrieval_z"] = in_errors(row, "retrieval")
         rows.append(row)
-    return rows, vectors, exam.lengths
+    return rows, *parts[0][1:]
+
+
+def _scores(
+    tokens: Tokens,
+    prepared: Prepared,
+    options: Sequence[Candidate],
+    dim: int,
+    random_state: int,
+) -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray], np.ndarray]:
+    """Scores of every held-out sequence for each candidate, their vectors and lengths."""
+    cache: dict[Any, Any] = {}
+    exam = Exam.set(tokens, prepared, random_state, cache)
+    halves = exam.answers(prepared.blocks)
+    prepared = replace(prepared, features=unsteady(prepared.features, prepared.blocks))
+    whole = {name: block[exam.held] for name, block in prepared.features.items()}
+    scored, vectors = [], {}
+    for option in options:
+        reduction = Reduction(option).fit(prepared.fitted, dim, cache, prepared.fitted_nuisance)
+        both = [reduction.transform(half) for half in halves]
+        scored.append(asdict(exam.evidence(both)) | {"retrieval": exam.retrieval(both)})
+        vectors[option.name] = reduction.transform(whole)
+    return scored, vectors, exam.lengths
 
 
 def joint_z(row: Mapping[str, Any]) -> float:

@@ -17,7 +17,7 @@ from onevec.judge.unlabelled import (
     matched_retrieval,
     without_length,
 )
-from onevec.recipe import BLOCKS
+from onevec.recipe import ASKING
 from onevec.reduction import MEAN, Candidate, Reduction
 from onevec.tokens.batches import Tokens
 from onevec.views import halves
@@ -57,9 +57,8 @@ class Exam:
     def set(
         cls, tokens: Tokens, prepared: Prepared, random_state: int, cache: dict[Any, Any]
     ) -> Exam:
-        """Let the recipe's blocks ask; ``cache`` keeps reductions, see `Reduction.fit`."""
-        asking = {name: block for name, block in prepared.features.items() if name in BLOCKS}
-        prepared = replace(prepared, blocks=prepared.blocks.only(list(asking)), features=asking)
+        """Let `ASKING` ask; ``cache`` keeps reductions, see `Reduction.fit`."""
+        prepared = prepared.only([name for name in prepared.features if name in ASKING])
         held = prepared.held_out_rows(tokens)
         rows = prepared.rows[held]
         lengths = tokens.lengths.cpu().numpy()[rows]

@@ -21,7 +21,8 @@ from onevec.judge.probes import normalise
 _FOLDS = 5
 _NEIGHBOURS = 5
 _CLUSTERS = (8, 24)
-_RIVALS = 40  # sequences of like length that a half is told from
+# Sequences of like length that a half is told from: of few sequences fewer, or the lengths differ.
+_RIVALS, _FEWEST_RIVALS, _SHARE = 40, 4, 8
 _RIDGE = (*np.logspace(-2, 3, 6), 1e9)  # the last guesses the mean: knowing nothing is no loss
 
 
@@ -105,7 +106,7 @@ def matched_retrieval(
     length, because both halves of a sequence have one length and many vectors tell it.
     """
     likeness = normalise(first.astype(np.float64)) @ normalise(second.astype(np.float64)).T
-    others = min(_RIVALS, len(first) - 1)
+    others = min(_RIVALS, max(_FEWEST_RIVALS, len(first) // _SHARE), len(first) - 1)
     order = np.argsort(lengths, kind="stable")
     start = np.clip(np.arange(len(first)) - others // 2, 0, len(first) - 1 - others)
     window = order[start[:, None] + np.arange(others + 1)]  # holds the sequence itself, once

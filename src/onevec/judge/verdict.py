@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,10 +13,11 @@ from onevec.blocks import Prepared
 from onevec.judge.calibration import Calibration, calibration, measures_of, outdone, speaks
 from onevec.judge.compare import compare
 from onevec.judge.unlabelled import length_readability
+from onevec.recipe import PLAINER
 from onevec.reduction import EVENED_MEAN, MEAN_PCA, Candidate
 from onevec.tokens.batches import Tokens
 
-LEAST_HELD_OUT = 40
+LEAST_HELD_OUT = 30
 LIKELY = 0.7  # a candidate that beats the mean with this probability is taken
 SURE = 0.9  # and with this one the verdict claims that it does
 _EVEN_ENOUGH = 0.95  # of the other halves found by mean + PCA: more than that, and it is kept
@@ -42,13 +43,13 @@ class Verdict:
     sentence : str
         The verdict in one sentence.
     held_out : int
-        Sequences it rests on.
+        Sequences it rests on; of few, all of them, held out in turn.
     candidates : list of dict
         For each: name, the scores without labels (see `onevec.judge.compare`), expected_gain and
         probability.
     length_r2 : float or None
         How well the logarithm of the length can be read from the chosen vector (R² of ridge on
-        held-out sequences); None where nothing was compared.
+        held-out sequences); None where nothing was compared, and of few sequences.
     expected_gain : float or None
         Of the candidate named in the sentence, over the mean at the same number of dimensions, in
         points of the average probe with labels.
@@ -81,7 +82,7 @@ class Verdict:
 
 def judge(
     tokens: Tokens,
-    prepared: Prepared,
+    folds: Sequence[Prepared],
     options: list[Candidate],
     *,
     dim: int,
@@ -93,9 +94,9 @@ def judge(
     ----------
     tokens : Ragged or TokenStore
         Where the sequences are.
-    prepared : Prepared
-        Their block features; nothing is fitted to its held-out rows, and those of one token are
-        passed over.
+    folds : sequence of Prepared
+        Their block features, with other sequences held out in each; nothing is fitted to held-out
+        rows, and those of one token are passed over. Usually one, see `prepare_folds`.
     options : list of Candidate
         The mean, then the others, the likeliest best first; `EVENED_MEAN` is among them.
     dim : int
@@ -103,11 +104,11 @@ def judge(
     random_state : int
         Seed.
     """
-    usable = prepared.held_out_rows(tokens)
-    why = _why_undecided(prepared, len(usable), len(options))
+    usable = sum(len(fold.held_out_rows(tokens)) for fold in folds)
+    why = _why_undecided(folds[0], usable, len(options))
     if why:
-        return MEAN_PCA, Verdict(MEAN_PCA.name, False, 0.5, f"Keep the mean: {why}.", len(usable))
-    rows, vectors, lengths = compare(tokens, prepared, options, dim=dim, random_state=random_state)
+        return MEAN_PCA, Verdict(MEAN_PCA.name, False, 0.5, f"Keep the mean: {why}.", usable)
+    rows, vectors, lengths = compare(tokens, folds, options, dim=dim, random_state=random_state)
     table = calibration()
     rows = expected(rows, table)
     place, chosen = choose(rows)
@@ -119,10 +120,12 @@ def judge(
         beats_mean=taken,
         # Never certain: the normal approximation knows nothing that far out.
         probability=min(row["probability"], 0.999),
-        sentence=_sentence(rows, place, chosen, len(lengths)),
-        held_out=len(lengths),
+        sentence=_sentence(rows, place, chosen, usable),
+        held_out=usable,
         candidates=rows,
-        length_r2=length_readability(vectors[options[chosen].name], lengths, random_state),
+        length_r2=length_readability(vectors[options[chosen].name], lengths, random_state)
+        if len(folds) == 1
+        else None,
         expected_gain=gain,
         interval=[gain - _NINETY * spread, gain + _NINETY * spread],
     )
@@ -139,8 +142,8 @@ def _why_undecided(prepared: Prepared, held_out: int, options: int) -> str:
         return "there is only one candidate"
     if held_out < LEAST_HELD_OUT:
         return (
-            f"only {held_out} sequences of two or more tokens could be held out, and a verdict "
-            f"needs {LEAST_HELD_OUT}"
+            f"only {held_out} sequences of two or more tokens could be held out, together or in "
+            f"turn, and a verdict needs {LEAST_HELD_OUT}"
         )
     if all(_alike(block) for block in prepared.features.values()):
         return "the sequences are all alike, so there is nothing to compare"
@@ -164,14 +167,19 @@ def choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
     They are the same unless the mean is kept. The scores hardly rank the winners: the order of
     the candidates is a better guide there (benchmarks/LOG.md).
     """
-    evened = rows[_evened(rows)]
-    for place, row in enumerate(rows):
-        likely = place and row["probability"] >= LIKELY and speaks(row)
-        if likely and not outdone(row, evened):
+    for place, row in enumerate(rows[1:], 1):
+        likely = row["probability"] >= LIKELY and speaks(row)
+        if likely and outdone_by(row, rows) is None:
             return place, place
     kept = 0 if rows[0]["retrieval"] >= _EVEN_ENOUGH else _evened(rows)
     others = [place for place in range(1, len(rows)) if place != kept]
     return max(others, key=lambda place: rows[place]["probability"]), kept
+
+
+def outdone_by(row: Mapping[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the first of the plainer candidates that has every measure better, or as good."""
+    plainer = {option.name for option in PLAINER}
+    return next((o for o in rows if o["name"] in plainer and outdone(row, o)), None)
 
 
 def _evened(rows: Sequence[dict[str, Any]]) -> int:
@@ -179,7 +187,7 @@ def _evened(rows: Sequence[dict[str, Any]]) -> int:
 
 
 def _sentence(rows: Sequence[dict[str, Any]], place: int, chosen: int, held_out: int) -> str:
-    row, evened = rows[place], rows[_evened(rows)]
+    row = rows[place]
     chance = in_words(row["probability"])
     evidence = _evidence(row, rows[0], "the mean", held_out)
     if chosen == place:
@@ -195,10 +203,11 @@ def _sentence(rows: Sequence[dict[str, Any]], place: int, chosen: int, held_out:
             f"evenly or find the other half clearly better; the nearest is {row['name']} "
             f"({evidence})."
         )
-    if row["probability"] >= LIKELY and outdone(row, evened):
-        evidence = _evidence(row, evened, "the other", held_out)
+    better = outdone_by(row, rows)
+    if row["probability"] >= LIKELY and better:
+        evidence = _evidence(row, better, "the other", held_out)
         return (
-            f"{keep}: the nearest is {row['name']}, and the {evened['name']} outdoes it in all "
+            f"{keep}: the nearest is {row['name']}, and the {better['name']} outdoes it in all "
             f"that is read without labels ({evidence})."
         )
     return (

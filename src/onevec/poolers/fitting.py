@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SAMPLE_TOKENS = 50_000
+_ROUNDING = 1e-5  # of the largest value: what is nearer differs by rounding alone
 
 
 def generator(random_state: int) -> torch.Generator:
@@ -53,11 +54,16 @@ def principal_axes(
     centred = tokens - centre
     variance, axes = torch.linalg.eigh(centred.T @ centred / len(tokens))
     variance, axes = variance.flip(0)[:rank], axes.flip(1)[:, :rank]
-    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    axes = turned(axes)
     if whiten:
         floor = 1e-9 * variance[0].clamp(min=1e-30)
         axes = axes * torch.where(variance > floor, variance.clamp(min=1e-38).rsqrt(), 0.0)
     return centre.float(), axes.float()
+
+
+def turned(axes: Float[Tensor, "dim rank"]) -> Float[Tensor, "dim rank"]:
+    """Turn each axis so that its largest entry is positive: the sign alone means nothing."""
+    return axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
 
 
 def kmeans_codebook(
@@ -65,9 +71,10 @@ def kmeans_codebook(
 ) -> Float[Tensor, "codes dim"]:
     """Fit k-means (scikit-learn, k-means++).
 
-    Where the sample has fewer distinct tokens than ``codes``, these are the codewords and they
-    are repeated to fill the book: its size never depends on the data. A repeated codeword gets
-    no token of a hard assignment (the first one does) and shares those of a soft one.
+    Where the sample has fewer distinct tokens than ``codes``, rounding aside, these are the
+    codewords and they are repeated to fill the book: its size never depends on the data. A
+    repeated codeword gets no token of a hard assignment (the first one does) and shares those of
+    a soft one.
     """
     import numpy as np
     from sklearn.cluster import KMeans
@@ -89,11 +96,13 @@ def _distinct(array: np.ndarray, codes: int) -> np.ndarray | None:
     """Return the distinct rows if there are at most ``codes``, else None."""
     import numpy as np
 
-    known = np.unique(array[: 4 * codes], axis=0)
-    if len(known) > codes:
-        return None
-    known = np.unique(array, axis=0)
-    return known if len(known) <= codes else None
+    grain = _ROUNDING * float(np.abs(array).max()) or 1.0
+    first = np.empty(0, int)
+    for part in (array[: 4 * codes], array):
+        _, first = np.unique(np.round(part / grain), axis=0, return_index=True)
+        if len(first) > codes:
+            return None
+    return array[first]
 
 
 def squared_distances(

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
-from onevec.poolers.fitting import kmeans_codebook, sample_tokens
+from onevec.poolers.fitting import kmeans_codebook, sample_tokens, turned
 from onevec.poolers.transport import Values, sinkhorn_plan
 from onevec.ragged import Ragged
 from onevec.segment import segment_outer
@@ -92,12 +92,8 @@ class KernelTransport(Pooler):
         gram = self._likeness(self.points).double()
         strength, axes = torch.linalg.eigh((gram + gram.T) / 2)
         strength, axes = strength.flip(0)[: self.width], axes.flip(1)[:, : self.width]
-        axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-        self.basis.copy_(axes / (strength.clamp(min=0).sqrt() + _RIDGE))
+        self.basis.copy_(turned(axes) / (strength.clamp(min=0).sqrt() + _RIDGE))
         features = normalize(self.features(tokens))
-        distinct = features.round(decimals=4).unique(dim=0)
-        if len(distinct) < self.references:  # rounding alone tells more apart
-            features = distinct
         book = kmeans_codebook(features, self.references, random_state)
         self.book.copy_(normalize(book))
 
