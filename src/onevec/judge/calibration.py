@@ -29,6 +29,7 @@ _CUTS = {"uniformity": (-0.2, 3.0), "retrieval": (-2.0, 1.5), "pseudo_labels": (
 MEASURES = tuple(_CUTS)
 _ADDED = {"retrieval": 0.01, "pseudo_labels": 0.02}
 _EVENER, _FOUND = 0.1, 4.0  # the second in standard errors
+_CLEARLY = 0.03  # of each measure: below that the order of the candidates knows better
 FILE = Path(__file__).with_name("calibration.json")
 
 
@@ -85,9 +86,9 @@ def speaks(row: Mapping[str, Any]) -> bool:
 
 
 def outdone(row: Mapping[str, Any], by: Mapping[str, Any]) -> bool:
-    """Whether another candidate has every measure better, or as good."""
+    """Whether another candidate has every measure clearly better."""
     ours, theirs = measures_of(row), measures_of(by)
-    return row["name"] != by["name"] and all(theirs[name] >= ours[name] for name in ours)
+    return all(theirs[name] >= ours[name] + _CLEARLY for name in ours)
 
 
 _current: list[Calibration] = []

@@ -177,7 +177,7 @@ def choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
 
 
 def outdone_by(row: Mapping[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the first of the plainer candidates that has every measure better, or as good."""
+    """Return the first of the plainer candidates that has every measure clearly better."""
     plainer = {option.name for option in PLAINER}
     return next((o for o in rows if o["name"] in plainer and outdone(row, o)), None)
 
