@@ -1,7 +1,8 @@
 """Learned poolers and objectives on frozen tokens, to be measured against the closed-form recipe.
 
 Three ways to stand: *alone*, *beside* the blocks of the recipe as one more block, and as a
-*residual* head on these blocks. All are trained by the defaults, without labels.
+*residual* head on these blocks, evened as the recipe does. All are trained by the defaults,
+without labels; each is there untrained too, so that it shows what training alone is worth.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from onevec.objectives import OBJECTIVES, make_objective
 from onevec.poolers import POOLERS
 from onevec.recipe import BLOCKS, RICH
 from onevec.reduction import Candidate, Reduction
-from onevec.train import Training, train
+from onevec.train import Trained, Training, train
 from protocol.producer import DIM, Context, Producer, Result
 
 COLUMNS = (  # raw encoders of six kinds of sequences
@@ -31,6 +32,7 @@ COLUMNS = (  # raw encoders of six kinds of sequences
 )
 BESIDE = ("query_attention", "convolution", "recurrent")
 TRIED = ("info_nce", "held_out_statistics")  # with every pooler
+UNTRAINED = "untrained"
 CODE = (
     *(f"src/onevec/{name}" for name in ("poolers", "project", "judge", "train")),
     *(f"src/onevec/{name}.py" for name in ("nuisance", "blocks", "reduction", "recipe")),
@@ -41,23 +43,31 @@ CODE = (
 def fit(context: Context, seed: int, pooler: str, way: str, objective: str) -> Iterator[Result]:
     """Train one pooler for one objective, and reduce it as the recipe does."""
     began = time.process_time()
+    parts = [BLOCKS[name] for name in RICH.blocks]
+    evened = "evened", {"parts": parts, "power": RICH.block_power}
     specs: dict[str, Any] = dict(BLOCKS)
-    options = {"parts": [BLOCKS[name] for name in RICH.blocks]} if way == "residual" else {}
-    specs[pooler] = pooler, options
+    specs[pooler] = pooler, {"parts": [evened]} if way == "residual" else {}
     prepared = prepare(context.train, specs, "quick", seed)
     blocks = (*RICH.blocks, pooler) if way == "beside" else (pooler,)
-    told = train(
-        context.train,
-        prepared,
-        Candidate(blocks, 0.5, 0.5),  # the linear map that is trained along is affine
-        make_objective(objective),
-        Training(causal=True),  # whether it is, is not asked here: the table shows what comes of it
-        dim=DIM,
-        effort="quick",
-        random_state=seed,
-    )
-    prepared = prepared.renewed(context.train, [pooler])
-    reduction = Reduction(replace(RICH, blocks=blocks)).fit(prepared.features, DIM)
+    # Trained along is an affine map, which blocks of length 1 would not give.
+    trained_as = Candidate(blocks, 0.5, 0.5)
+    final = replace(RICH, blocks=blocks)
+    if way == "residual":  # its parts are evened already
+        trained_as = final = Candidate(blocks, 0.0, RICH.power)
+    told = Trained()
+    if objective != UNTRAINED:
+        told = train(
+            context.train,
+            prepared,
+            trained_as,
+            make_objective(objective),
+            Training(causal=True),  # whether it is, is not asked: the table shows what comes of it
+            dim=DIM,
+            effort="quick",
+            random_state=seed,
+        )
+        prepared = prepared.renewed(context.train, [pooler])
+    reduction = Reduction(final).fit(prepared.features, DIM)
     seconds = time.process_time() - began
     used = prepared.blocks.only(blocks)
     train_part, test_part = (
@@ -78,12 +88,12 @@ def name_of(pooler: str, way: str, objective: str) -> str:
 
 def producers() -> list[Producer]:
     """Every objective with the residual head, every pooler with two objectives, some beside."""
-    tried = [("residual", "residual", objective) for objective in OBJECTIVES]
+    tried = [("residual", "residual", objective) for objective in (*OBJECTIVES, UNTRAINED)]
     for pooler in POOLERS:
         # Layers to mix are not in these stores.
         if POOLERS[pooler]().learned and pooler not in ("residual", "layer_mix"):
-            tried += [(pooler, "alone", objective) for objective in TRIED]
-    tried += [(pooler, "beside", objective) for pooler in BESIDE for objective in TRIED]
+            tried += [(pooler, "alone", objective) for objective in (*TRIED, UNTRAINED)]
+    tried += [(name, "beside", objective) for name in BESIDE for objective in (*TRIED, UNTRAINED)]
     return [
         Producer(
             name_of(pooler, way, objective),

@@ -319,9 +319,17 @@ def _recurrent(pooler: Any, t: Padded) -> Tensor:
     return t.mean(t.values) + pooler.spread * pooler.project(pooled)
 
 
-def _residual(pooler: Any, t: Padded) -> Tensor:
+def _parts(pooler: Any, t: Padded) -> Tensor:
     members = zip(pooler.blocks.names, pooler.blocks.members, strict=True)
-    blocks = torch.cat([PADDED[name](member, t) for name, member in members], dim=1)
+    return torch.cat([PADDED[name](member, t) for name, member in members], dim=1)
+
+
+def _evened(pooler: Any, t: Padded) -> Tensor:
+    return pooler.even(_parts(pooler, t)) * t.mask.any(1, keepdim=True)
+
+
+def _residual(pooler: Any, t: Padded) -> Tensor:
+    blocks = _parts(pooler, t)
     added = pooler.spread * pooler.head((blocks - pooler.centre) / pooler.spread)
     return blocks + added * t.mask.any(1, keepdim=True)
 
@@ -369,6 +377,7 @@ PADDED: dict[str, Callable[[Any, Padded], Tensor]] = {
     "lagged_covariance": _lagged,
     "bigrams": _bigrams,
     "random_convolutions": _random_convolutions,
+    "evened": _evened,
     "attention": _attention,
     "gated_attention": _attention,
     "attentive_statistics": _attentive_statistics,

@@ -6,6 +6,7 @@ from onevec.poolers.attention import Attention, AttentiveStatistics, GatedAttent
 from onevec.poolers.base import Pooler
 from onevec.poolers.codebook import VLAD, Bag, Fisher
 from onevec.poolers.covariance import Correlation, Covariance
+from onevec.poolers.evened import Evened
 from onevec.poolers.graph import TokenGraph
 from onevec.poolers.kernel_transport import KernelTransport
 from onevec.poolers.order import (
@@ -68,6 +69,7 @@ POOLERS: dict[str, type[Pooler]] = {
     "lagged_covariance": LaggedCovariance,
     "bigrams": Bigrams,
     "random_convolutions": RandomConvolutions,
+    "evened": Evened,
     "attention": Attention,
     "gated_attention": GatedAttention,
     "attentive_statistics": AttentiveStatistics,
