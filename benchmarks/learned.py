@@ -3,7 +3,9 @@
     python benchmarks/learned.py [--data DIR] [--jobs 2] [--only convolution]
 
 Trains without labels, on the tokens and with the probes of quality.py; results are kept in the
-same way, so a run that was stopped goes on. Writes benchmarks/results/learned.json and .md.
+same way, so a run that was stopped goes on. Every pooler is there untrained too, and beside the
+gains stands how often training helped, by its own held-out score and by the labels, and how far
+the two agree. Writes benchmarks/results/learned.json and .md.
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import kendalltau
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import quality
 from protocol import learned, report, runner, tasks
 from protocol.encoders import RAW
-from protocol.goals import OURS, Table
+from protocol.goals import OURS, Table, Task
 
 RECIPE = f"candidate: {learned.RICH.name}"
+BASES = {"recipe": RECIPE, "onevec": OURS, "mean": "mean"}
 
 
 def main() -> None:
@@ -56,13 +60,13 @@ def main() -> None:
 
 
 def collect(jobs: list[runner.Job], settings: runner.Settings) -> dict[str, Any]:
-    """Every learned method: macro and per task, against the recipe, the default and the mean."""
+    """Every learned method: macro and per task, against recipe, its start, default and mean."""
     table, states, errors, fits = report.gather(jobs)
     found = {}
     for name in table.methods("learned"):
         entry: dict[str, Any] = {
             f"gain over {label}": table.macro(name, base, RAW)
-            for label, base in (("recipe", RECIPE), ("onevec", OURS), ("mean", "mean"))
+            for label, base in (*BASES.items(), ("start", start_of(name)))
         }
         entry["tasks"] = {
             task.name: _cell(table, task, name) for task in table.tasks(RAW, name, RECIPE)
@@ -73,11 +77,17 @@ def collect(jobs: list[runner.Job], settings: runner.Settings) -> dict[str, Any]
         "fits": fits,
         "state": report.state_of(settings, states),
         "errors": errors,
+        "training": what_training_did(table),
         "methods": dict(sorted(found.items(), key=_by_gain)),
     }
 
 
-def _cell(table: Table, task: Any, name: str) -> dict[str, Any]:
+def start_of(name: str) -> str:
+    """The same pooler, standing the same way, untrained."""
+    return f"{name.rsplit(', ', 1)[0]}, {learned.UNTRAINED}"
+
+
+def _cell(table: Table, task: Task, name: str) -> dict[str, Any]:
     fits = table.cells[task][name].fits
     gain, low, high = table.gain(task, name, RECIPE)
     return {
@@ -85,9 +95,47 @@ def _cell(table: Table, task: Any, name: str) -> dict[str, Any]:
         "gain": round(gain, 2),
         "interval": [round(low, 2), round(high, 2)],
         "best_step": fits[0]["note"]["best_step"],
-        "score_gain": round(fits[0]["note"]["score"] - fits[0]["note"]["start_score"], 4),
+        "score_gain": round(_score_gain(fits[0]), 4),
         "seconds": round(float(np.mean([fit["seconds"] for fit in fits])), 1),
     }
+
+
+def _score_gain(fit: dict[str, Any]) -> float:
+    return fit["note"]["score"] - fit["note"]["start_score"]
+
+
+def what_training_did(table: Table) -> dict[str, Any]:
+    """Gain by the held-out score that selects, without labels, and by labels, over the start."""
+    trained = [
+        (task, name)
+        for name in table.methods("learned")
+        if name != start_of(name)
+        for task in table.tasks(RAW, name, start_of(name))
+    ]
+    known = np.array([_score_gain(table.cells[task][name].fits[0]) for task, name in trained])
+    gains = [table.gain(task, name, start_of(name)) for task, name in trained]
+    rose = known > 0
+    by_labels = np.array([gain for gain, _, _ in gains])
+    return {
+        "fits of tasks": len(trained),
+        "% where the held-out score rose": _percent(rose),
+        "there, mean gain by labels": round(float(by_labels[rose].mean()), 2) if rose.any() else 0,
+        "there, % surely better": _percent([low > 0 for _, low, _ in _where(rose, gains)]),
+        "there, % surely worse": _percent([high < 0 for _, _, high in _where(rose, gains)]),
+        "there, tau of both gains": _tau(known[rose], by_labels[rose]),
+    }
+
+
+def _where(mask: np.ndarray, values: list[Any]) -> list[Any]:
+    return [value for value, kept in zip(values, mask, strict=True) if kept]
+
+
+def _percent(held: Any) -> float | None:
+    return round(100 * float(np.mean(held)), 1) if len(held) else None
+
+
+def _tau(known: np.ndarray, by_labels: np.ndarray) -> float | None:
+    return round(float(kendalltau(known, by_labels)[0]), 2) if len(known) > 1 else None  # type: ignore[arg-type]
 
 
 def _by_gain(pair: tuple[str, dict[str, Any]]) -> float:
@@ -100,14 +148,19 @@ def markdown(result: dict[str, Any]) -> str:
         "# Learned poolers and objectives",
         "",
         f"Made by `python benchmarks/learned.py`; do not edit. Against the closed-form recipe "
-        f"({result['recipe']}) at 64 dimensions; macro gain in points with its 95 % interval.",
+        f"({result['recipe']}) at 64 dimensions; macro gain in points with its 95 % interval. "
+        "The start is the same pooler untrained.",
         "",
-        "| pooler and objective | over the recipe | over `OneVec()` | over the mean | tasks |",
-        "|---|--:|--:|--:|--:|",
+        *(f"- {what}: {value}" for what, value in result["training"].items()),
+        "",
+        "| pooler and objective | over the recipe | over its start | over `OneVec()` | "
+        "over the mean | tasks |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for name, entry in result["methods"].items():
         cells = [
-            report.interval(entry[f"gain over {base}"]) for base in ("recipe", "onevec", "mean")
+            report.interval(entry[f"gain over {base}"])
+            for base in ("recipe", "start", "onevec", "mean")
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {len(entry['tasks'])} |")
     return "\n".join(lines)

@@ -7,6 +7,9 @@ import pytest
 
 import learned as command
 from onevec import Ragged
+from onevec.blocks import prepare
+from onevec.recipe import BLOCKS, RICH
+from onevec.reduction import Reduction
 from protocol import learned, producer, report, runner
 
 
@@ -34,11 +37,36 @@ def test_every_way_gives_vectors_and_says_what_training_did(context, pooler, way
 def test_every_entry_of_both_tables_is_tried():
     names = [each.name for each in learned.producers()]
     assert len(names) == len(set(names))
-    for objective in learned.OBJECTIVES:
+    for objective in (*learned.OBJECTIVES, learned.UNTRAINED):
         assert f"learned: residual residual, {objective}" in names
     for pooler, made in learned.POOLERS.items():
         if made().learned and pooler != "layer_mix":
             assert any(name.startswith(f"learned: {pooler} ") for name in names)
+    assert {command.start_of(name) for name in names} <= set(names)
+
+
+def test_an_untrained_residual_head_stands_where_the_recipe_does():
+    rng = np.random.default_rng(0)
+    kinds = rng.normal(size=(60, 10)), rng.uniform(0.3, 2.0, size=(60, 10))
+    tokens = Ragged.from_list(
+        [
+            (kinds[0][k] + kinds[1][k] * rng.normal(size=(n, 10))).astype(np.float32)
+            for k, n in zip(rng.integers(60, size=900), rng.integers(6, 30, size=900), strict=True)
+        ]
+    )
+    context = producer.Context(None, "chess", tokens[:600], tokens[600:])
+    (result,) = learned.fit(context, 0, "residual", "residual", learned.UNTRAINED)
+    prepared = prepare(context.train, BLOCKS, "quick", 0)
+    recipe = Reduction(RICH).fit(prepared.features, learned.DIM)
+    vectors = recipe.transform(prepared.blocks.only(RICH.blocks).of(context.test))
+    near, nearest = (np.argsort(-_cosines(v), axis=1)[:, :5] for v in (result.test, vectors))
+    both = [len(set(ours) & set(theirs)) for ours, theirs in zip(near, nearest, strict=True)]
+    assert np.mean(both) > 4.5
+
+
+def _cosines(vectors):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit @ unit.T - 2 * np.eye(len(unit))
 
 
 def test_gains_are_over_the_recipe_the_default_and_the_mean(tmp_path, monkeypatch):
@@ -51,6 +79,7 @@ def test_gains_are_over_the_recipe_the_default_and_the_mean(tmp_path, monkeypatc
             ("onevec_quick", "onevec", 58.0),
             ("learned: attention alone, info_nce", "learned", 61.5),
             ("learned: residual residual, vicreg", "learned", 59.0),
+            ("learned: residual residual, untrained", "learned", 58.5),
         ]
     ):
         job = runner.Job("chess", "chess", "chess", method, 0, f"key{number}")
@@ -64,12 +93,34 @@ def test_gains_are_over_the_recipe_the_default_and_the_mean(tmp_path, monkeypatc
         np.savez(job.path, meta=np.array(json.dumps(meta)), r0=drawn)
         jobs.append(job)
     result = command.collect(jobs, runner.Settings(tmp_path))
-    assert list(result["methods"]) == ["attention alone, info_nce", "residual residual, vicreg"]
+    assert list(result["methods"]) == [
+        "attention alone, info_nce",
+        "residual residual, vicreg",
+        "residual residual, untrained",
+    ]
+    assert gains_of(result, "residual residual, vicreg")["start"] == 0.5
+    assert gains_of(result, "attention alone, info_nce")["start"] is None
+    told = result["training"]
+    assert told["fits of tasks"] == 1
+    assert [value for what, value in told.items() if what.startswith("there")] == [
+        0.5, 100.0, 0.0, None,
+    ]  # fmt: skip
     best = result["methods"]["attention alone, info_nce"]
     assert [best[f"gain over {base}"]["value"] for base in ("recipe", "onevec", "mean")] == [
         1.5, 3.5, 11.5,
     ]  # fmt: skip
     assert best["tasks"]["chess, chess, chess"]["score_gain"] == 0.1
     page = command.markdown(result)
-    assert "| attention alone, info_nce | +1.5 [+1.5, +1.5] |" in page
+    assert "| attention alone, info_nce | +1.5 [+1.5, +1.5] |  | +3.5 [+3.5, +3.5] |" in page
+    assert "- there, mean gain by labels: 0.5" in page
     assert report.interval(None) == ""
+
+
+def gains_of(result, method):
+    """Values of the gains by what they are over."""
+    gains = result["methods"][method].items()
+    return {
+        name.removeprefix("gain over "): entry and entry["value"]
+        for name, entry in gains
+        if name.startswith("gain over ")
+    }

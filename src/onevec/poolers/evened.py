@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,11 +13,8 @@ from torch.nn.functional import normalize
 
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
-from onevec.poolers.fitting import turned
 from onevec.poolers.learned import present
 from onevec.ragged import Ragged
-
-_NOTHING = 1e-9  # of the largest variance: less is rounding
 
 
 class Evened(Pooler):
@@ -24,8 +22,8 @@ class Evened(Pooler):
 
     Each part becomes ``z / |z|`` with ``z = Λ^(-power / 2) Vᵀ (b - m)``, where m is the mean of
     what the part gives over the sample's sequences and V, Λ are the leading principal directions
-    and variances. So no part and no outlier speaks louder than another, and a residual head or a
-    projection that follows starts where the recipe stands.
+    and variances, shrunk (see `onevec.project.Whitening`). So no part and no outlier speaks louder
+    than another, and a residual head or a projection that follows starts where the recipe stands.
 
     Parameters
     ----------
@@ -77,12 +75,13 @@ class Evened(Pooler):
 
     def _learn(self, sample: Ragged, random_state: int) -> None:
         self.blocks.fit(sample, random_state=random_state)
-        found = self.blocks(sample)[sample.lengths > 0].double()
-        centre = found.mean(0)
-        self.get_buffer("centre").copy_(centre)
+        found = self.blocks(sample)[sample.lengths > 0]
+        self.get_buffer("centre").copy_(found.double().mean(0))
+        if len(found) < 2:  # nothing varies
+            return
         for place, columns in enumerate(self.blocks.slices):
             held = self.get_buffer(f"map{place}")
-            held.copy_(_whitening((found - centre)[:, columns], held.shape[1], self.power))
+            held.copy_(torch.from_numpy(_whitening(found[:, columns], held.shape[1], self.power)))
 
     def _pool(self, tokens: Ragged) -> Tensor:
         return self.even(self.blocks(tokens)) * present(tokens.lengths)
@@ -98,10 +97,11 @@ class Evened(Pooler):
 
 
 def _whitening(
-    centred: Float[Tensor, "seqs dim"], width: int, power: float
-) -> Float[Tensor, "dim width"]:
-    """Leading principal directions, divided by their variance to half the power."""
-    variance, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
-    variance, axes = variance.flip(0)[:width], turned(axes.flip(1)[:, :width])
-    varies = variance > _NOTHING * variance[0].clamp(min=1e-30)
-    return axes * torch.where(varies, variance.clamp(min=1e-38) ** (-power / 2), 0.0)
+    found: Float[Tensor, "seqs dim"], width: int, power: float
+) -> Float[np.ndarray, "dim width"]:
+    """Make the map to the leading principal directions, whitened in part; null ones are zeros."""
+    from onevec.project import Whitening  # it needs scikit-learn, which takes a while to import
+
+    whitening = Whitening(width, power=power).fit(found.double().cpu().numpy())
+    variance = whitening.explained_variance_
+    return np.where(variance <= whitening.eps * variance[0], 0.0, whitening.matrix_)
