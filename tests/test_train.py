@@ -276,7 +276,9 @@ def test_a_condemned_state_is_not_kept(monkeypatch):
         return "it was told to" if len(history) > 1 else ""
 
     monkeypatch.setattr(loop.Monitor, "alarm", staticmethod(shortcut))
-    monkeypatch.setattr(loop, "_score", lambda *_: float(np.random.default_rng().random()))
+    monkeypatch.setattr(
+        loop._HeldOutScore, "__call__", lambda _: float(np.random.default_rng().random())
+    )
     model = fit(needles(80)[0], steps=4, evaluations=2)
     assert model.training_.best_step == 0
     assert "stopped because it was told to" in model.training_.sentence

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
 from onevec.poolers.learned import centre_and_spread, present, zero_mlp
 from onevec.ragged import Ragged
+from onevec.segment import Lengths
 
 
 class Residual(Pooler):
@@ -80,6 +82,11 @@ class Residual(Pooler):
         self.spread.copy_(spread)
 
     def _pool(self, tokens: Ragged) -> Tensor:
-        blocks = self.blocks(tokens)
+        return self.add(self.blocks(tokens), tokens.lengths)
+
+    def add(
+        self, blocks: Float[Tensor, "seqs dim_out"], lengths: Lengths
+    ) -> Float[Tensor, "seqs dim_out"]:
+        """Add what the head makes of what the poolers give; only the head learns."""
         added = self.spread * self.head((blocks - self.centre) / self.spread)
-        return blocks + added * present(tokens.lengths)
+        return blocks + added * present(lengths)
