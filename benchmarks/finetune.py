@@ -3,16 +3,19 @@
     python benchmarks/finetune.py [--data DIR] [--only trec] [--steps 200] [--part rows,peers]
 
 Rows: frozen + mean, frozen + onevec, fine-tuned + mean, fine-tuned + onevec, with the seconds of
-one core that each takes to fit, scored by the probes of quality.py. Peers: SimCSE and TSDAE by
+one core that each takes to fit (with the evaluations that choose a state), scored by the probes of
+quality.py. Peers: SimCSE and TSDAE by
 sentence-transformers' own trainer and losses, from the same weights, for the same steps, batches,
 rate and lengths as ours, in turns; both are then read by sentence-transformers. Text starts from
 all-MiniLM-L6-v2 cut after its third layer. One thread; labels only score. Every part that is done
-is kept in benchmarks/results/finetune.json, and a run that was stopped goes on.
+is kept in benchmarks/results/finetune.json, and a run that was stopped goes on; what other code or
+settings made is made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import sys
@@ -93,12 +96,14 @@ def aggregated(unit: tasks.Unit, encoder: Path) -> dict[str, tuple[dict[str, Out
 def rows(unit: tasks.Unit, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The four rows of a task."""
     start = start_of(name)
-    found = {f"frozen + {k}": v for k, v in aggregated(unit, start).items()}
+    frozen = aggregated(unit, start)
+    found = {f"frozen + {k}": v for k, v in frozen.items()}
     with tempfile.TemporaryDirectory() as room:
         out = Path(room) / "tuned"
         made = finetune(start, unit.train, out, threads=1, **options)
-        tuned = aggregated(unit, out)
-    seconds = made["training_seconds"]
+        # Where the start is kept, the tuned encoder is the frozen one.
+        tuned = aggregated(unit, out) if made["best_step"] else frozen
+    seconds = made["training_seconds"] + made["selection_seconds"]
     found |= {f"fine-tuned + {k}": (o, s + seconds) for k, (o, s) in tuned.items()}
     base = found["frozen + mean"][0]
     table = {
@@ -218,6 +223,17 @@ def _encode(model: Any, texts: list[str]) -> np.ndarray:
     return peers.TextEncoder(model, 0).encode(texts)
 
 
+def mark_of(args: argparse.Namespace, encoder: str) -> dict[str, str]:
+    """What decides the results of a part: another trial's are not taken for it."""
+    code = encoders.code_hash(("src/onevec/encoders", "benchmarks/finetune.py"))
+    both = [code, encoders.hash_folder(start_of(encoder)), args.sizes]
+    given = {"rows": [args.steps], "peers": [args.peer_steps, args.rounds]}
+    return {
+        part: hashlib.sha256(repr([*both, *options]).encode()).hexdigest()[:16]
+        for part, options in given.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -244,6 +260,7 @@ def main() -> None:
         (unit, *_) = tasks.units(name, Path(data))
         unit = tasks.shrink(unit, *args.sizes) if any(args.sizes) else unit
         options = options | ({"steps": args.steps} if args.steps else {})
+        mark = mark_of(args, encoder)
         todo: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {}
         if "rows" in args.part:
             todo["rows", name] = partial(rows, unit, encoder, options)
@@ -253,8 +270,8 @@ def main() -> None:
                     place = "peers", f"{name}, {recipe}, {precision}, {args.keep}"
                     todo[place] = partial(side_by_side, unit, recipe, precision, args)
         for (part, place), work in todo.items():
-            if place not in result[part]:
-                result[part][place] = work()
+            if result[part].get(place, {}).get("made by") != mark[part]:
+                result[part][place] = work() | {"made by": mark[part]}
                 print(place, json.dumps(result[part][place], indent=1), flush=True)
                 args.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -41,18 +41,25 @@ RECIPES: dict[str, dict[str, Any]] = {
     "causal": {"objectives": "next_token=1,cpc=0.5", "causal": True},
 }
 LONGER = 2.0
+CODE = tuple(  # of pretraining alone: tuning lies in a folder of its own
+    f"src/onevec/encoders/{path.name}"
+    for path in sorted((encoders.ROOT / "src/onevec/encoders").glob("*.py"))
+    if path.name != "finetune.py"
+)
 Scores = dict[str, dict[str, Outcome]]
 
 
-def encoder(row: str, recipe: str, data: Path, steps: int | None) -> tuple[Path, dict[str, Any]]:
+def encoder(
+    row: str, recipe: str, data: Path, steps: int | None, most: int | None = None
+) -> tuple[Path, dict[str, Any]]:
     """Make an encoder, or take the one that is there; its folder and manifest."""
-    sequences = tasks.corpus(row, data)
-    mark = encoders.code_hash(("src/onevec/encoders",)) + encoders.fingerprint(sequences)
+    sequences = tasks.corpus(row, data)[:most]
+    mark = encoders.code_hash(CODE) + encoders.fingerprint(sequences)
     key = f"{zlib.crc32(f'{mark} {RECIPES[recipe]} {steps}'.encode()):08x}"
     out = KEPT / f"{row}-{recipe.replace(', ', '-')}-{key}"
     if not (out / "pretrain.json").is_file():
         if recipe == "masked, longer":
-            _, made = encoder(row, "masked", data, steps)
+            _, made = encoder(row, "masked", data, steps, most)
             steps = round(LONGER * made["steps"])
         kind = encoders.PRETRAINED[row]
         pretrain(
@@ -105,8 +112,9 @@ def main() -> None:
     parser.add_argument("--recipes", default=";".join(RECIPES), help="parted by semicolons")
     parser.add_argument("--steps", type=int, help="default: what pretrain takes")
     parser.add_argument("--quick", action="store_true", help="few sequences: for trying it out")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/pretrain.json")
     args = parser.parse_args()
+    args.out = args.out or OUT.with_name("quick-pretrain.json" if args.quick else OUT.name)
     data = tasks.data_folder(args.data)
     torch.set_num_threads(1)
     result: dict[str, Any] = {
@@ -121,7 +129,7 @@ def main() -> None:
         found: dict[str, dict[str, Any]] = {unit.id: {} for unit in units}
         made = {}
         for recipe in args.recipes.split(";"):
-            folder, told = encoder(row, recipe, data, args.steps)
+            folder, told = encoder(row, recipe, data, args.steps, 300 if args.quick else None)
             names = ("steps", "seconds", "held_out", "masked_accuracy", "unigram_accuracy")
             made[recipe] = {name: told[name] for name in names if name in told}
             for unit in units:

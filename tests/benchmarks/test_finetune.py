@@ -45,9 +45,8 @@ def start(unit, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what the peers' packages deprecate
 def test_a_run_and_its_continuation(unit, start, tmp_path, monkeypatch):
-    made = []
     monkeypatch.setattr(command.tasks, "units", lambda name, data: [unit])
-    monkeypatch.setattr(command, "start_of", lambda name: made.append(name) or start)
+    monkeypatch.setattr(command, "start_of", lambda name: start)
     out = tmp_path / "r.json"
     words = ["--data", "x", "--only", "trec", "--steps", "2", "--peer-steps", "2", "--rounds", "1"]
     words += ["--precision", "fp32"]
@@ -65,6 +64,12 @@ def test_a_run_and_its_continuation(unit, start, tmp_path, monkeypatch):
     for recipe in recipes.values():
         assert [len(each) for each in recipe["seconds"].values()] == [1, 1]
         assert set(recipe["score"]) == {"theirs", "ours"}
-    calls = len(made)
+    written = out.stat().st_mtime_ns
     command.main()  # all of it is kept
-    assert len(made) == calls
+    assert out.stat().st_mtime_ns == written
+    words[words.index("--steps") + 1] = "3"
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *words, "--out", str(out)])
+    command.main()  # of other settings the rows alone
+    again = json.loads(out.read_text())
+    assert again["rows"]["trec"]["steps"] == 3
+    assert again["peers"] == recipes

@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertModel
 
 from onevec import OnevecError, encode, load, pretrain
@@ -25,6 +26,7 @@ from onevec.encoders.tuning.trainee import open_trainee
 from onevec.encoders.tuning.views import ShareCrops, drop_tokens, window
 from onevec.ragged import Ragged
 
+PAIRS = [a + b for a in "abcdefghij" for b in "abcdefghij"]
 QUICK = {"steps": 2, "batch": 16, "evaluations": 1, "compare": False, "max_length": 24}
 
 
@@ -258,6 +260,15 @@ def test_frames(room, tmp_path):
         out = tmp_path / objective[:4]
         finetune(room / "frames", waves, out, objective=objective, **QUICK)
         assert encode(waves[:3], out, progress=False).dim == 16
+    made = finetune(
+        room / "frames", [*waves, np.empty((0, 4))], tmp_path / "whole", keep="last",
+        learning_rate=1e-2, **QUICK,
+    )  # fmt: skip
+    assert made["skipped_empty"] == 1
+    before, after = (
+        load_file(at / "frames.safetensors") for at in (room / "frames", out.parent / "whole")
+    )
+    assert not torch.equal(before["linear.weight"], after["linear.weight"])  # "all" is all
     with pytest.raises(OnevecError, match=r"frames of 3 dimensions for .* which reads 4"):
         finetune(room / "frames", [np.ones((9, 3))] * 90, tmp_path / "x", **QUICK)
 
@@ -333,6 +344,30 @@ def test_the_monitor_ends_a_run_that_collapses(room, tmp_path):
     assert made["stopped"] in made["verdict"]["sentence"]
 
 
+def test_an_alarm_is_told_where_the_last_state_was_to_be_kept(room, tmp_path):
+    made = finetune(
+        room / "bert", topics(), tmp_path / "e", steps=40, batch=32, evaluations=20, keep="last",
+        learning_rate=3.0, compare=False, max_length=24,
+    )  # fmt: skip
+    assert "The last state is kept" not in made["verdict"]["sentence"]
+    assert made["stopped"] in made["verdict"]["sentence"]
+
+
+def test_copies_of_what_is_held_out_are_not_trained_on(room, tmp_path):
+    made = finetune(room / "bert", topics(100) * 2, tmp_path / "e", **QUICK)
+    assert made["copies_of_held_out"] > 0
+    assert made["sequences"] + made["copies_of_held_out"] + made["held_out_sequences"] == 200
+    assert made["selection_seconds"] > 0
+
+
+def test_an_objective_that_would_learn_nothing_is_named(room, tmp_path):
+    objective = {"simcse": 1, "spans": (1, {"size": 20})}
+    with pytest.raises(OnevecError, match="all but 0 are copies"):
+        finetune(room / "bert", ["ab", "cd"] * 80, tmp_path / "e", **QUICK)
+    with pytest.raises(OnevecError, match=r"the 40 tokens that the objective 'spans' needs, so"):
+        finetune(room / "bert", topics(), tmp_path / "e", objective=objective, **QUICK)
+
+
 def test_time_is_over(room, tmp_path):
     made = finetune(
         room / "bert", topics(), tmp_path / "e", **QUICK | {"steps": 10_000, "minutes": 0.01}
@@ -388,9 +423,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(room, tmp_path, monk
     assert not state.exists()
 
 
+TIMES = dict.fromkeys(("seconds", "looking_seconds", "wall_seconds"), 0)
+
+
 def same_run(one, two, left, right):
     for first, second in zip(one["history"], two["history"], strict=True):
-        assert {**first, "seconds": 0} == {**second, "seconds": 0}
+        assert {**first, **TIMES} == {**second, **TIMES}
     files = [sorted(folder.rglob("*.safetensors")) for folder in (left, right)]
     assert files[0]
     for first, second in zip(*files, strict=True):
@@ -502,7 +540,7 @@ def test_bad_settings(room, tmp_path, settings, words):
     [("bert", ["abc"] * 20, "could be held out"), ("bert", ["", " "], "hold a token"),
      ("bert", "abc", "one string"), ("bert", [1, 2], "cannot fine-tune on other"),
      ("bert", [], "got 0 sequences"), ("bert", ["abc", 3], "sequence 1 of the corpus is a int"),
-     ("none", ["abc"] * 2, "there is no encoder"), ("bert", ["ab"] * 90, "have the 4 tokens"),
+     ("none", ["abc"] * 2, "there is no encoder"), ("bert", PAIRS, "have the 4 tokens"),
      ("bert", [np.ones((3, 2))] * 2, "token vectors and an encoder of other input")],
 )  # fmt: skip
 def test_bad_corpora(room, tmp_path, model, corpus, words):

@@ -233,6 +233,22 @@ def test_curves_tell_training_and_held_out_loss(tmp_path, corpus):
     assert made["corpus"]["counts"]["kept"] == made["sequences"] + made["held_out_sequences"]
 
 
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, corpus):
+    out, kept = tmp_path / "e", tmp_path / "state"
+    with pytest.raises(OnevecError, match=r"the loss is nan at step \d+ of 30: pass a lower"):
+        pretrain(corpus, out, steps=30, checkpoint=kept, learning_rate=1e30, **TINY)
+    assert not out.exists()
+
+
+def test_what_cannot_be_judged_has_no_held_out_loss(tmp_path):
+    sequences = ["abcdabcdab" * 2 + "abcd"[k % 4] * (k // 4) for k in range(40)]
+    settings = TINY | {"held_out": 0.03, "objectives": "contrastive=1"}
+    made = pretrain(sequences, tmp_path / "e", steps=2, tokenizer="character", **settings)
+    assert made["held_out_sequences"] == 1
+    assert "loss" not in made["held_out"]  # a contrast takes two
+    assert made["best_held_out"] == {}
+
+
 @pytest.mark.parametrize(
     ("corpus", "settings", "words"),
     [(["a"], {}, "at least 2"), (["a", "a"], {}, "besides its copies"),

@@ -159,14 +159,17 @@ def _train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
     losses: list[float] = []
     stopped = run.told.stopped
     step, clock = done or 0, time.process_time()
-    begin = time.perf_counter()
+    # Evaluations choose the state, so they belong to what tuning costs.
+    looked = run.told.history[-1]["looking_seconds"] if run.told.history else work.setup_seconds
+    gone_before = run.told.history[-1]["wall_seconds"] if run.told.history else 0.0
+    begin = time.perf_counter() - gone_before
     for step in range(done or 0, steps + 1):
         gone = step / steps
         if given.minutes is not None:
             gone = max(gone, (time.perf_counter() - begin) / (60 * given.minutes))
         last = gone >= 1 or step == steps
         if step != done and (step % every == 0 or last):
-            spent += time.process_time() - clock
+            spent, clock = spent + time.process_time() - clock, time.process_time()
             curve = {"seconds": round(spent, 2), "losses": losses}
             run.note(step, terms, work.monitor.look(student.vectors) | curve)
             stopped = Monitor.alarm(run.told.history)
@@ -174,6 +177,11 @@ def _train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
                 run.rate(step, work.score())
                 stopped = "" if last or given.keep == "last" else run.impatient(given.patience)
             run.told.stopped = stopped
+            looked += time.process_time() - clock
+            run.told.history[-1] |= {
+                "looking_seconds": round(looked, 2),
+                "wall_seconds": round(time.perf_counter() - begin, 2),
+            }
             run.save(given.checkpoint, identity, step, alone)
             losses, clock = [], time.process_time()
         if last or stopped:
@@ -195,7 +203,9 @@ def _train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
     if not stopped and step < steps:
         stopped = "its time was over"
     run.told.stopped = stopped
-    if given.keep == "last" and "score" in run.told.history[-1]:
+    end = run.told.history[-1]
+    keep_last = given.keep == "last" and end["step"] == step and "score" in end
+    if keep_last:
         told.best_step, told.score = step, told.history[-1]["score"]
         run.best = {name: value.clone() for name, value in student.state_dict().items()}
     run.conclude(step, spent)
@@ -207,7 +217,7 @@ def _train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
         )
         told.best_step, told.score, run.best = 0, told.start_score, start
         student.load_state_dict(start)
-    if given.keep == "last":
+    if keep_last:
         told.sentence = (
             f"The last state is kept, as told: held-out score {told.score:.3f}, at the start "
             f"{told.start_score:.3f} ({step} steps)."

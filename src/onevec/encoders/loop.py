@@ -23,6 +23,7 @@ from onevec.train import checkpoint
 from onevec.train.head import World
 
 _TRIED = 20  # batches after which every objective must have had something to learn from
+_HELD_OUT_TOKENS = 500_000  # that one evaluation reads: long sequences would take all the time
 _LINES = 200  # of the training curve, each the mean over a stretch of steps
 
 
@@ -57,7 +58,8 @@ class Curves:
     @property
     def best(self) -> dict[str, float]:
         """The evaluation of the lowest held-out loss."""
-        return min(self.held_out, key=lambda entry: entry["loss"], default={})
+        judged = [entry for entry in self.held_out if "loss" in entry]
+        return min(judged, key=lambda entry: entry["loss"], default={})
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Return the entries of ``curves.jsonl``: both curves, in the order of the steps."""
@@ -125,6 +127,11 @@ def train(
             device=device,
         )
         _share(whole, found, world)
+        if not math.isfinite(found["loss"]):
+            raise InputError(
+                f"the loss is {found['loss']} at step {step} of {steps}: pass a lower "
+                "learning_rate, or precision='fp32'; nothing was written for this step"
+            )
         nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -249,7 +256,10 @@ def _share(whole: nn.Module, found: dict[str, float], world: World) -> None:
 def evaluate(
     material: Material, mix: Mix, recipe: Recipe, device: torch.device
 ) -> dict[str, float]:
-    """Return the weighted loss and every term on the sequences kept apart, always cut alike."""
+    """Return the weighted loss and every term on the sequences kept apart, always cut alike.
+
+    Nothing where these are too short or too few for every objective: 0 would look perfect.
+    """
     told: dict[str, list[tuple[float, int]]] = {}  # each with the number of windows
     weights: dict[str, float] = {}
     for place, batch in enumerate(held_out_batches(material, recipe)):
@@ -270,12 +280,14 @@ def evaluate(
         name: sum(value * size for value, size in values) / sum(size for _, size in values)
         for name, values in told.items()
     }
+    if not means:
+        return {}
     loss = sum(weights[name] * value for name, value in means.items())
     return {"loss": round(loss, 5), **{name: round(value, 5) for name, value in means.items()}}
 
 
 def held_out_batches(material: Material, recipe: Recipe) -> Iterator[list[Window]]:
-    """Return the windows kept apart, always cut alike."""
+    """Return windows of the sequences kept apart, always the same; of very many tokens a part."""
     batches = one_pass(
         material.held_out,
         context=recipe.shape.context,
@@ -283,8 +295,13 @@ def held_out_batches(material: Material, recipe: Recipe) -> Iterator[list[Window
         budget=recipe.batch_tokens,
         rng=np.random.default_rng(recipe.seed + 1),
     )
+    seen = 0
     for batch in batches:
-        yield read_windows(material.held_out, batch)
+        windows = read_windows(material.held_out, batch)
+        yield windows
+        seen += sum(len(values) for _, values in windows)
+        if seen >= _HELD_OUT_TOKENS:
+            return
 
 
 @torch.inference_mode()

@@ -240,7 +240,13 @@ class FrameTrainee(Trainee):
 
     def read(self, frames: Sequence[Any]) -> None:
         """Check the corpus."""
-        self.raw = Ragged.from_list(list(frames))
+        kept = [each for each in frames if len(each)]
+        self.skipped = len(frames) - len(kept)
+        if len(kept) < _LEAST:
+            raise InputError(
+                f"got {len(kept)} sequences that hold a frame: fine-tuning needs hundreds"
+            )
+        self.raw = Ragged.from_list(kept)
         self.raw = self.raw.with_values(self.raw.values.float())
         if self.raw.dim != len(self.input.shift):
             raise InputError(

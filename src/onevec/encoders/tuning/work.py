@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from onevec.encoders.tuning.layers import choose_trained, merge_additions
 from onevec.encoders.tuning.settings import Tuning
 from onevec.encoders.tuning.student import Student
 from onevec.encoders.tuning.table import Aims
-from onevec.encoders.tuning.trainee import Trainee, open_trainee
+from onevec.encoders.tuning.trainee import FrameTrainee, Trainee, open_trainee
 from onevec.encoders.tuning.verdict import FROZEN, TUNED, Ways, verdict
+from onevec.encoders.tuning.views import window
 from onevec.errors import InputError, OnevecError
 from onevec.judge.monitor import Monitor
 from onevec.judge.unlabelled import Evidence
@@ -48,18 +50,32 @@ class Work:
     def __init__(self, trainee: Trainee, aims: Aims, given: Tuning):
         self.trainee, self.aims, self.given = trainee, aims, given
         self.raw = trainee.raw
+        self.groups = _duplicates(self.raw)
         train, select, judge = split_rows(self.raw.lengths, given.held_out, given.seed)
+        copied = torch.isin(self.groups[train], self.groups[torch.cat([select, judge])])
+        self.copies, train = int(copied.sum()), train[~copied]
         if len(select) < _LEAST_HELD_OUT:
             raise InputError(
                 f"got {len(self.raw)} sequences, of which {len(select)} of two or more tokens "
                 f"could be held out to tell whether training helps, and that takes "
                 f"{_LEAST_HELD_OUT}: pass about {6 * _LEAST_HELD_OUT}, better thousands"
             )
+        if len(train) < 2:
+            raise InputError(
+                f"got {len(self.raw)} sequences, and all but {len(train)} are copies of those held "
+                "out to tell whether training helps: pass sequences that differ"
+            )
         shuffled = np.random.default_rng([given.seed, 6]).permutation(train.numpy())
         self.sample = self.raw[np.sort(shuffled[:_SAMPLE])]
-        self.known = self.raw[np.sort(shuffled[:_KNOWN])]
-        self.groups = _duplicates(self.raw)
+        # What is asked is asked of as much as two vectors can have read.
+        draws = torch.Generator().manual_seed(given.seed)
+        self.known, selecting, judging = (
+            window(self.raw[rows], 2 * given.max_length, draws)
+            for rows in (np.sort(shuffled[:_KNOWN]), select, judge)
+        )
         self.added = choose_trained(trainee.backbone, given.layers, given.rank)
+        if isinstance(trainee, FrameTrainee):
+            trainee.input.linear.requires_grad_(given.layers == "all")
         pooler = trainee.pooling if given.pooler == "auto" else given.pooler
         trainee.specials = trainee.specials and given.pooler == "auto"
         self.student = self._student(trainee, pooler)
@@ -71,12 +87,21 @@ class Work:
                 f"{len(self.rows)} of {len(train)} sequences have the {aims.least()} tokens that "
                 f"{' and '.join(aims.members)} needs: choose another objective, such as simcse"
             )
+        for name, aim in aims.members.items():
+            if int((self.raw.lengths[train] >= aim.least).sum()) < 2:
+                raise InputError(
+                    f"fewer than 2 sequences have the {aim.least} tokens that the objective "
+                    f"{name!r} needs, so it would learn nothing: leave it out, or choose another, "
+                    "such as simcse"
+                )
+        began = time.process_time()
         statistics = InputStatistics(self.known, self.raw.dim == 1, given.seed)
-        parts = (self.raw[select], self.raw[judge])
         self.selecting, self.judging = (
-            HalfExam(part, self.known, statistics, self.vectors, given.seed) for part in parts
+            HalfExam(part, self.known, statistics, self.vectors, given.seed)
+            for part in (selecting, judging)
         )
         self.start = self._selected()
+        self.setup_seconds = time.process_time() - began
         self.before = self.judging.answers(self.vectors)
         self.ways = Ways()
         if given.compare:
@@ -169,7 +194,9 @@ class Work:
         after = self.judging.answers(self.vectors) if told.best_step else None
         if self.given.compare and told.best_step:
             self._aggregate(TUNED)
-        found = verdict(self.judging, self.before, after, self.ways, told.seconds)
+        looking = round(told.history[-1]["looking_seconds"], 1)
+        spent = told.seconds + looking
+        found = verdict(self.judging, self.before, after, self.ways, spent)
         found["sentence"] = f"{told.sentence} {found['sentence']}"
         return {
             "kind": "fine-tuned encoder",
@@ -181,6 +208,7 @@ class Work:
             "held_out_sequences": len(self.selecting) + len(self.judging),
             "skipped_empty": self.trainee.skipped,
             "too_short": told.left_out,
+            "copies_of_held_out": self.copies,
             "corpus_sha256": self.trainee.corpus_sha256,
             "trained_parameters": sum(p.numel() for p in run.best.values()),
             "parameters": sum(p.numel() for p in self.trainee.backbone.parameters()),
@@ -190,6 +218,7 @@ class Work:
             "start_score": told.start_score,
             "stopped": told.stopped,
             "training_seconds": told.seconds,
+            "selection_seconds": looking,
             "history": told.history,
             "verdict": found,
         }
