@@ -184,6 +184,52 @@ def test_the_split_is_stable():
     assert len(assemble([f"{i}" for i in range(20_000)]).held_out) == 500
 
 
+def test_a_lost_line_joins_no_records_and_moves_no_number(tmp_path):
+    lost = b"\0\0\n"
+    (tmp_path / "a.fasta").write_bytes(
+        b">a\nACGT\n" + lost + b"GGGG\n>b\nTT\n" + lost + b">c\nCC\nCA\n>d\nAA\n"
+    )
+    (tmp_path / "a.jsonl").write_bytes(b'"one"\n' + lost + b'no json\n"two"\n')
+    (tmp_path / "a.csv").write_bytes(
+        b'id,text\n1,"one\n' + lost + b'more"\n2,two\n' + lost + b"3,three\n4\n"
+    )
+    with pytest.warns(UserWarning, match="could not be read"):
+        found = {kind: assemble(tmp_path / f"a.{kind}") for kind in ("fasta", "jsonl", "csv")}
+    assert all_of(found["fasta"]) == ["CCCA", "AA"]  # the lost line may have been a header
+    assert why(found["fasta"]) == {"binary": 2, "record with a lost line": 2}
+    assert all_of(found["jsonl"]) == ["one", "two"]
+    assert found["jsonl"].manifest["files"][0]["why"]["no JSON"]["first"] == 3
+    assert all_of(found["csv"]) == ["two", "three"]
+    assert why(found["csv"]) == {
+        "binary": 2, "record with a lost line": 1, "wrong number of columns": 1,
+    }  # fmt: skip
+    assert found["csv"].manifest["files"][0]["why"]["wrong number of columns"]["first"] == 8
+
+
+def test_a_stray_quotation_costs_its_lines_alone(tmp_path):
+    rows = [f"{row},good {row}" for row in range(6)]
+    rows[1], rows[4] = '1,"stray', '4,other" stray'
+    (tmp_path / "a.csv").write_text("\n".join(["id,text", *rows]) + "\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match="2 of 6 lines"):
+        corpus = assemble(tmp_path / "a.csv")
+    assert all_of(corpus) == ["good 0", "good 2", "good 3", "good 5"]
+    assert sum(why(corpus).values()) == 2
+
+
+def test_an_odd_row_costs_itself_wherever_it_stands(tmp_path):
+    records = [{"text": 5}, {"text": "abc"}, {"text": [[1, 2], [3]]}, {"text": "def"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 not one array, 1 neither text nor frames"):
+        corpus = assemble(tmp_path / "a.jsonl", column="text")
+    assert all_of(corpus) == ["abc", "def"]
+    assert why(corpus) == {"neither text nor frames": 1, "not one array": 1}
+    waves = [[["a", "b"]], *np.random.default_rng(0).normal(size=(3, 4, 2)).tolist()]
+    (tmp_path / "w.jsonl").write_text("\n".join(map(json.dumps, waves)), encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 not numbers"):
+        corpus = assemble(tmp_path / "w.jsonl")
+    assert len(all_of(corpus)) == 3
+
+
 def test_near_duplicates_of_text_and_frames():
     rng = np.random.default_rng(0)
     bases = ["".join(rng.choice(list("ACGT"), n)) for n in rng.integers(100, 500, 60)]

@@ -35,6 +35,7 @@ class Spill:
     too_short: int = 0
     hashes: bytearray = field(default_factory=bytearray)
     parents: list[int] = field(default_factory=list)  # the sequence of each piece
+    odd: tuple[int, str] | None = None  # place and type of the first that is neither
     _writer: Any = None
     _held: list[Any] = field(default_factory=list)
     _size: int = 0
@@ -59,17 +60,20 @@ class Spill:
         frames = not text and len(getattr(row, "shape", ())) == 2
         if not self.kind:
             if not (text or frames):
-                raise InputError(
-                    f"sequence {place - 1} of the corpus is a {type(row).__name__}: pretrain takes "
-                    "text or (n, dim) arrays of frames; for ready token vectors no encoder is "
-                    "needed, call OneVec().fit(arrays)"
-                )
+                self.odd = self.odd or (place - 1, type(row).__name__)
+                return broken.add("neither text nor frames", place)
             self.kind = "text" if text else "frames"
         if text != (self.kind == "text") or not (text or frames):
             return broken.add(f"not {self.kind}", place)
         if text:
             return row if _is_unicode(row) else broken.add("not valid Unicode", place)
-        frames = np.asarray(row, dtype=np.float32)
+        return self._frames(row, place, broken)
+
+    def _frames(self, row: Any, place: int, broken: Broken) -> Any:
+        try:
+            frames = np.asarray(row, dtype=np.float32)
+        except ValueError:
+            return broken.add("not numbers", place)
         if not len(frames):
             return frames
         self.dim = self.dim or frames.shape[1]
@@ -107,6 +111,12 @@ class Spill:
     def close(self) -> Dataset:
         """Open what was written, mapped from its file."""
         count = len(self.hashes) // 16
+        if self.odd and not self.kind:
+            raise InputError(
+                f"sequence {self.odd[0]} of the corpus is a {self.odd[1]}: pretrain takes text or "
+                "(n, dim) arrays of frames; for ready token vectors no encoder is needed, call "
+                "OneVec().fit(arrays)"
+            )
         if count < 2:
             raise InputError(
                 f"got {count} sequences that are not empty: pretraining needs at least 2, "

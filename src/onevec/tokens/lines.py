@@ -15,6 +15,7 @@ from onevec.errors import MissingExtraError
 
 _SAMPLE = 65_536  # bytes that the detection of an encoding sees
 _MOST_LINES = 1_000  # a CSV record of more lines is a quotation mark that was never closed
+_END = object()
 _COMMONEST = "cp1252"  # of those that are no UTF-8
 _MARKS = {  # of encodings with wide characters; the longer first: UTF-32 begins as UTF-16 does
     b"\xff\xfe\x00\x00": "utf-32",
@@ -108,8 +109,8 @@ def _utf8(line: bytes) -> str | None:
         return None
 
 
-def tolerant_lines(path: Path, zipped: bool, broken: Broken) -> Iterator[str]:
-    """Return the lines of a file without their ends; those that are no text are counted instead.
+def tolerant_lines(path: Path, zipped: bool, broken: Broken) -> Iterator[str | None]:
+    """Return the lines of a file without their ends; None, counted, for those that are no text.
 
     Each line is read as UTF-8, else by the encoding that the lines that are none look like.
     """
@@ -121,6 +122,7 @@ def tolerant_lines(path: Path, zipped: bool, broken: Broken) -> Iterator[str]:
             for number, text in enumerate(wide, 1):
                 if "\ufffd" in text or "\0" in text:
                     broken.add("not decodable", number)
+                    yield None
                 else:
                     yield text.rstrip("\r\n")
         return
@@ -137,32 +139,40 @@ def tolerant_lines(path: Path, zipped: bool, broken: Broken) -> Iterator[str]:
                     pass
             if text is None or "\0" in text:
                 broken.add("not decodable" if text is None else "binary", number)
+                yield None
             else:
                 yield text.rstrip("\r\n")
 
 
-def tolerant_csv(lines: Iterator[str], delimiter: str, broken: Broken) -> Iterator[dict[str, Any]]:
+def tolerant_csv(
+    lines: Iterator[str | None], delimiter: str, broken: Broken
+) -> Iterator[dict[str, Any]]:
     """Return the records of a CSV file as mappings; rows that are none are counted.
 
-    A quotation mark that is never closed costs its own line, not the rest of the file.
+    A quotation mark that is never closed, or closed by another stray one, costs its own line, not
+    the lines that follow. A record that lost one of its lines (None) is dropped.
     """
     csv.field_size_limit(2**31 - 1)  # a sequence may be long
-    back: deque[str] = deque()  # lines to read again
+    back: deque[str | None] = deque()  # lines to read again
     names: list[str] | None = None
     number = 1
     while True:
-        pulled: list[str] = []
+        pulled: list[str | None] = []
+        again = bool(back)
 
-        def feed(pulled: list[str] = pulled) -> Iterator[str]:
+        def feed(pulled: list[str | None] = pulled) -> Iterator[str]:
             while len(pulled) < _MOST_LINES:
-                line = back.popleft() if back else next(lines, None)
-                if line is None:
+                line: Any = back.popleft() if back else next(lines, _END)
+                if line is _END:
                     return
                 pulled.append(line)
-                yield line + "\n"
+                yield "" if line is None else line + "\n"
 
         try:
             row = next(csv.reader(feed(), delimiter=delimiter, strict=True), None)
+            # Read again, the end of a quotation looks like a field with a quotation mark in it.
+            if again and len(pulled) == 1 and (pulled[0] or "").count('"') % 2:
+                raise csv.Error
         except csv.Error:
             broken.add("broken quotation", number)
             back.extendleft(reversed(pulled[1:]))
@@ -170,10 +180,15 @@ def tolerant_csv(lines: Iterator[str], delimiter: str, broken: Broken) -> Iterat
             continue
         if row is None:
             return
-        if names is None:
+        if len(pulled) > 1 and None in pulled:
+            broken.add("record with a lost line", number)
+        elif names is None:
             names = row or None
         elif len(row) == len(names):
             yield dict(zip(names, row, strict=True))
         elif row:  # an empty line is no row
             broken.add("wrong number of columns", number)
+            back.extendleft(reversed(pulled[1:]))
+            number += 1
+            continue
         number += len(pulled)

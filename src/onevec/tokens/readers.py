@@ -280,21 +280,42 @@ def _from_records(
             for place, record in enumerate(part, row + 1):
                 if record.get(pick[0]) is None:
                     broken.add("no value", place)
+                elif not _is_even(record[pick[0]]):
+                    broken.add("not one array", place)
             read = len(part)
-            part = [record for record in part if record.get(pick[0]) is not None]
+            part = [
+                record
+                for record in part
+                if record.get(pick[0]) is not None and _is_even(record[pick[0]])
+            ]
             row += read - len(part)
         for record in part:
             if record.get(pick[0]) is None:
                 raise InputError(f"row {row} has no {pick[0]!r}: every row needs its sequence")
-            value = record[pick[0]]
-            sequences.append(np.asarray(value) if isinstance(value, list) else value)
+            sequences.append(_as_sequence(record[pick[0]], row))
             row += 1
         ids = None if pick[1] is None else [str(record.get(pick[1])) for record in part]
         rest = [name for name in names if name not in pick]
         yield Chunk(sequences, ids, {n: [record.get(n) for record in part] for n in rest})
 
 
-def _lines(path: Path, zipped: bool, broken: Broken | None) -> Iterator[str]:
+def _is_even(value: Any) -> bool:
+    """Whether nested lists are an array: all rows of one length."""
+    try:
+        np.asarray(value if isinstance(value, list) else [])
+    except ValueError:
+        return False
+    return True
+
+
+def _as_sequence(value: Any, row: int) -> Any:
+    if not _is_even(value):
+        raise InputError(f"the list of row {row} is no array: give rows of one length")
+    return np.asarray(value) if isinstance(value, list) else value
+
+
+def _lines(path: Path, zipped: bool, broken: Broken | None) -> Iterator[str | None]:
+    """Lines without their ends; None for one that was lost."""
     if broken is not None:
         yield from tolerant_lines(path, zipped, broken)
         return
@@ -306,7 +327,7 @@ def _lines(path: Path, zipped: bool, broken: Broken | None) -> Iterator[str]:
 def _from_lines(
     path: Path,
     zipped: bool,
-    read: Callable[[Iterator[str]], Iterator[tuple[Any, ...]]],
+    read: Callable[[Iterator[str | None]], Iterator[tuple[Any, ...]]],
     broken: Broken | None,
 ) -> Iterator[Chunk]:
     with reading(path, "text"):
@@ -319,18 +340,28 @@ def _from_lines(
                 yield Chunk(list(sequences), list(ids), {"description": list(descriptions)})
 
 
-def _read_text(lines: Iterator[str]) -> Iterator[tuple[str]]:
+def _read_text(lines: Iterator[str | None]) -> Iterator[tuple[str]]:
     for line in lines:
-        yield (line,)
+        if line is not None:
+            yield (line,)
 
 
 def _read_fasta(
-    lines: Iterator[str], broken: Broken | None = None
+    lines: Iterator[str | None], broken: Broken | None = None
 ) -> Iterator[tuple[str, str, str]]:
     header: str | None = None
     body: list[str] = []
+    lost = False  # a line since the last header, which may have been a header itself
     for number, raw in enumerate(chain(lines, [">"]), 1):  # the last ">" closes the last record
+        if raw is None:
+            if header is not None and broken is not None:
+                broken.add("record with a lost line", number)
+            header, lost = None, True
+            continue
         line = raw.strip()
+        if lost and not line.startswith(">"):
+            continue
+        lost = False
         if line.startswith(">"):
             if header is not None:
                 name, _, description = header.partition(" ")
@@ -357,7 +388,7 @@ def _read_jsonl(path: Path, zipped: bool, broken: Broken | None) -> Iterator[dic
     objects: bool | None = None  # the first line says
     with reading(path, "JSON lines"):
         for number, line in enumerate(_lines(path, zipped, broken), 1):
-            if not line.strip():
+            if line is None or not line.strip():
                 continue
             try:
                 record = json.loads(line)
