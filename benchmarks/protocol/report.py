@@ -174,7 +174,9 @@ def _macro(table: Table) -> dict[str, dict[str, Any]]:
 
 
 def _encoders() -> dict[str, Any]:
-    found = {}
+    """What is told of the encoders; of one that is not here, what was told where it was made."""
+    told = RESULTS / "quality.json"
+    found = json.loads(told.read_text())["encoders"] if told.is_file() else {}
     for name in encoders.PRETRAINED:
         path = encoders.folder(name) / "pretrain.json"
         if path.is_file():
