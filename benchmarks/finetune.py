@@ -4,12 +4,11 @@
 
 Rows: frozen + mean, frozen + onevec, fine-tuned + mean, fine-tuned + onevec, with the seconds of
 one core that each takes to fit (with the evaluations that choose a state), scored by the probes of
-quality.py. Peers: SimCSE and TSDAE by
-sentence-transformers' own trainer and losses, from the same weights, for the same steps, batches,
-rate and lengths as ours, in turns; both are then read by sentence-transformers. Text starts from
-all-MiniLM-L6-v2 cut after its third layer. One thread; labels only score. Every part that is done
-is kept in benchmarks/results/finetune.json, and a run that was stopped goes on; what other code or
-settings made is made again.
+quality.py. Peers: SimCSE and TSDAE by sentence-transformers' own trainer and losses, from the same
+weights, for the same steps, batches, rate and lengths as ours, in turns; both are then read by
+sentence-transformers. Text starts from all-MiniLM-L6-v2 cut after its third layer. One thread;
+labels only score. Every part that is done is kept in benchmarks/results/finetune.json, and a run
+that was stopped goes on; what other code or settings made is made again.
 """
 
 from __future__ import annotations

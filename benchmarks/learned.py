@@ -113,29 +113,20 @@ def what_training_did(table: Table) -> dict[str, Any]:
         for task in table.tasks(RAW, name, start_of(name))
     ]
     known = np.array([_score_gain(table.cells[task][name].fits[0]) for task, name in trained])
-    gains = [table.gain(task, name, start_of(name)) for task, name in trained]
+    gains = np.array([table.gain(task, name, start_of(name)) for task, name in trained])
     rose = known > 0
-    by_labels = np.array([gain for gain, _, _ in gains])
-    return {
-        "fits of tasks": len(trained),
-        "% where the held-out score rose": _percent(rose),
-        "there, mean gain by labels": round(float(by_labels[rose].mean()), 2) if rose.any() else 0,
-        "there, % surely better": _percent([low > 0 for _, low, _ in _where(rose, gains)]),
-        "there, % surely worse": _percent([high < 0 for _, _, high in _where(rose, gains)]),
-        "there, tau of both gains": _tau(known[rose], by_labels[rose]),
-    }
-
-
-def _where(mask: np.ndarray, values: list[Any]) -> list[Any]:
-    return [value for value, kept in zip(values, mask, strict=True) if kept]
-
-
-def _percent(held: Any) -> float | None:
-    return round(100 * float(np.mean(held)), 1) if len(held) else None
-
-
-def _tau(known: np.ndarray, by_labels: np.ndarray) -> float | None:
-    return round(float(kendalltau(known, by_labels)[0]), 2) if len(known) > 1 else None  # type: ignore[arg-type]
+    told: dict[str, Any] = {"fits of tasks": len(trained)}
+    if rose.any():
+        gain, low, high = gains[rose].T
+        both: Any = kendalltau(known[rose], gain).statistic if len(gain) > 1 else None
+        told |= {
+            "% where the held-out score rose": round(100 * float(rose.mean()), 1),
+            "there, mean gain by labels": round(float(gain.mean()), 2),
+            "there, % surely better": round(100 * float((low > 0).mean()), 1),
+            "there, % surely worse": round(100 * float((high < 0).mean()), 1),
+            "there, tau of both gains": None if both is None else round(float(both), 2),
+        }
+    return told
 
 
 def _by_gain(pair: tuple[str, dict[str, Any]]) -> float:

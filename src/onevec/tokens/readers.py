@@ -275,43 +275,32 @@ def _from_records(
             for key, value in chain.from_iterable(record.items() for record in part):
                 names[key] = names.get(key, False) or isinstance(value, str)
             pick = choose_columns(names, column, id_column, "the data")
-        sequences = []
-        if broken is not None:
-            for place, record in enumerate(part, row + 1):
-                if record.get(pick[0]) is None:
-                    broken.add("no value", place)
-                elif not _is_even(record[pick[0]]):
-                    broken.add("not one array", place)
-            read = len(part)
-            part = [
-                record
-                for record in part
-                if record.get(pick[0]) is not None and _is_even(record[pick[0]])
-            ]
-            row += read - len(part)
-        for record in part:
-            if record.get(pick[0]) is None:
-                raise InputError(f"row {row} has no {pick[0]!r}: every row needs its sequence")
-            sequences.append(_as_sequence(record[pick[0]], row))
-            row += 1
+        kept, sequences = [], []
+        for place, record in enumerate(part, row):
+            value, wrong = _as_sequence(record.get(pick[0]))
+            if not wrong:
+                kept.append(record)
+                sequences.append(value)
+            elif broken is not None:
+                broken.add(wrong, place + 1)
+            elif value is None:
+                raise InputError(f"row {place} has no {pick[0]!r}: every row needs its sequence")
+            else:
+                raise InputError(f"the list of row {place} is no array: give rows of one length")
+        row, part = row + len(part), kept
         ids = None if pick[1] is None else [str(record.get(pick[1])) for record in part]
         rest = [name for name in names if name not in pick]
         yield Chunk(sequences, ids, {n: [record.get(n) for record in part] for n in rest})
 
 
-def _is_even(value: Any) -> bool:
-    """Whether nested lists are an array: all rows of one length."""
+def _as_sequence(value: Any) -> tuple[Any, str]:
+    """Make an array of nested lists; also what is wrong with the value, if something is."""
+    if value is None:
+        return value, "no value"
     try:
-        np.asarray(value if isinstance(value, list) else [])
-    except ValueError:
-        return False
-    return True
-
-
-def _as_sequence(value: Any, row: int) -> Any:
-    if not _is_even(value):
-        raise InputError(f"the list of row {row} is no array: give rows of one length")
-    return np.asarray(value) if isinstance(value, list) else value
+        return np.asarray(value) if isinstance(value, list) else value, ""
+    except ValueError:  # rows of several lengths
+        return value, "not one array"
 
 
 def _lines(path: Path, zipped: bool, broken: Broken | None) -> Iterator[str | None]:
