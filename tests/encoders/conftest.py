@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 TINY = {"layers": 1, "dim": 16, "heads": 2, "context": 32, "batch_tokens": 256, "seed": 3}
 
@@ -21,3 +22,16 @@ def waves():
     return [
         phases[(start + np.arange(n)) % 8] for start, n in rng.integers((0, 8), (8, 60), (80, 2))
     ]
+
+
+@pytest.fixture
+def attended(monkeypatch):
+    """Types of numbers that attention was given."""
+    seen, real = set(), torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, *rest, **settings):
+        seen.add(query.dtype)
+        return real(query, *rest, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    return seen

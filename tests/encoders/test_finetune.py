@@ -78,6 +78,7 @@ def room(tmp_path_factory):
     rng = np.random.default_rng(0)
     waves = [rng.normal(size=(n, 4)).astype(np.float32) for n in rng.integers(8, 30, 60)]
     pretrain(waves, room / "frames", steps=2, **small)
+    pretrain(waves, room / "codes", steps=2, tokenizer="quantised", **small)
     np.savez(room / "waves.npz", **{str(row): wave for row, wave in enumerate(waves)})
     return room
 
@@ -241,6 +242,14 @@ def test_layers_are_found():
 # --- folders in, folders out ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("encoder", ["bert", "st"])
+def test_bf16_attends_in_fp32_and_the_folder_does_not_tell(room, tmp_path, attended, encoder):
+    finetune(room / encoder, topics(), tmp_path / "e", precision="bf16", **QUICK)
+    assert attended == {torch.float32}  # bf16's backward is several times slower
+    for config in (tmp_path / "e").rglob("config.json"):
+        assert "onevec" not in config.read_text()
+
+
 def test_sentence_transformers_in_and_out(room, tmp_path):
     from sentence_transformers import SentenceTransformer
 
@@ -260,6 +269,8 @@ def test_frames(room, tmp_path):
         out = tmp_path / objective[:4]
         finetune(room / "frames", waves, out, objective=objective, **QUICK)
         assert encode(waves[:3], out, progress=False).dim == 16
+    finetune(room / "codes", waves, tmp_path / "codes", objective="crops=1,masked=1", **QUICK)
+    assert encode(waves[:3], tmp_path / "codes", progress=False).dim == 16
     made = finetune(
         room / "frames", [*waves, np.empty((0, 4))], tmp_path / "whole", keep="last",
         learning_rate=1e-2, **QUICK,

@@ -15,6 +15,7 @@ from onevec.encoders.pretrain import _default_steps
 from onevec.encoders.settings import Recipe
 from onevec.encoders.text import Text
 from onevec.encoders.tokenizer import choose_tokenizer, train_tokenizer
+from onevec.tokens.frames import FrameInput
 from tests.encoders.conftest import TINY
 
 
@@ -53,16 +54,9 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, corpus):
     assert weights[0] == weights[1]
 
 
-def test_attention_on_a_cpu_is_in_fp32_and_stays_out_of_the_folder(tmp_path, corpus, monkeypatch):
-    seen, real = set(), torch.nn.functional.scaled_dot_product_attention
-
-    def spy(query, *rest, **settings):
-        seen.add(query.dtype)
-        return real(query, *rest, **settings)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+def test_attention_on_a_cpu_is_in_fp32_and_stays_out_of_the_folder(tmp_path, corpus, attended):
     pretrain(corpus, tmp_path / "e", steps=1, precision="bf16", **TINY)
-    assert seen == {torch.float32}  # bf16's backward is several times slower
+    assert attended == {torch.float32}  # bf16's backward is several times slower
     assert "onevec" not in (tmp_path / "e/config.json").read_text()
 
 
@@ -71,8 +65,10 @@ def test_bf16_and_half_size_on_disk(tmp_path, corpus):
     assert AutoModel.from_pretrained(tmp_path / "e", dtype="auto").dtype == torch.float16
 
 
-def test_frames_learn_and_encode(tmp_path, waves):
+@pytest.mark.parametrize("tokenizer", ["auto", "quantised"])
+def test_frames_learn_and_encode(tmp_path, waves, tokenizer):
     settings = {**TINY, "dim": 32, "steps": 200, "learning_rate": 1e-2, "held_out": 0.3}
+    settings["tokenizer"] = tokenizer
     made = pretrain(waves, tmp_path / "e", **settings)
     assert made["kind"] == "masked frame model"
     assert made["frame_dim"] == 4
@@ -95,6 +91,24 @@ def test_frames_learn_and_encode(tmp_path, waves):
         encode(["text"], tmp_path / "e", progress=False)
     with pytest.raises(OnevecError, match="got vocab_size=99 for dense frames"):
         pretrain(waves, tmp_path / "f", vocab_size=99)
+
+
+def test_quantised_frames_are_the_numbers_of_their_clusters(tmp_path, waves, corpus):
+    quantised = {**TINY, "tokenizer": "quantised"}
+    pretrain(waves, tmp_path / "e", steps=2, held_out=0.3, **quantised)
+    entry = FrameInput.load(tmp_path / "e")
+    frames = torch.from_numpy(np.concatenate(waves)).float()
+    away = (entry.standardise(frames)[:, None] - entry.codebook).square().sum(-1)
+    torch.testing.assert_close(entry(frames), entry.table.weight[away.argmin(1)])
+    # A frame that lies a little apart is still the same token.
+    short = frames[:20]
+    nudged = short + 1e-6 * torch.randn(short.shape, generator=_generator(0))
+    same = encode([short.numpy(), nudged.numpy()], tmp_path / "e", progress=False)
+    assert torch.equal(same[0], same[1])
+    with pytest.raises(OnevecError, match="'quantised' for text, and it is of dense frames"):
+        pretrain(corpus, tmp_path / "f", **quantised)
+    with pytest.raises(OnevecError, match="got tokenizer='bpe' for dense frames"):
+        pretrain(waves, tmp_path / "f", tokenizer="bpe")
 
 
 def test_spans_keep_their_share():

@@ -91,9 +91,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus):
     same(tmp_path / "e", tmp_path / "whole")
 
 
-def test_frames_and_a_causal_model_resume_too(tmp_path, waves):
+@pytest.mark.parametrize("tokenizer", ["auto", "quantised"])
+def test_frames_and_a_causal_model_resume_too(tmp_path, waves, tokenizer):
     settings = {**TINY, "steps": 9, "checkpoint_steps": 4, "objectives": "next_token=1,cpc=1",
-                "causal": True, "held_out": 0.2}  # fmt: skip
+                "causal": True, "held_out": 0.2, "tokenizer": tokenizer}  # fmt: skip
     pretrain(waves, tmp_path / "whole", **settings)
 
     def stop(step, *_):

@@ -94,7 +94,11 @@ def pretrain(
     ] = None,
     causal: Annotated[bool, typer.Option(help="Read from left to right.")] = False,
     tokenizer: Annotated[
-        str, typer.Option(help="auto, character, whitespace, kmer, bpe or unigram.")
+        str,
+        typer.Option(
+            help="Of text: auto, character, whitespace, kmer, bpe or unigram; of dense frames: "
+            "auto (as they are) or quantised."
+        ),
     ] = "auto",
     vocab_size: Annotated[int, typer.Option(help="At most this many tokens.")] = 4096,
     kmer: Annotated[int, typer.Option(help="Length of a k-mer.")] = 3,

@@ -24,6 +24,12 @@ def register() -> str:
     return NAME
 
 
+def use(model: Any) -> None:
+    """Let a model that was opened with torch's attention take this one."""
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(register())
+
+
 def attend(
     module: nn.Module,
     query: Tensor,

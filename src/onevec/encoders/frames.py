@@ -25,6 +25,7 @@ from onevec.errors import InputError
 from onevec.ragged import Ragged
 from onevec.tokens.frames import FRAMES, FrameInput
 
+QUANTISED = "quantised"  # the tokenizer of frames: clusters are read too, not only guessed
 _CLUSTERS = 256
 _PER_CLUSTER = 20  # frames that a cluster needs on average
 _SAMPLE = 50_000  # frames that k-means sees
@@ -74,7 +75,8 @@ class Frames(Material):
         shift, scale = _moments(train.values)
         kmeans = _clusters((_sample(train.values, recipe.seed) - shift) / scale, recipe.seed)
         count = len(kmeans.cluster_centers_)
-        self._entry = FrameInput(shift, scale, recipe.shape.dim)
+        words = torch.from_numpy(kmeans.cluster_centers_) if recipe.tokenizer == QUANTISED else None
+        self._entry = FrameInput(shift, scale, recipe.shape.dim, words)
         self.body = body = FrameBody(recipe, self._entry, count, dropout)
         self._network = body.network
         self.train = _with_clusters(corpus, "train", train, self._entry, kmeans)

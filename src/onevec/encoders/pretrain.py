@@ -22,7 +22,7 @@ from onevec.encoders import loop
 from onevec.encoders.batches import Flat
 from onevec.encoders.body import Material
 from onevec.encoders.corpus import Corpus, assemble
-from onevec.encoders.frames import Frames, frames_in_order_fingerprint
+from onevec.encoders.frames import QUANTISED, Frames, frames_in_order_fingerprint
 from onevec.encoders.mix import Mix
 from onevec.encoders.settings import Recipe
 from onevec.encoders.terms import TokenTerm
@@ -215,14 +215,20 @@ def _held(
 
 def _material(corpus: Corpus, recipe: Recipe, dropout: float, facts: dict[str, Any]) -> Material:
     if corpus.dense:
-        for name in ("tokenizer", "vocab_size", "kmer"):
+        plain = {"vocab_size": (Recipe.vocab_size,), "kmer": (Recipe.kmer,)}
+        for name, known in {"tokenizer": ("auto", QUANTISED), **plain}.items():
             given = getattr(recipe, name)
-            if given != getattr(Recipe, name):
+            if given not in known:
                 raise InputError(
-                    f"got {name}={given!r} for dense frames, which have no tokenizer: leave it out"
+                    f"got {name}={given!r} for dense frames, whose only tokenizer is {QUANTISED}: "
+                    "leave it out"
                 )
         material: Material = Frames(corpus, recipe, dropout)
     else:
+        if recipe.tokenizer == QUANTISED:
+            raise InputError(
+                f"got tokenizer={QUANTISED!r} for text, and it is of dense frames: pass auto"
+            )
         material = Text(corpus, recipe, dropout, facts.get("tokenizer"))
     if not len(material.train.values):
         raise InputError(

@@ -44,7 +44,8 @@ class Recipe:
     causal : bool
         A transformer that reads from left to right (Llama's layers) in place of ModernBERT's.
     tokenizer : str
-        Of text: auto, character, whitespace, kmer, bpe or unigram.
+        Of text: auto, character, whitespace, kmer, bpe or unigram. Dense frames are read as they
+        are, or with "quantised" as the numbers of their k-means clusters.
     vocab_size, kmer : int
         At most so many tokens; length of a k-mer.
     mask : float

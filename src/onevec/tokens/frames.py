@@ -20,22 +20,38 @@ _FAR = 10.0  # standard deviations; what lies farther is an artefact
 
 
 class FrameInput(nn.Module):
-    """Standardise frames and map them to the width of the backbone.
+    """Standardise frames and bring them to the width of the backbone.
 
     Attributes
     ----------
     shift, scale : (dim_in,) tensors
         Mean and standard deviation of the training frames.
+    codebook : (codes, dim_in) tensor or None
+        Standardised codewords. With them a frame is a token: the number of its nearest codeword,
+        whose embedding is looked up (Baevski, Schneider and Auli 2020, "vq-wav2vec"). Without,
+        frames are mapped linearly.
     """
 
     shift: Tensor
     scale: Tensor
+    codebook: Tensor | None
 
-    def __init__(self, shift: Float[Tensor, " dim_in"], scale: Float[Tensor, " dim_in"], dim: int):
+    def __init__(
+        self,
+        shift: Float[Tensor, " dim_in"],
+        scale: Float[Tensor, " dim_in"],
+        dim: int,
+        codebook: Float[Tensor, "codes dim_in"] | None = None,
+    ):
         super().__init__()
         self.register_buffer("shift", shift)
         self.register_buffer("scale", scale)
-        self.linear = nn.Linear(len(shift), dim)
+        self.register_buffer("codebook", codebook)
+        if codebook is None:
+            self.linear = nn.Linear(len(shift), dim)
+        else:
+            self.table = nn.Embedding(len(codebook), dim)
+            nn.init.normal_(self.table.weight, std=0.02)
 
     def standardise(self, frames: Float[Tensor, "*n dim_in"]) -> Float[Tensor, "*n dim_in"]:
         """Return frames of zero mean and unit variance per dimension, clipped."""
@@ -43,7 +59,10 @@ class FrameInput(nn.Module):
 
     def forward(self, frames: Float[Tensor, "*n dim_in"]) -> Float[Tensor, "*n dim"]:
         """Return what the backbone reads as embeddings."""
-        return self.linear(self.standardise(frames))
+        standard = self.standardise(frames)
+        if self.codebook is None:
+            return self.linear(standard)
+        return self.table(torch.cdist(standard, self.codebook).argmin(-1))
 
     @classmethod
     def load(cls, folder: Path) -> FrameInput:
@@ -51,7 +70,9 @@ class FrameInput(nn.Module):
         from safetensors.torch import load_file
 
         held = load_file(folder / FRAMES)
-        part = cls(held["shift"], held["scale"], len(held["linear.bias"]))
+        codebook = held.get("codebook")
+        dim = len(held["linear.bias"]) if codebook is None else held["table.weight"].shape[1]
+        part = cls(held["shift"], held["scale"], dim, codebook)
         part.load_state_dict(held)
         return part
 

@@ -93,8 +93,8 @@ class HalfExam:
     ----------
     held : Ragged
         Raw held-out sequences, each of two tokens or more.
-    known : Ragged
-        Raw sequences that may be trained on: whitening is fitted to them.
+    known : (seqs, dim) array
+        Vectors by ``before`` of sequences that may be trained on: whitening is fitted to them.
     statistics : InputStatistics
         Of the raw input.
     before : callable
@@ -102,11 +102,16 @@ class HalfExam:
     """
 
     def __init__(
-        self, held: Ragged, known: Ragged, statistics: InputStatistics, before: Vectors, seed: int
+        self,
+        held: Ragged,
+        known: Float[np.ndarray, "seqs dim"],
+        statistics: InputStatistics,
+        before: Vectors,
+        seed: int,
     ):
         self.seed = seed
         self.halves = halves(held)
-        whiten = Reduction(Candidate(("mean",), 0.0, 1.0)).fit({"mean": before(known)}, _WIDTH)
+        whiten = Reduction(Candidate(("mean",), 0.0, 1.0)).fit({"mean": known}, _WIDTH)
         lengths = held.lengths.numpy()
         self.questions = []
         for hidden in reversed(self.halves):

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from onevec.blocks import Blocks
+from onevec.encoders import attention
 from onevec.encoders.tuning.trainee import Trainee
 from onevec.encoders.tuning.views import window
 from onevec.poolers.concat import split_names
@@ -68,6 +69,8 @@ class Student(nn.Module):
         self.chunk_tokens, self.precision, self.longest = chunk_tokens, precision, longest
         self.device = torch.device(device)
         self.to(self.device)
+        if precision == "bf16":
+            attention.use(trainee.backbone)
         self.names = split_names(pooler)
         specs: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in self.names}
         self.eval()

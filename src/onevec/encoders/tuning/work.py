@@ -75,7 +75,7 @@ class Work:
         )
         self.added = choose_trained(trainee.backbone, given.layers, given.rank)
         if isinstance(trainee, FrameTrainee):
-            trainee.input.linear.requires_grad_(given.layers == "all")
+            trainee.input.requires_grad_(given.layers == "all")
         pooler = trainee.pooling if given.pooler == "auto" else given.pooler
         trainee.specials = trainee.specials and given.pooler == "auto"
         self.student = self._student(trainee, pooler)
@@ -96,8 +96,9 @@ class Work:
                 )
         began = time.process_time()
         statistics = InputStatistics(self.known, self.raw.dim == 1, given.seed)
+        known = self.vectors(self.known)
         self.selecting, self.judging = (
-            HalfExam(part, self.known, statistics, self.vectors, given.seed)
+            HalfExam(part, known, statistics, self.vectors, given.seed)
             for part in (selecting, judging)
         )
         self.start = self._selected()
