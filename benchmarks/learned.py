@@ -134,7 +134,13 @@ def _by_gain(pair: tuple[str, dict[str, Any]]) -> float:
     return -macro["value"] if macro else np.inf
 
 
+def _without(errors: list[dict[str, str]]) -> dict[str, str]:
+    """Columns with errors, and the first of them."""
+    return {error["where"]: error["error"] for error in reversed(errors)}
+
+
 def markdown(result: dict[str, Any]) -> str:
+    known = dict.fromkeys(task for each in result["methods"].values() for task in each["tasks"])
     lines = [
         "# Learned poolers and objectives",
         "",
@@ -143,6 +149,8 @@ def markdown(result: dict[str, Any]) -> str:
         "The start is the same pooler untrained.",
         "",
         *(f"- {what}: {value}" for what, value in result["training"].items()),
+        f"- tasks: {'; '.join(known)}",
+        *(f"- no fits on {where}: {why}" for where, why in _without(result["errors"]).items()),
         "",
         "| pooler and objective | over the recipe | over its start | over `OneVec()` | "
         "over the mean | tasks |",

@@ -196,6 +196,15 @@ def test_long_half_precision_sums_do_not_saturate():
     assert segment.segment_sum(values, torch.tensor([100_000])).item() == 100_000
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (5, 3)])
+def test_sums_are_those_of_segment_reduce_to_the_last_bit(shape):
+    generator = torch.Generator().manual_seed(len(shape))
+    lengths = torch.randint(0, 400, (60,), generator=generator)
+    values = 1e3 * torch.randn(int(lengths.sum()), *shape, generator=generator)
+    wanted = torch.segment_reduce(values, "sum", lengths=lengths, axis=0, initial=0.0)
+    assert torch.equal(segment.segment_sum(values, lengths), wanted)
+
+
 def test_std_of_a_constant_is_exactly_zero_at_any_offset():
     values = torch.full((1000, 1), 12345.678)
     assert segment.segment_std(values, torch.tensor([1000])).item() == 0

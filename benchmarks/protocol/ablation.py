@@ -7,7 +7,7 @@ token vectors. Whoever learns to tell sequences apart learns these.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -44,18 +44,19 @@ ROWS = tuple(dict.fromkeys(row for row, _ in COLUMNS))
 class Unclipped(Blocks):
     """Outlier tokens stay as far out as they are."""
 
-    def _scaled(self, values: Tensor) -> Tensor:
-        scaled = (values.float() - self.shift) / self.scale
-        return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
+    def _unit(self) -> Tensor:
+        return self.scale
+
+    def _shown(self, values: Tensor, views: Container[str]) -> dict[str, Tensor]:
+        scaled = (values.float() - self.shift) / self._unit()
+        return {"scaled": scaled if self.axes.shape[1] == self.dim else scaled @ self.axes}
 
 
-class Unscaled(Blocks):
-    """Token features keep their own spreads."""
+class Unscaled(Unclipped):
+    """Token features keep their own spreads, too."""
 
-    def _scaled(self, values: Tensor) -> Tensor:
-        usual = self.scale[self.scale.isfinite()].mean()
-        scaled = (values.float() - self.shift) / usual
-        return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
+    def _unit(self) -> Tensor:
+        return self.scale[self.scale.isfinite()].mean()
 
 
 def variants() -> dict[str, Candidate]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from onevec.blocks import Prepared, prepare
 from onevec.objectives import OBJECTIVES, make_objective
 from onevec.poolers import POOLERS
-from onevec.recipe import BLOCKS, RICH
+from onevec.recipe import BLOCKS, HEAD, LEARNED, RICH
 from onevec.reduction import Candidate, Reduction
 from onevec.train import Trained, Training, train
 from protocol.producer import DIM, Context, Producer, Result
@@ -43,9 +43,7 @@ def fit(context: Context, seed: int, pooler: str, way: str, objective: str) -> I
     """Train one pooler for one objective, and reduce it as the recipe does."""
     closed, spent = _closed(context, seed)
     began = time.process_time()
-    parts = [BLOCKS[name] for name in RICH.blocks]
-    evened = "evened", {"parts": parts, "power": RICH.block_power}
-    spec = pooler, {"parts": [evened]} if way == "residual" else {}
+    spec = HEAD if way == "residual" else (pooler, {})
     added = prepare(context.train, {pooler: spec}, "quick", seed)
     prepared = replace(
         closed,
@@ -56,8 +54,8 @@ def fit(context: Context, seed: int, pooler: str, way: str, objective: str) -> I
     # Trained along is an affine map, which blocks of length 1 would not give.
     trained_as = Candidate(blocks, 0.5, 0.5)
     final = replace(RICH, blocks=blocks)
-    if way == "residual":  # its parts are evened already
-        trained_as = final = Candidate(blocks, 0.0, RICH.power)
+    if way == "residual":
+        trained_as = final = LEARNED
     told = Trained()
     if objective != UNTRAINED:
         told = train(

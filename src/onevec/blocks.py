@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +24,9 @@ Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
 
 CLIP = 6.0  # standard deviations: outlier tokens must not own the second moments
 _TOKEN_WIDTH = 128  # wider tokens are rotated to this many leading axes, or blocks grow too wide
-_VALUE_BUDGET = 2**23  # token values of one batch: 32 MiB in fp32
+# Token values of one batch, 8 MiB in fp32: of larger arrays the system clears every page anew,
+# which takes longer than what is done with them (benchmarks/LOG.md).
+_VALUE_BUDGET = 2**21
 _SAMPLE_VALUES = 2**24  # at most this many token values in the sample: 64 MiB in fp32
 # Per effort: sequences the linear maps are fitted to, tokens the poolers are fitted to, sequences
 # the judge holds out.
@@ -33,7 +35,7 @@ EFFORTS = {
     "standard": (20_000, 200_000, 1_500),
     "thorough": (50_000, 500_000, 3_000),
 }
-_ENOUGH_HELD_OUT = 40
+_ENOUGH_HELD_OUT = 40  # with fewer held out at once, every third is in turn: 120 sequences
 # A feature that varies less within sequences, as a part of its whole spread, belongs to sequences
 # and not to tokens: the mean tells all of it. Persistent noise would own the other statistics.
 _STEADY = 0.01
@@ -78,7 +80,7 @@ class Blocks:
         if bool(varies.any()):
             blocks.scale = torch.where(varies, blocks.scale, torch.inf)
         if sample.dim > _TOKEN_WIDTH:
-            scaled = blocks._scaled(values)
+            scaled = blocks._shown(values, ("scaled",))["scaled"]
             _, blocks.axes = principal_axes(scaled, _TOKEN_WIDTH, whiten=False)
         blocks.poolers = {name: POOLERS[kind](**options) for name, (kind, options) in specs.items()}
         seen = blocks._seen(sample, specs)
@@ -86,18 +88,12 @@ class Blocks:
             pooler.fit(seen[blocks.view(name)], random_state=random_state)
         return blocks
 
-    def _scaled(self, values: Tensor) -> Tensor:
-        scaled = (values.float() - self.shift).div_(self.scale).clamp_(-CLIP, CLIP)
-        return scaled if self.axes.shape[1] == self.dim else scaled @ self.axes
-
-    def _clipped(self, values: Tensor) -> Tensor:
-        """Clip what `_scaled` clips, in the features' own units; what it leaves out is 0."""
-        reach = torch.where(self.scale.isfinite(), CLIP * self.scale, 0.0)
-        return (values.float() - self.shift).clamp_(-reach, reach)
+    def _shown(self, values: Tensor, views: Container[str]) -> dict[str, Tensor]:
+        return show(values, views, self.shift, self.scale, self.axes)
 
     def scaled(self, batch: Ragged) -> Ragged:
         """Return what most blocks see."""
-        return batch.with_values(self._scaled(batch.values))
+        return batch.with_values(self._shown(batch.values, ("scaled",))["scaled"])
 
     def view(self, name: str) -> str:
         """Which tokens a block sees: raw (other layers have other scales), clipped or scaled."""
@@ -112,11 +108,9 @@ class Blocks:
 
     def _seen(self, batch: Ragged, names: Iterable[str]) -> dict[str, Ragged]:
         """Return what the named blocks see, by their views."""
-        how = {"clipped": self._clipped, "scaled": self._scaled}
-        return {
-            view: batch.with_values(how[view](batch.values)) if view in how else batch
-            for view in {self.view(name) for name in names}
-        }
+        views = {self.view(name) for name in names}
+        shown = self._shown(batch.values, views)
+        return {view: batch.with_values(values) for view, values in shown.items()}
 
     @torch.inference_mode()
     def __call__(self, batch: Ragged, names: Sequence[str]) -> Features:
@@ -138,9 +132,10 @@ class Blocks:
 
     def only(self, names: Sequence[str]) -> Blocks:
         """Return the same with these poolers alone."""
-        return self._with({name: self.poolers[name] for name in names})
+        return self.with_poolers({name: self.poolers[name] for name in names})
 
-    def _with(self, poolers: Mapping[str, Pooler]) -> Blocks:
+    def with_poolers(self, poolers: Mapping[str, Pooler]) -> Blocks:
+        """Return the same with other poolers, fitted to what these see."""
         part = Blocks(self.dim, poolers)
         part.shift, part.scale, part.axes = self.shift, self.scale, self.axes
         part.device = self.device
@@ -148,7 +143,7 @@ class Blocks:
 
     def merged(self, other: Blocks) -> Blocks:
         """Return the same with the other's poolers too."""
-        return self._with({**other.poolers, **self.poolers})
+        return self.with_poolers({**other.poolers, **self.poolers})
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what `from_state` needs: a JSON part and the arrays."""
@@ -195,6 +190,28 @@ class Blocks:
                 out[name][done : done + len(batch)] = block
             done += len(batch)
         return out
+
+
+def show(
+    values: Float[Tensor, "*tokens dim"],
+    views: Container[str],
+    shift: Float[Tensor, " dim"],
+    scale: Float[Tensor, " dim"],
+    axes: Float[Tensor, "dim width"],
+) -> dict[str, Float[Tensor, "*tokens width"]]:
+    """Return what blocks see of tokens, by their views: see `Blocks.view`.
+
+    What is constant has an infinite ``scale``, and is 0 in both views that know it.
+    """
+    shown = {"raw": values} if "raw" in views else {}
+    apart = values.float() - shift
+    if "clipped" in views:
+        reach = torch.where(scale.isfinite(), CLIP * scale, 0.0)
+        shown["clipped"] = torch.minimum(torch.maximum(apart, -reach), reach)
+    if "scaled" in views:
+        scaled = (apart / scale).clamp_(-CLIP, CLIP)
+        shown["scaled"] = scaled if axes.shape[0] == axes.shape[1] else scaled @ axes
+    return shown
 
 
 def tamed(values: Float[Tensor, "rows dims"]) -> Float[Tensor, "rows dims"]:

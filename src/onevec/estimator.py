@@ -24,15 +24,14 @@ from onevec.native import NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
-from onevec.recipe import BLOCKS, candidates
-from onevec.reduction import MEAN_PCA, Candidate, Reduction
+from onevec.recipe import ASKING, BLOCKS, HEAD, LEARNED, candidates
+from onevec.reduction import MEAN, MEAN_PCA, Candidate, Reduction
 from onevec.tokens.batches import Tokens, as_tokens
 from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore
 from onevec.train.settings import Trained, Training
 
 FORMAT = 3
-LEARNED_HEAD = "residual"  # what an objective adds to the candidates
 _USUAL_DIM = 64  # candidates are compared at it where none is asked for
 OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
@@ -139,32 +138,35 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
         tokens = _with_layers(tokens, [POOLERS[name]() for name in names])
-        # The recipe's blocks ask what is judged and what is trained, whatever is offered.
-        asking = BLOCKS if self.pooler == "auto" or learned else {}
-        specs = {"mean": ("mean", {})} | asking | {name: (name, {}) for name in names}
+        judged = self.pooler == "auto"
+        offered = (native_candidates() if self.export else candidates()) if judged else []
+        named = LEARNED if judged else Candidate(tuple(names), 0.5, 0.5)
+        # What is judged or trained is asked by the recipe's blocks, whatever is offered.
+        read = {MEAN, *(ASKING if judged or learned else ())}.union(*(o.blocks for o in offered))
+        specs = {name: spec for name, spec in BLOCKS.items() if name in read}
+        specs |= {name: HEAD if judged else (name, {}) for name in names}
         nuisance = tuple(self.nuisance or ())
         given = tokens, specs, self.effort, self.random_state, nuisance
         # What learns is trained once.
-        folds = [prepare(*given)] if learned else prepare_folds(*given)
+        folds = prepare_folds(*given) if judged and not learned else [prepare(*given)]
         found = folds[0]
         self.training_ = None
         if learned:
-            self.training_ = self._train(tokens, found, names, objective, training, dim=dim)
+            self.training_ = self._train(tokens, found, named, objective, training, dim=dim)
             found = found.renewed(tokens, learned)
-        if self.pooler == "auto":
-            offered = native_candidates() if self.export else candidates()
-            options = [*offered, *(Candidate((n,), 0.5, 0.5) for n in learned)]
+        if judged:
+            options = [*offered, named] if learned else offered
             # What selected the trained state does not judge it.
             unseen = [found.half(1)] if learned else folds
             chosen, verdict = judge(
                 tokens, unseen, options, dim=dim, random_state=self.random_state
             )
         else:
-            chosen = Candidate(tuple(names), 0.5, 0.5)
-            told = "As told: no candidates were compared, so nothing is claimed against the mean."
+            chosen = named
+            words = "As told: no candidates were compared, so nothing is claimed against the mean."
             if self.training_ is not None:
-                told = f"{told} {self.training_.sentence}"
-            verdict = Verdict(chosen.name, False, 0.5, told, 0)
+                words = f"{words} {self.training_.sentence}"
+            verdict = Verdict(chosen.name, False, 0.5, words, 0)
         self.n_features_in_ = tokens.dim
         self.fingerprint_ = getattr(tokens, "fingerprint", None)
         self.data_ = facts_of(tokens)
@@ -236,7 +238,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _named_poolers(self) -> tuple[list[str], list[str]]:
         """Names of the poolers the user asks for, and of those that learn."""
         if self.pooler == "auto":
-            names = [] if self.objective == "auto" else [LEARNED_HEAD]
+            names = [] if self.objective == "auto" else list(LEARNED.blocks)
         else:
             made = make_pooler(self.pooler)  # explains a name that does not exist
             names = made.names if isinstance(made, Concat) else [self.pooler.strip()]
@@ -259,7 +261,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self,
         tokens: Tokens,
         found: Prepared,
-        names: list[str],
+        candidate: Candidate,
         objective: Objective,
         training: Training,
         *,
@@ -275,7 +277,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return train(
                 tokens,
                 found,
-                Candidate(tuple(names), 0.5, 0.5),
+                candidate,
                 objective,
                 training,
                 dim=dim,

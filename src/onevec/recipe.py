@@ -22,6 +22,10 @@ RICH = Candidate(("dct", "transport", "covariance", "lagged"), 0.25, 0.0, unit=T
 PLAIN = Candidate(("raw_mean", "raw_std", "raw_max", "raw_min"), 0.0, 1.0, shrinkage=0.9)
 EXTREMES = Candidate(("raw_mean", "raw_max", "raw_min"), 0.0, 1.0, shrinkage=0.9)  # no roots
 PLAINER = (PLAIN, EXTREMES, EVENED_MEAN)  # what they outdo is not taken
+# What an objective adds: a learned head on the rich blocks, evened already; it starts as `RICH`.
+_EVENED = "evened", {"parts": [BLOCKS[name] for name in RICH.blocks], "power": RICH.block_power}
+HEAD: tuple[str, dict[str, Any]] = ("residual", {"parts": [_EVENED]})
+LEARNED = Candidate((HEAD[0],), 0.0, RICH.power)
 ASKING = (MEAN, *RICH.blocks)  # what the judge asks about the other half
 
 

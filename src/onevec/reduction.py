@@ -119,7 +119,8 @@ class Reduction:
                 projection = _projection(width, *how, cache[name])
                 if two:  # or their number would tell in the last stage's shrinkage
                     varying = max(1, int(projection.matrix_.any(0).sum()))
-                    projection = _projection(varying, *how, cache[name])
+                    if varying < width:
+                        projection = _projection(varying, *how, cache[name])
                 if nuisance is not None:
                     _take_out(projection, block, nuisance)
                 reduced = projection.transform(block)

@@ -42,16 +42,15 @@ def segment_positions(lengths: Lengths) -> Int[Tensor, " tokens"]:
     return torch.arange(len(start), device=start.device) - start
 
 
-def _reduce(values: Values, lengths: Lengths, how: str) -> Reduced:
-    values = accumulate_dtype(values)
-    if values.shape[0] == 0:  # segment_reduce refuses an axis without entries
-        return values.new_zeros((lengths.shape[0], *values.shape[1:]))
-    return torch.segment_reduce(values, how, lengths=lengths, axis=0, initial=0.0, unsafe=True)
-
-
 def segment_sum(values: Values, lengths: Lengths) -> Reduced:
     """Sum of each segment."""
-    return _reduce(values, lengths, "sum")
+    values = accumulate_dtype(values)
+    # On a CPU index_add is three to six times faster and gives the same bits; on a GPU the order
+    # of its additions is left to chance. (And segment_reduce refuses an axis without entries.)
+    if values.device.type == "cpu" or not len(values):
+        out = values.new_zeros((lengths.shape[0], *values.shape[1:]))
+        return out.index_add(0, segment_rows(lengths), values)
+    return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, initial=0.0, unsafe=True)
 
 
 def _per_row(lengths: Lengths, like: Tensor) -> Tensor:

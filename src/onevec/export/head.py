@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from onevec.blocks import CLIP
+from onevec.blocks import show
 from onevec.errors import InputError
 from onevec.poolers import POOLERS
 from onevec.project.base import Linear
@@ -113,16 +113,8 @@ class Head(nn.Module):
         self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
 
     def seen(self, values: Float[Tensor, "*tokens dim"]) -> dict[str, Tensor]:
-        """Return what the blocks see, by their views: see `onevec.blocks.Blocks.view`."""
-        seen = {"raw": values}
-        if "clipped" in self.views.values():
-            reach = torch.where(self.scale.isfinite(), CLIP * self.scale, 0.0)
-            seen["clipped"] = torch.minimum(torch.maximum(values - self.shift, -reach), reach)
-        if "scaled" in self.views.values():
-            scaled = ((values - self.shift) / self.scale).clamp(-CLIP, CLIP)
-            square = self.axes.shape[0] == self.axes.shape[1]
-            seen["scaled"] = scaled if square else scaled @ self.axes
-        return seen
+        """Return what the blocks see, by their views."""
+        return show(values, self.views.values(), self.shift, self.scale, self.axes)
 
     def reduce(self, features: Mapping[str, Tensor]) -> Float[Tensor, "seqs dim"]:
         """Reduce block features to the vector."""

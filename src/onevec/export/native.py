@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from onevec.export.head import CLIP, affine_of, kind_of
+from onevec.blocks import CLIP
+from onevec.export.head import affine_of, kind_of
 from onevec.export.program import Columns, Program, stacked
 from onevec.poolers.attention import Attention
 from onevec.poolers.covariance import Covariance

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from onevec.errors import InputError
-from onevec.poolers.base import Pooler
 from onevec.poolers.learned import present
+from onevec.poolers.parts import OnParts, Parts
 from onevec.ragged import Ragged
 
 
-class Evened(Pooler):
+class Evened(OnParts):
     """Closed-form poolers, each whitened in part and of length 1: (seqs, sum of their widths).
 
     Each part becomes ``z / |z|`` with ``z = Λ^(-power / 2) Vᵀ (b - m)``, where m is the mean of
     what the part gives over the sample's sequences and V, Λ are the leading principal directions
-    and variances, shrunk (see `onevec.project.Whitening`). So no part and no outlier speaks louder
+    and variances (see `onevec.project.Whitening`). So no part and no outlier speaks louder
     than another, and a residual head or a projection that follows starts where the recipe stands.
 
     Parameters
@@ -39,30 +35,18 @@ class Evened(Pooler):
 
     def __init__(
         self,
-        parts: str | Sequence[tuple[str, Mapping[str, Any]]] = "mean|std|dct",
+        parts: Parts = "mean|std|dct",
         power: float = 0.25,
         width: int = 192,
     ):
         super().__init__()
-        # The table of poolers names this class: it cannot be imported before.
-        from onevec.poolers.concat import Concat, split_names
-
-        given = [(name, {}) for name in split_names(parts)] if isinstance(parts, str) else parts
-        self.blocks = Concat(given)
-        if self.blocks.learned or not 0 <= power <= 1 or width < 1:
+        self._stand_on(parts)
+        if not 0 <= power <= 1 or width < 1:
             raise InputError(
-                f"Evened got parts={parts!r}, power={power}, width={width}: pass closed-form "
-                "poolers, a power from 0 to 1, and a width of 1 or more"
+                f"Evened got power={power}, width={width}: pass a power from 0 to 1, and a width "
+                "of 1 or more"
             )
         self.power, self.width = float(power), int(width)
-        self.needs = self.blocks.needs
-        self.order_free = self.blocks.order_free
-        self.distributional = self.blocks.distributional
-
-    @property
-    def parts(self) -> list[tuple[str, dict[str, Any]]]:
-        """Names and options of the poolers, with what fitting settles."""
-        return self.blocks.parts
 
     def _build(self, dim: int) -> int:
         self.register_buffer("centre", torch.zeros(self.blocks.build(dim).dim_out))
@@ -74,6 +58,8 @@ class Evened(Pooler):
         return total
 
     def _learn(self, sample: Ragged, random_state: int) -> None:
+        from onevec.project import Whitening  # scikit-learn takes a while to import
+
         self.blocks.fit(sample, random_state=random_state)
         found = self.blocks(sample)[sample.lengths > 0]
         self.get_buffer("centre").copy_(found.double().mean(0))
@@ -81,7 +67,9 @@ class Evened(Pooler):
             return
         for place, columns in enumerate(self.blocks.slices):
             held = self.get_buffer(f"map{place}")
-            held.copy_(torch.from_numpy(_whitening(found[:, columns], held.shape[1], self.power)))
+            whitening = Whitening(held.shape[1], power=self.power)
+            whitening.fit(found[:, columns].double().cpu().numpy())
+            held.copy_(torch.from_numpy(whitening.matrix_))
 
     def _pool(self, tokens: Ragged) -> Tensor:
         return self.even(self.blocks(tokens)) * present(tokens.lengths)
@@ -94,14 +82,3 @@ class Evened(Pooler):
             for place, columns in enumerate(self.blocks.slices)
         ]
         return torch.cat(sides, dim=1)
-
-
-def _whitening(
-    found: Float[Tensor, "seqs dim"], width: int, power: float
-) -> Float[np.ndarray, "dim width"]:
-    """Make the map to the leading principal directions, whitened in part; null ones are zeros."""
-    from onevec.project import Whitening  # it needs scikit-learn, which takes a while to import
-
-    whitening = Whitening(width, power=power).fit(found.double().cpu().numpy())
-    variance = whitening.explained_variance_
-    return np.where(variance <= whitening.eps * variance[0], 0.0, whitening.matrix_)

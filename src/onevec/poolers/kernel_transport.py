@@ -98,7 +98,7 @@ class KernelTransport(Pooler):
         self.book.copy_(normalize(book))
 
     def _likeness(self, unit: Values) -> Float[Tensor, "tokens anchors"]:
-        return ((unit @ self.points.T - 1) / self.bandwidth**2).exp()
+        return (unit @ self.points.T).sub_(1).div_(self.bandwidth**2).exp_()
 
     def features(self, values: Values) -> Float[Tensor, "tokens width"]:
         """Map tokens to the kernel's feature space."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError
-from onevec.poolers.base import Pooler
 from onevec.poolers.learned import centre_and_spread, present, zero_mlp
+from onevec.poolers.parts import OnParts, Parts
 from onevec.ragged import Ragged
 from onevec.segment import Lengths
 
 
-class Residual(Pooler):
+class Residual(OnParts):
     """Closed-form poolers side by side plus an MLP of them: (seqs, sum of their dim_out).
 
     ``b + s MLP((b - m) / s)`` with b what the poolers give, m and s its mean and spread over the
@@ -37,31 +36,18 @@ class Residual(Pooler):
 
     def __init__(
         self,
-        parts: str | Sequence[tuple[str, Mapping[str, Any]]] = "mean|std|dct",
+        parts: Parts = "mean|std|dct",
         hidden: int = 256,
     ):
         super().__init__()
-        # The table of poolers names this class: it cannot be imported before.
-        from onevec.poolers.concat import Concat, options_by_name, split_names
+        from onevec.poolers.concat import options_by_name  # see `OnParts`
 
-        given = [(name, {}) for name in split_names(parts)] if isinstance(parts, str) else parts
-        self.blocks = Concat(given)
-        if self.blocks.learned or hidden < 1:
-            raise InputError(
-                f"Residual got parts={parts!r}, hidden={hidden}: pass closed-form poolers, and 1 "
-                "or more hidden units"
-            )
-        options_by_name(given)
+        self._stand_on(parts)
+        options_by_name(self.parts)  # a name that comes twice cannot be said in `starts_as`
+        if hidden < 1:
+            raise InputError(f"Residual got hidden={hidden}: pass 1 or more hidden units")
         self.hidden = int(hidden)
         self.starts_as = "|".join(self.blocks.names)
-        self.needs = self.blocks.needs
-        self.order_free = self.blocks.order_free
-        self.distributional = self.blocks.distributional
-
-    @property
-    def parts(self) -> list[tuple[str, dict[str, Any]]]:
-        """Names and options of the poolers, with what fitting settles."""
-        return self.blocks.parts
 
     @property
     def start_options(self) -> dict[str, dict[str, Any]]:

@@ -73,7 +73,7 @@ def _from_path(path: Path) -> Tokens:
     if path.is_file():
         raise InputError(
             f"{path} is a file, not the folder of a token store: make one from it with "
-            "onevec.encode(path, encoder, out=...)"
+            "`onevec encode`, or in Python with onevec.encode(path, encoder, out=...)"
         )
     return TokenStore(path)
 

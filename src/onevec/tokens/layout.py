@@ -86,7 +86,8 @@ def read_index(path: Path) -> dict[str, Any]:
     file = path / INDEX
     if not path.exists():
         raise StoreError(
-            f"there is no token store at {path}: make one with onevec.encode(..., out=...)"
+            f"there is no token store at {path}: make one with `onevec encode`, or in Python with "
+            "onevec.encode(..., out=...)"
         )
     if not file.is_file():
         raise StoreError(

@@ -17,7 +17,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onevec.blocks import Blocks, Features, Prepared
+from onevec.blocks import Prepared
 from onevec.errors import InputError
-from onevec.judge.exam import Exam, half_features
+from onevec.judge.exam import Exam
 from onevec.judge.monitor import Monitor
 from onevec.objectives import Objective
-from onevec.poolers.residual import Residual
-from onevec.reduction import Candidate, Reduction
+from onevec.reduction import Candidate
 from onevec.tokens.batches import Tokens
 from onevec.train.head import Head, World, gradients
 from onevec.train.offer import Offer, draw_rows, training_rows
+from onevec.train.score import HeldOutScore
 from onevec.train.settings import STEPS, Trained, Training
 from onevec.train.state import Run
 from onevec.views import VIEWS, Reencoded, Views, fixed_size
 
 _LEAST_HELD_OUT = 10
-_REFIT = 2_000  # sequences that the reduction is fitted to for a held-out score
 
 
 def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
@@ -100,7 +98,7 @@ def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
         )
         objective.to(world.device).train()
         optimizer = torch.optim.AdamW(_groups(head, objective, training.weight_decay))
-        score = _HeldOutScore(exam, prepared, candidate, dim)
+        score = HeldOutScore(exam, prepared, candidate, dim)
         run = Run(head, objective, optimizer, Trained(left_out=short))
         pair, context = offer.batch(
             draw_rows(rows, training.batch, 0, random_state), 0, world.device
@@ -208,58 +206,6 @@ def _schedule(step: int, steps: int) -> float:
     """A tenth of the steps warms up, then a cosine falls to 0."""
     warm = (step + 1) / max(1.0, steps / 10)
     return min(warm, 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-class _HeldOutScore:
-    """Held-out score of the blocks as they are, reduced as the final vector is.
-
-    What no training changes is pooled once.
-    """
-
-    def __init__(self, exam: Exam, prepared: Prepared, candidate: Candidate, dim: int):
-        self.exam, self.candidate, self.dim = exam, candidate, dim
-        self.blocks = prepared.blocks.only(candidate.blocks)
-        some = np.random.default_rng(0).permutation(prepared.rows[: prepared.count])[:_REFIT]
-        self.rows = np.sort(some)
-        still = {
-            name: pooler.blocks if isinstance(pooler, Residual) else pooler
-            for name, pooler in self.blocks.poolers.items()
-            if isinstance(pooler, Residual) or not pooler.learned
-        }
-        self.moving = self.blocks.only([name for name in self.blocks.poolers if name not in still])
-        closed = copy(self.blocks)
-        closed.poolers = still
-        self.still = self._features(closed)
-        whole = exam.tokens.lengths[torch.from_numpy(self.rows)]
-        half = torch.from_numpy(exam.lengths) // 2  # of two tokens or more
-        self.lengths = whole, half, half
-
-    @torch.inference_mode()
-    def __call__(self) -> float:
-        moving = self._features(self.moving)
-        known, *halves = (
-            self._headed(still, lengths) | more
-            for still, lengths, more in zip(self.still, self.lengths, moving, strict=True)
-        )
-        reduction = Reduction(self.candidate).fit(known, self.dim)
-        evidence = self.exam.evidence([reduction.transform(half) for half in halves])
-        return float(evidence.predictability.mean() + evidence.pseudo_labels.mean())
-
-    def _features(self, blocks: Blocks) -> tuple[Features, Features, Features]:
-        """Of what the reduction is fitted to, and of both halves of what it is judged on."""
-        if not blocks.poolers:
-            return {}, {}, {}
-        tokens = self.exam.tokens
-        return blocks.of(tokens, self.rows), *half_features(tokens, self.exam.rows, blocks)
-
-    def _headed(self, still: Features, lengths: Tensor) -> Features:
-        """The same with what residual heads add now."""
-        device, found = self.blocks.device, dict(still)
-        for name, pooler in self.blocks.poolers.items():
-            if isinstance(pooler, Residual):
-                parts = torch.from_numpy(still[name]).to(device)
-                found[name] = pooler.add(parts, lengths.to(device)).cpu().numpy()
-        return found
 
 
 def _late(began: float, training: Training) -> bool:
