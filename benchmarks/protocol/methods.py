@@ -96,6 +96,7 @@ _VERDICT = (
     *("benchmarks/protocol/calibrations.json", "benchmarks/protocol/unseen.py"),
 )
 _OURS = (*_VERDICT, "src/onevec/estimator.py", "benchmarks/protocol/methods.py")
+_DIMENSIONS = (*_OURS, "src/onevec/judge/dimension.py")
 _PEERS = ("benchmarks/protocol/peers.py",)
 _BOUND = ("benchmarks/protocol/bounds.py",)
 
@@ -117,7 +118,7 @@ def producers() -> dict[str, Producer]:
         Producer("defaults", "candidate", sweep.defaults, (*SWEPT, *RECIPE)),
         Producer("judgement", "judgement", judgement, (*_OURS, *SWEPT)),
         Producer("attention_probe", "bound", bounds.attention_probe, _BOUND),
-        Producer("dimensions", "dimension", dimensions, _OURS, rows=SIX_ROWS),
+        Producer("dimensions", "dimension", dimensions, _DIMENSIONS, rows=SIX_ROWS),
     ]
     for effort in ("quick", "standard", "thorough"):
         run = functools.partial(onevec, effort=effort)
