@@ -204,6 +204,8 @@ def show(
     What is constant has an infinite ``scale``, and is 0 in both views that know it.
     """
     shown = {"raw": values} if "raw" in views else {}
+    if not ("clipped" in views or "scaled" in views):
+        return shown
     apart = values.float() - shift
     if "clipped" in views:
         reach = torch.where(scale.isfinite(), CLIP * scale, 0.0)
