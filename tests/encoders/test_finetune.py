@@ -22,7 +22,7 @@ from onevec.encoders.tuning.layers import choose_trained, layer_list
 from onevec.encoders.tuning.settings import Tuning
 from onevec.encoders.tuning.student import Student
 from onevec.encoders.tuning.table import FINETUNING, Aims
-from onevec.encoders.tuning.trainee import open_trainee
+from onevec.encoders.tuning.trainee import TextTrainee, Trainee, open_trainee
 from onevec.encoders.tuning.views import ShareCrops, drop_tokens, window
 from onevec.ragged import Ragged
 
@@ -145,6 +145,40 @@ def test_a_batch_in_pieces_has_the_gradient_of_the_whole(room, name):
     assert len(slopes[0]) > 30
     for key, slope in slopes[0].items():
         torch.testing.assert_close(slopes[1][key], slope, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk_tokens", [100_000, 60])
+@pytest.mark.parametrize(
+    ("encoder", "spec"),
+    [("bert", "crops"), ("own", "simcse=1,masked=0.5"), ("st", "denoise"), ("frames", "crops")],
+)
+def test_one_lookup_has_the_gradient_of_many(room, monkeypatch, encoder, spec, chunk_tokens):
+    slopes = []
+    corpus = list(np.load(room / "waves.npz").values()) if encoder == "frames" else topics(60)
+    for kind in (None, Trainee):
+        if kind:
+            monkeypatch.setattr(TextTrainee, "one_lookup", Trainee.one_lookup)
+        trainee = open_trainee(room / encoder, corpus, 0)
+        choose_trained(trainee.backbone, "all", 8)
+        student, aims = make_student(trainee, chunk_tokens), Aims(spec)
+        aims.build(student, trainee.raw[:40], Tuning.of({"max_length": 24}))
+        student.train()
+        aims.gradients(student, Batch(trainee.raw[:16], torch.arange(16), 5))
+        slopes.append({n: p.grad for n, p in student.named_parameters() if p.grad is not None})
+    assert slopes[0].keys() == slopes[1].keys()
+    for key, slope in slopes[1].items():
+        torch.testing.assert_close(slopes[0][key], slope, atol=1e-6, rtol=1e-4)
+    if encoder != "frames":
+        assert "forward" not in vars(trainee.embedding)  # its own again
+
+
+def test_a_frozen_table_gets_no_gradient(room):
+    trainee = open_trainee(room / "bert", topics(60), 0)
+    choose_trained(trainee.backbone, 1, 8)
+    student, aims = make_student(trainee), Aims("crops")
+    aims.build(student, trainee.raw[:40], Tuning.of({"max_length": 24}))
+    aims.gradients(student, Batch(trainee.raw[:16], torch.arange(16), 5))
+    assert trainee.embedding.weight.grad is None
 
 
 def test_mixtures_name_their_terms(room, tmp_path):

@@ -60,15 +60,16 @@ class Denoise(Aim):
         noised = drop_tokens(whole, self.drop, generator)
         # The decoder's softmax over the vocabulary is what memory must hold.
         total, count = 0.0, len(whole.values)
-        for place, rows in enumerate(student.groups(whole.lengths)):
-            seed_dropout(student.device, batch.seed, 7, place)
-            clean = whole[rows]
-            vectors, _ = student.encode(noised[rows])
-            with student.mixed():
-                states = self.decoder(vectors, student.trainee.embed(clean), clean.lengths)
-                loss = self.guess(states, clean.values).sum() / count
-            (weight * loss).backward()
-            total += float(loss.detach())
+        with student.trainee.one_lookup(whole):
+            for place, rows in enumerate(student.groups(whole.lengths)):
+                seed_dropout(student.device, batch.seed, 7, place)
+                clean = whole[rows]
+                vectors, _ = student.encode(noised[rows])
+                with student.mixed():
+                    states = self.decoder(vectors, student.trainee.embed(clean), clean.lengths)
+                    loss = self.guess(states, clean.values).sum() / count
+                (weight * loss).backward()
+                total += float(loss.detach())
         return {"loss": total, "total": total}
 
 
@@ -108,19 +109,20 @@ class Masked(Aim):
         shown, picked = student.trainee.hide(whole, self.rate, generator)
         total, count = 0.0, int(picked.sum())
         marked = Ragged(picked[:, None].float(), whole.lengths)
-        for place, rows in enumerate(student.groups(whole.lengths)):
-            asked = marked[rows].values[:, 0] > 0
-            if not bool(asked.any()):
-                continue
-            seed_dropout(student.device, batch.seed, 8, place)
-            with student.mixed():
-                states = student.trainee(shown[rows]).values
-                if student.trainee.specials:
-                    states = _content(states, whole[rows].lengths, student.trainee)
-                chosen = states[asked.to(states.device)]
-                loss = self.guess(chosen, whole[rows].values[asked]).sum() / count
-            (weight * loss).backward()
-            total += float(loss.detach())
+        with student.trainee.one_lookup(whole, shown):
+            for place, rows in enumerate(student.groups(whole.lengths)):
+                asked = marked[rows].values[:, 0] > 0
+                if not bool(asked.any()):
+                    continue
+                seed_dropout(student.device, batch.seed, 8, place)
+                with student.mixed():
+                    states = student.trainee(shown[rows]).values
+                    if student.trainee.specials:
+                        states = _content(states, whole[rows].lengths, student.trainee)
+                    chosen = states[asked.to(states.device)]
+                    loss = self.guess(chosen, whole[rows].values[asked]).sum() / count
+                (weight * loss).backward()
+                total += float(loss.detach())
         return {"loss": total, "total": total}
 
 

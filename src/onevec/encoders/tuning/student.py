@@ -191,6 +191,11 @@ def descend(student: Student, views: tuple[Ragged, ...], loss: Loss, seed: int) 
     loss : callable
         From vectors and tokens of every view (the latter without a gradient) to a scalar.
     """
+    with student.trainee.one_lookup(*views):
+        _descend(student, views, loss, seed)
+
+
+def _descend(student: Student, views: tuple[Ragged, ...], loss: Loss, seed: int) -> None:
     plan = [student.groups(view.lengths) for view in views]
     at_once = sum(int(view.lengths.sum()) for view in views) <= student.chunk_tokens
     vectors, tokens = [], []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,14 @@ class Trainee(nn.Module, ABC):
     @abstractmethod
     def embed(self, raw: Ragged) -> Float[Tensor, "tokens width"]:
         """Return what the backbone reads of each raw token, before any context."""
+
+    @contextmanager
+    def one_lookup(self, *raw: Ragged) -> Iterator[None]:
+        """Let the passes within, which read no other tokens, share one gradient of what they read.
+
+        A table of token embeddings would make a gradient of its own size in every pass.
+        """
+        yield
 
     @abstractmethod
     def hide(self, raw: Ragged, rate: float, generator: torch.Generator) -> tuple[Ragged, Tensor]:
@@ -172,6 +181,30 @@ class TextTrainee(Trainee):
     def embedding(self) -> nn.Embedding:
         """The table of token embeddings."""
         return self.backbone.get_input_embeddings()  # type: ignore[operator]
+
+    @contextmanager
+    def one_lookup(self, *raw: Ragged) -> Iterator[None]:
+        """Look up in a small table of the tokens that occur; its gradient is added at the end."""
+        layer, weight = self.embedding, self.embedding.weight
+        plain = type(layer) is nn.Embedding and layer.max_norm is None
+        if not (plain and weight.requires_grad):
+            yield
+            return
+        read = [each.values[:, 0].long() for each in raw]
+        framing = self.head.cpu(), self.tail.cpu(), torch.tensor([self._pad])
+        ids = torch.cat([*read, *framing]).unique().to(weight.device)
+        place = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
+        place[ids] = torch.arange(len(ids), device=weight.device)
+        table = weight.detach()[ids].requires_grad_()
+        layer.forward = lambda given: nn.functional.embedding(place[given], table)
+        try:
+            yield
+        finally:
+            del layer.forward
+        if table.grad is not None:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            weight.grad.index_add_(0, ids, table.grad)
 
     def embed(self, raw: Ragged) -> Float[Tensor, "tokens width"]:
         """Look the token embeddings up."""
