@@ -196,7 +196,7 @@ class TextTrainee(Trainee):
         place = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
         place[ids] = torch.arange(len(ids), device=weight.device)
         table = weight.detach()[ids].requires_grad_()
-        layer.forward = lambda given: nn.functional.embedding(place[given], table)
+        layer.forward = lambda input: nn.functional.embedding(place[input], table)
         try:
             yield
         finally:
