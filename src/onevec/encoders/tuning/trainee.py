@@ -193,7 +193,7 @@ class TextTrainee(Trainee):
         read = [each.values[:, 0].long() for each in raw]
         framing = self.head.cpu(), self.tail.cpu(), torch.tensor([self._pad])
         ids = torch.cat([*read, *framing]).unique().to(weight.device)
-        place = torch.zeros(len(weight), dtype=torch.int64, device=weight.device)
+        place = torch.full((len(weight),), -1, device=weight.device)  # any other id is an error
         place[ids] = torch.arange(len(ids), device=weight.device)
         table = weight.detach()[ids].requires_grad_()
         layer.forward = lambda input: nn.functional.embedding(place[input], table)
