@@ -4,8 +4,9 @@
 
 Rows: frozen + mean, frozen + onevec, fine-tuned + mean, fine-tuned + onevec, with the seconds of
 one core that each takes to fit (with the evaluations that choose a state), scored by the probes of
-quality.py. Peers: SimCSE and TSDAE by sentence-transformers' own trainer and losses, from the same
-weights, for the same steps, batches, rate and lengths as ours, in turns; both are then read by
+quality.py. Where `finetune` keeps the start, the last state, which it refused, stands beside them.
+Peers: SimCSE and TSDAE by sentence-transformers' own trainer and losses, from the same weights,
+for the same steps, batches, rate and lengths as ours, in turns; both are then read by
 sentence-transformers. Text starts from all-MiniLM-L6-v2 cut after its third layer. One thread;
 labels only score. Every part that is done is kept in benchmarks/results/finetune.json, and a run
 that was stopped goes on; what other code or settings made is made again.
@@ -52,6 +53,7 @@ PEERS: dict[str, tuple[str, dict[str, Any]]] = {  # sentence-transformers' setti
     "simcse": ("simcse", {"batch": 128, "learning_rate": 5e-5, "max_length": 32}),
     "tsdae": ("denoise", {"batch": 8, "learning_rate": 3e-5, "max_length": 75}),
 }
+Table = dict[str, tuple[dict[str, Outcome], float]]  # of rows: outcomes, and seconds of one core
 
 
 def start_of(name: str) -> Path:
@@ -78,7 +80,7 @@ def outcomes(unit: tasks.Unit, train: np.ndarray, test: np.ndarray) -> dict[str,
     return {f"{target}/{probe}": o for target, each in found.items() for probe, o in each.items()}
 
 
-def aggregated(unit: tasks.Unit, encoder: Path) -> dict[str, tuple[dict[str, Outcome], float]]:
+def aggregated(unit: tasks.Unit, encoder: Path) -> Table:
     """Mean and onevec of an encoder as it is, with seconds."""
     train, spent = timed(lambda: encode(unit.train, encoder, long="window", progress=False))
     test = encode(unit.test, encoder, long="window", progress=False)
@@ -92,18 +94,30 @@ def aggregated(unit: tasks.Unit, encoder: Path) -> dict[str, tuple[dict[str, Out
     }
 
 
-def rows(unit: tasks.Unit, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The four rows of a task."""
-    start = start_of(name)
-    frozen = aggregated(unit, start)
-    found = {f"frozen + {k}": v for k, v in frozen.items()}
+def tuned(
+    unit: tasks.Unit, start: Path, options: dict[str, Any], frozen: Table
+) -> tuple[dict[str, Any], Table]:
+    """Fine-tune an encoder: what was told of it, and its rows."""
     with tempfile.TemporaryDirectory() as room:
         out = Path(room) / "tuned"
         made = finetune(start, unit.train, out, threads=1, **options)
         # Where the start is kept, the tuned encoder is the frozen one.
-        tuned = aggregated(unit, out) if made["best_step"] else frozen
+        found = aggregated(unit, out) if made["best_step"] else frozen
     seconds = made["training_seconds"] + made["selection_seconds"]
-    found |= {f"fine-tuned + {k}": (o, s + seconds) for k, (o, s) in tuned.items()}
+    return made, {name: (o, spent + seconds) for name, (o, spent) in found.items()}
+
+
+def rows(unit: tasks.Unit, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The four rows of a task; where the start is kept, also those of the last state."""
+    start = start_of(name)
+    frozen = aggregated(unit, start)
+    made, kept = tuned(unit, start, options, frozen)
+    stages = {"frozen": frozen, "fine-tuned": kept}
+    if not made["best_step"]:
+        told, last = tuned(unit, start, options | {"keep": "last", "compare": False}, frozen)
+        if told["best_step"] == told["steps"]:  # no alarm stopped it
+            stages["last state"] = last
+    found = {f"{stage} + {k}": row for stage, each in stages.items() for k, row in each.items()}
     base = found["frozen + mean"][0]
     table = {
         row: {"score": round(mean_score(o), 2), "seconds": round(s, 1)} | _gain(o, base)
