@@ -11,6 +11,7 @@ from onevec.blocks import prepare, prepare_folds
 from onevec.errors import InputError
 from onevec.judge import calibration
 from onevec.judge.calibration import MEASURES, Calibration, measures_of, outdone
+from onevec.judge.exam import Exam
 from onevec.judge.probes import run_probes
 from onevec.judge.unlabelled import matched_retrieval, uniformity
 from onevec.judge.verdict import _sentence, choose
@@ -287,6 +288,23 @@ def test_few_sequences_are_held_out_in_turn(easy_tokens):
     assert len(folds) == 3 and len(np.unique(held)) == len(held) == 60
     assert all(len(np.unique(fold.rows)) == 61 for fold in folds)
     assert len(prepare_folds(Ragged.from_list(easy_tokens[0][:120]), BLOCKS, "quick", 0)) == 1
+
+
+def test_halves_that_are_pooled_along_are_those_pooled_apart():
+    rng = np.random.default_rng(0)
+    lengths = [*rng.integers(1, 40, 140), *[1] * 10]  # those of one token have no halves
+    tokens = Ragged.from_list([rng.normal(size=(n, 160)) for n in lengths])
+    apart, along = (prepare(tokens, BLOCKS, "quick", 0, halved=halved) for halved in (False, True))
+    assert apart.halves is None and len(along.held_out_rows(tokens)) < along.held_out
+    for name, block in apart.features.items():
+        np.testing.assert_allclose(along.features[name], block, atol=1e-5)
+    exams = [Exam.set(tokens, prepared, 0, {}) for prepared in (apart, along)]
+    answers = [exam.answers(along.blocks) for exam in exams]
+    for ours, theirs in zip(*answers, strict=True):
+        assert list(ours) == list(theirs) == list(BLOCKS)
+        for name, block in ours.items():
+            np.testing.assert_allclose(theirs[name], block, atol=1e-5)
+    assert along.half(0).halves is None and along.renewed(tokens, ["dct"]).halves is None
 
 
 @pytest.mark.parametrize("count, turn", [(300, 0), (90, 0), (90, 1), (90, 2)])

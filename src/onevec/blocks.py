@@ -19,6 +19,7 @@ from onevec.poolers.fitting import principal_axes
 from onevec.ragged import Ragged
 from onevec.segment import segment_mean
 from onevec.tokens.batches import Tokens, cut_by_budget, sample_sequences
+from onevec.views import halves
 
 Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
 
@@ -103,7 +104,10 @@ class Blocks:
 
     def pool(self, batch: Ragged, names: Sequence[str]) -> dict[str, Tensor]:
         """Pool one batch with the named blocks, on their device."""
-        seen = {view: part.to(self.device) for view, part in self._seen(batch, names).items()}
+        return self._pool(self._seen(batch, names), names)
+
+    def _pool(self, seen: Mapping[str, Ragged], names: Sequence[str]) -> dict[str, Tensor]:
+        seen = {view: part.to(self.device) for view, part in seen.items()}
         return {name: self.poolers[name](seen[self.view(name)]) for name in names}
 
     def _seen(self, batch: Ragged, names: Iterable[str]) -> dict[str, Ragged]:
@@ -115,7 +119,7 @@ class Blocks:
     @torch.inference_mode()
     def __call__(self, batch: Ragged, names: Sequence[str]) -> Features:
         """Pool one batch with the named blocks."""
-        return {name: found.cpu().numpy() for name, found in self.pool(batch, names).items()}
+        return _features(self.pool(batch, names))
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
@@ -191,6 +195,30 @@ class Blocks:
             done += len(batch)
         return out
 
+    @torch.inference_mode()
+    def with_halves(
+        self, tokens: Tokens, rows: np.ndarray
+    ) -> tuple[Features, tuple[Features, Features]]:
+        """Pool sequences and their first and second halves, for which tokens are shown once."""
+        names = list(self.poolers)
+        parts: tuple[list[Features], ...] = ([], [], [])
+        for batch in read(tokens, rows):
+            seen = self._seen(batch, names)
+            cut = {view: halves(part) for view, part in seen.items()}
+            first, second = ({view: both[side] for view, both in cut.items()} for side in (0, 1))
+            for part, some in zip(parts, (seen, first, second), strict=True):
+                part.append(_features(self._pool(some, names)))
+        whole, first_half, second_half = (_joined(part) for part in parts)
+        return whole, (first_half, second_half)
+
+
+def _features(found: Mapping[str, Tensor]) -> Features:
+    return {name: block.cpu().numpy() for name, block in found.items()}
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
 
 def show(
     values: Float[Tensor, "*tokens dim"],
@@ -209,9 +237,9 @@ def show(
     apart = values.float() - shift
     if "clipped" in views:
         reach = torch.where(scale.isfinite(), CLIP * scale, 0.0)
-        shown["clipped"] = torch.minimum(torch.maximum(apart, -reach), reach)
-    if "scaled" in views:
-        scaled = (apart / scale).clamp_(-CLIP, CLIP)
+        shown["clipped"] = torch.clamp(apart, -reach, reach)
+    if "scaled" in views:  # in place: half of the time of such a step went into clearing pages
+        scaled = apart.div_(scale).clamp_(-CLIP, CLIP)
         shown["scaled"] = scaled if axes.shape[0] == axes.shape[1] else scaled @ axes
     return shown
 
@@ -255,6 +283,8 @@ class Prepared:
         Pooled by every block.
     nuisance : (seqs, columns) array or None
         What must not be read from the vectors, see `onevec.nuisance`.
+    halves : two dicts as ``features``, or None
+        Of the first and the second halves of the held-out sequences, where they were pooled along.
     """
 
     blocks: Blocks
@@ -262,6 +292,7 @@ class Prepared:
     held_out: int
     features: Features
     nuisance: np.ndarray | None = None
+    halves: tuple[Features, Features] | None = None
 
     @property
     def count(self) -> int:
@@ -300,11 +331,13 @@ class Prepared:
             held_out=len(places) - count,
             features=kept,
             nuisance=None if self.nuisance is None else self.nuisance[places],
+            halves=None,
         )
 
     def renewed(self, tokens: Tokens, names: Sequence[str]) -> Prepared:
         """The same with the features of these blocks pooled anew."""
-        return replace(self, features=self.features | self.blocks.of(tokens, self.rows, names))
+        features = self.features | self.blocks.of(tokens, self.rows, names)
+        return replace(self, features=features, halves=None)
 
     def held_out_rows(self, tokens: Tokens) -> np.ndarray:
         """Places in ``rows`` of the held-out sequences that can be halved."""
@@ -320,10 +353,12 @@ def prepare(
     nuisance: Sequence[str] = (),
     *,
     turn: int = 0,
+    halved: bool = False,
 ) -> Prepared:
     """Fit the blocks to a sample of the tokens and pool a sample of the sequences.
 
-    Nothing is fitted to the sequences that are held out; at another turn, others are.
+    Nothing is fitted to the sequences that are held out; at another turn, others are. With
+    ``halved`` their halves are pooled along.
     """
     sequences, most_tokens, held_out = EFFORTS[effort]
     rows = np.random.default_rng(random_state).permutation(len(tokens))[:sequences]
@@ -335,11 +370,17 @@ def prepare(
         tokens, min(most_tokens, max(1, _SAMPLE_VALUES // tokens.dim)), random_state, known
     )[1]
     blocks = Blocks.fit(sample, specs, random_state)
-    features = blocks.of(tokens, rows)
+    both = None
+    if halved and held_out:
+        known, last = np.split(rows, [len(rows) - held_out])
+        whole, both = blocks.with_halves(tokens, last)
+        features = _joined([blocks.of(tokens, known), whole])
+    else:
+        features = blocks.of(tokens, rows)
     if "mean" in features:
         features["mean"] = _means_within_reach(features["mean"], rows)
     unwanted = nuisance_of(tokens, nuisance, rows) if nuisance else None
-    return Prepared(blocks, rows, held_out, features, unwanted)
+    return Prepared(blocks, rows, held_out, features, unwanted, both)
 
 
 def prepare_folds(
@@ -351,9 +392,9 @@ def prepare_folds(
 ) -> list[Prepared]:
     """Do what `prepare` does, and where it holds out few, hold out every third in turn."""
     given = tokens, specs, effort, random_state, nuisance
-    found = prepare(*given)
+    found = prepare(*given, halved=True)
     turns = range(1, 3 if found.held_out < _ENOUGH_HELD_OUT else 1)
-    return [found, *(prepare(*given, turn=turn) for turn in turns)]
+    return [found, *(prepare(*given, turn=turn, halved=True) for turn in turns)]
 
 
 def _means_within_reach(means: np.ndarray, rows: np.ndarray) -> np.ndarray:

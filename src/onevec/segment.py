@@ -96,7 +96,8 @@ def segment_centre(values: Values, lengths: Lengths) -> Values:
     if values.shape[0] == 0:
         return values
     first = (lengths.cumsum(0) - lengths).clamp(max=values.shape[0] - 1)
-    shifted = values - segment_expand(values.detach().index_select(0, first), lengths)
+    # In place where no gradient is in the way: clearing the pages of a large new tensor takes long.
+    shifted = segment_expand(values.detach().index_select(0, first), lengths).neg_().add_(values)
     return shifted - segment_expand(segment_mean(shifted, lengths), lengths)
 
 

@@ -62,7 +62,7 @@ class Exam:
         held = prepared.held_out_rows(tokens)
         rows = prepared.rows[held]
         lengths = tokens.lengths.cpu().numpy()[rows]
-        both = half_features(tokens, rows, prepared.blocks)
+        both = _pooled_along(prepared, held) or half_features(tokens, rows, prepared.blocks)
         prepared = replace(prepared, features=unsteady(prepared.features, prepared.blocks))
         questions = []
         for hidden in reversed(both):
@@ -71,7 +71,7 @@ class Exam:
         return cls(tokens, rows, held, lengths, both, tuple(questions), random_state)
 
     def answers(self, blocks: Blocks) -> tuple[Features, Features]:
-        """Features of the halves by these blocks; those that asked are not pooled again."""
+        """Features of the halves by these blocks; what is there is not pooled again."""
         first, second = self.halves
         more = [name for name in blocks.poolers if name not in first]
         if not more:
@@ -92,6 +92,17 @@ class Exam:
                 for seen, (targets, panel) in zip(vectors, self.questions, strict=True)
             ]
         )
+
+
+def _pooled_along(prepared: Prepared, held: np.ndarray) -> tuple[Features, Features] | None:
+    """Halves of these of the prepared rows, where `prepare` has pooled them."""
+    if prepared.halves is None:
+        return None
+    first, second = (
+        unsteady({n: block[held - prepared.count] for n, block in half.items()}, prepared.blocks)
+        for half in prepared.halves
+    )
+    return first, second
 
 
 def half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Features, Features]:

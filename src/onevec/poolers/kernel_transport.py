@@ -103,7 +103,7 @@ class KernelTransport(Pooler):
     def features(self, values: Values) -> Float[Tensor, "tokens width"]:
         """Map tokens to the kernel's feature space."""
         norm = values.norm(dim=1, keepdim=True).clamp(min=_SHORTEST)
-        return norm / self.scale * (self._likeness(values / norm) @ self.basis)
+        return (self._likeness(values / norm) @ self.basis).mul_(norm / self.scale)
 
     def _pool(self, tokens: Ragged) -> Float[Tensor, "seqs dim_out"]:
         features = self.features(tokens.values)
