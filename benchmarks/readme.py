@@ -3,8 +3,8 @@
     python benchmarks/readme.py [--check]
 
 Reads benchmarks/results/demo.json (`onevec demo --json`), quality.json (`quality.py`), judge.json
-(`judge.py`) and use.json (`use.py`, `use_select.py`). With `--check` a page that differs is an
-error, and nothing is written.
+(`judge.py`), use.json (`use.py`, `use_select.py`), finetune.json and pretrain.json. With `--check`
+a page that differs is an error, and nothing is written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import encoder_tables
 import judge
 import use
 import use_select
@@ -28,6 +29,8 @@ BEGIN_JUDGE, END_JUDGE = "<!-- judge: benchmarks/readme.py -->", "<!-- end of ju
 USE = ROOT / "docs/use.md"
 BEGIN_USE, END_USE = "<!-- use: benchmarks/readme.py -->", "<!-- end of use -->"
 QUALITY = ROOT / "docs/quality.md"
+ENCODERS = ROOT / "docs/encoders.md"
+BEGIN_ENCODERS, END_ENCODERS = "<!-- encoders: benchmarks/readme.py -->", "<!-- end of encoders -->"
 BEGIN_QUALITY, END_QUALITY = "<!-- quality: benchmarks/readme.py -->", "<!-- end of quality -->"
 
 
@@ -148,12 +151,29 @@ def used() -> str:
     return "\n\n".join([*parts, END_USE])
 
 
+def encoders() -> str:
+    tuned, made = results("finetune"), results("pretrain")
+    return "\n\n".join(
+        [
+            BEGIN_ENCODERS,
+            "## Tuning the encoder, or the aggregation alone",
+            encoder_tables.tuning_table(tuned),
+            "## Beside sentence-transformers",
+            encoder_tables.side_by_side_table(tuned),
+            "## Several objectives",
+            encoder_tables.pretraining_table(made),
+            END_ENCODERS,
+        ]
+    )
+
+
 PLACES = (
     (README, BEGIN, END, figures),
     (README, BEGIN_QUALITY, END_QUALITY, quality),
     (QUALITY, BEGIN_QUALITY, END_QUALITY, quality_page),
     (JUDGE, BEGIN_JUDGE, END_JUDGE, judged),
     (USE, BEGIN_USE, END_USE, used),
+    (ENCODERS, BEGIN_ENCODERS, END_ENCODERS, encoders),
 )
 
 

@@ -60,7 +60,7 @@ def pretraining_table(found: dict[str, Any]) -> str:
                         f"{made['seconds']:,.0f}",
                         "" if right is None else f"{100 * right:.0f} %",
                     ]
-                    for name in ("mean", "onevec"):
+                    for name in ("mean", "onevec_quick"):
                         cells += [number(methods[name]["score"]), _gain(methods[name])]
                     lines.append(f"| {about} | {recipe} | {' | '.join(cells)} |")
                     about = ""
