@@ -115,7 +115,8 @@ def _balanced(values: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.
     total[codes[rows][first]] = np.add.reduceat(weights[rows], first, axis=0)
     present = (total > 0).sum(0)
     share = weights / np.maximum(total, 1)[codes]
-    return values[:, counted].astype(weights.dtype) @ share / np.maximum(present, 1)
+    found = values[:, counted].astype(weights.dtype) @ share / np.maximum(present, 1)
+    return np.minimum(found, 1)  # all hits: the order of a processor's sums can round beyond it
 
 
 def _auroc(values: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
