@@ -208,7 +208,7 @@ class Blocks:
             first, second = ({view: both[side] for view, both in cut.items()} for side in (0, 1))
             for part, some in zip(parts, (seen, first, second), strict=True):
                 part.append(_features(self._pool(some, names)))
-        whole, first_half, second_half = (_joined(part) for part in parts)
+        whole, first_half, second_half = (joined(part) for part in parts)
         return whole, (first_half, second_half)
 
 
@@ -216,8 +216,9 @@ def _features(found: Mapping[str, Tensor]) -> Features:
     return {name: block.cpu().numpy() for name, block in found.items()}
 
 
-def _joined(parts: Sequence[Features]) -> Features:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def joined(parts: Sequence[Features]) -> Features:
+    """Put parts of the features one after the other, and empty them: nothing is held twice."""
+    return {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
 
 
 def show(
@@ -374,7 +375,7 @@ def prepare(
     if halved and held_out:
         known, last = np.split(rows, [len(rows) - held_out])
         whole, both = blocks.with_halves(tokens, last)
-        features = _joined([blocks.of(tokens, known), whole])
+        features = joined([blocks.of(tokens, known), whole])
     else:
         features = blocks.of(tokens, rows)
     if "mean" in features:

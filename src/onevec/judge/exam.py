@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from onevec.blocks import Blocks, Features, Prepared, read
+from onevec.blocks import Blocks, Features, Prepared, joined, read
 from onevec.judge.unlabelled import (
     Evidence,
     cluster_panel,
@@ -112,10 +112,8 @@ def half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Fea
     for batch in read(tokens, rows):
         for half, part in zip(halves(batch), parts, strict=True):
             part.append(blocks(half, names))
-    first, second = (
-        {name: np.concatenate([piece[name] for piece in part]) for name in names} for part in parts
-    )
-    return unsteady(first, blocks), unsteady(second, blocks)
+    first, second = (unsteady(joined(part), blocks) for part in parts)
+    return first, second
 
 
 def unsteady(features: Features, blocks: Blocks) -> Features:
