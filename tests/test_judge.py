@@ -16,7 +16,7 @@ from onevec.judge.probes import run_probes
 from onevec.judge.unlabelled import matched_retrieval, uniformity
 from onevec.judge.verdict import _sentence, choose
 from onevec.ragged import Ragged
-from onevec.recipe import BLOCKS, PLAIN, RICH, candidates
+from onevec.recipe import BLEND, BLOCKS, PLAIN, RICH, candidates
 from onevec.reduction import EVENED_MEAN
 
 ROW = {
@@ -145,6 +145,22 @@ def test_what_a_plainer_one_outdoes_is_passed_over(better, plainer):
     assert place == 1 and rows[chosen]["name"] == (rich if better else rows[-1])["name"]
     said = _sentence(rows, place, chosen, 99)
     assert (f"the {plainer.name} outdoes it" in said) == (better is None) and RICH.name in said
+
+
+@pytest.mark.parametrize("found, taken", [(0.8, True), (0.7, False)])
+def test_the_blend_is_taken_where_nothing_else_is_and_sequences_are_known(found, taken):
+    known = ROW | {"retrieval_z": 0.0, "uniformity_gain": 0.0, "probability": 0.6}
+    rows = [known | {"name": o.name, "expected_gain": 2.0} for o in candidates()]
+    blend = next(row for row in rows if row["name"] == BLEND.name)
+    blend |= {"probability": 0.8, "retrieval": found, "uniformity": -1.0}
+    rows[-1]["retrieval"] = found
+    for measure in MEASURES:
+        raise_measure(rows[-1], measure)  # the evened mean outdoes what is not made of it
+    assert outdone(blend, rows[-1])
+    place, chosen = choose(rows)
+    assert (rows[chosen] is blend) == taken and (chosen == place) == taken
+    rows[1] |= {"probability": 0.9, "retrieval_z": 9.0, "uniformity_gain": 0.9}
+    assert choose(rows) == (1, 1)
 
 
 def test_the_shipped_table_knows_every_default_candidate():

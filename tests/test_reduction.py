@@ -1,5 +1,7 @@
 """Reductions: blocks scaled to length 1, saved and opened, and as a torch module."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,8 @@ from onevec.recipe import BLOCKS, PLAIN
 from onevec.reduction import EVENED_MEAN, Candidate, Reduction
 
 UNIT = Candidate(("a", "b"), 0.5, 0.0, unit=True)
+ALONE = Candidate(("b",), 0.0, 1.0, shrinkage=0.9)
+BLEND = Candidate.blend({UNIT: 0.5, ALONE: 2.0}, "both")
 
 
 @pytest.fixture
@@ -28,6 +32,28 @@ def test_blocks_of_length_1_are_the_formula(features):
     _, _, axes = np.linalg.svd(side - side.mean(0), full_matrices=False)
     wanted = (side - side.mean(0)) @ axes[:5].T
     np.testing.assert_allclose(np.abs(found.transform(features)), np.abs(wanted), atol=1e-5)
+
+
+def test_a_blend_is_the_average_of_what_its_parts_say(features):
+    found = Reduction(BLEND).fit(features, 5)
+    parts = [Reduction(part).fit(features, 10).transform(features) for part in (UNIT, ALONE)]
+    sides = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+    side = np.hstack([0.5**0.5 * sides[0], 2**0.5 * sides[1]])
+    said = [part @ part.T for part in sides]
+    np.testing.assert_allclose(side @ side.T, 0.5 * said[0] + 2 * said[1], atol=1e-5)
+    _, _, axes = np.linalg.svd(side - side.mean(0), full_matrices=False)
+    wanted = (side - side.mean(0)) @ axes[:5].T
+    np.testing.assert_allclose(np.abs(found.transform(features)), np.abs(wanted), atol=1e-5)
+    assert BLEND.name == "both" and BLEND.blocks == ("a", "b")
+
+
+def test_a_cache_between_candidates_changes_nothing(features):
+    cache = {}
+    for option in (UNIT, ALONE, BLEND, Candidate(("b",), 0.0, 0.0)):
+        for dim in (3, 12):
+            found = Reduction(option).fit(features, dim, cache).transform(features)
+            wanted = Reduction(option).fit(features, dim).transform(features)
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_what_does_not_vary_gives_nothing_whatever_the_shrinkage():
@@ -65,10 +91,12 @@ def test_one_block_of_length_1_and_a_block_of_nothing(features):
     assert np.isfinite(Reduction(UNIT).fit(features, 4).transform(features)).all()
 
 
-def test_saved_and_opened(features):
-    found = Reduction(UNIT).fit(features, 5)
-    again = Reduction.from_state(*found.state())
-    assert again.candidate == UNIT
+@pytest.mark.parametrize("option", [UNIT, BLEND], ids=lambda each: each.name)
+def test_saved_and_opened(features, option):
+    found = Reduction(option).fit(features, 5)
+    config, arrays = found.state()
+    again = Reduction.from_state(json.loads(json.dumps(config)), arrays)
+    assert again.candidate == option
     np.testing.assert_array_equal(again.transform(features), found.transform(features))
 
 
@@ -87,14 +115,20 @@ def test_names_tell_them_apart():
     assert UNIT.name != Candidate(("a", "b"), 0.5, 0.0).name
 
 
-def test_the_torch_module_gives_the_same_vectors():
+MEAN_STD = Candidate(("mean", "std"), 0.5, 0.0, unit=True)
+
+
+@pytest.mark.parametrize(
+    "option", [MEAN_STD, Candidate.blend({MEAN_STD: 2.0, EVENED_MEAN: 1.0}, "both")]
+)
+def test_the_torch_module_gives_the_same_vectors(option):
     rng = np.random.default_rng(1)
     lengths = rng.integers(1, 9, size=80)
     values = torch.from_numpy(rng.normal(size=(lengths.sum(), 6)).astype(np.float32))
     tokens = Ragged(values, torch.from_numpy(lengths))
     model = OneVec(4, pooler="mean|std").fit(tokens)
     blocks = Blocks.fit(tokens, {"mean": ("mean", {}), "std": ("std", {})}, 0)
-    reduction = Reduction(Candidate(("mean", "std"), 0.5, 0.0, unit=True)).fit(blocks.of(tokens), 4)
+    reduction = Reduction(option).fit(blocks.of(tokens), 4)
     model._adopt(blocks, reduction)
     assert difference(Head(model)(tokens).numpy(), model.transform(tokens)) < 1e-5
 

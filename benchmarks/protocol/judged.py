@@ -71,8 +71,10 @@ class Column:
         return np.array(self.labelled) - self.labelled[0]
 
 
-def set_aside(unit: tasks.Unit) -> tuple[np.ndarray, np.ndarray, tasks.Unit] | None:
+def set_aside(unit: tasks.Unit, data: Path) -> tuple[np.ndarray, np.ndarray, tasks.Unit] | None:
     """Rows to know and to score, no group on both sides; None where there are too few."""
+    if unit.row == "stsb":
+        return pairs_aside(unit, data)
     best = None
     for attempt in range(6):  # few groups (speakers): take the cut nearest to a third
         held = np.array([u(f"held{attempt} {group}") < 1 / 3 for group in unit.train_groups])
@@ -100,6 +102,21 @@ def set_aside(unit: tasks.Unit) -> tuple[np.ndarray, np.ndarray, tasks.Unit] | N
     return known, scored, replace(unit, targets=tuple(targets))
 
 
+def pairs_aside(unit: tasks.Unit, data: Path) -> tuple[np.ndarray, np.ndarray, tasks.Unit]:
+    """The same for STS-B: pairs of its train part, whose sentences are not known."""
+    place = {sentence: row for row, sentence in enumerate(unit.train)}
+    scored, gold = [], []
+    for pair in tasks.table(data / "stsb/stsb.csv.gz"):
+        both = [place.get(pair[side]) for side in ("sentence1", "sentence2")]
+        if pair["split"] == "train" and None not in both and u(f"held {both}") < 1 / 3:
+            scored += both
+            gold.append(float(pair["score"]))
+    known = np.setdiff1d(np.arange(len(unit.train)), scored)[:KNOWN]
+    (target,) = unit.targets
+    target = replace(target, test=np.arange(len(scored)).reshape(-1, 2), y_test=np.array(gold))
+    return known, np.array(scored), replace(unit, targets=(target,))
+
+
 def labelled(unit: tasks.Unit, train: np.ndarray, test: np.ndarray) -> float:
     """Mean of the quick probes over the targets, in points."""
     scores = []
@@ -108,7 +125,7 @@ def labelled(unit: tasks.Unit, train: np.ndarray, test: np.ndarray) -> float:
         found = run_probes(
             train[target.train],
             target.y_train,
-            test[target.test],
+            test[target.test.ravel()],
             target.y_test,
             target.kind,
             names=names.get(target.kind),
@@ -149,7 +166,7 @@ def judged_candidates() -> list[Candidate]:
 
 def column(row: str, unit: tasks.Unit, encoder: str, data: Path) -> Column | None:
     """Score every candidate with and without labels."""
-    aside = set_aside(unit)
+    aside = set_aside(unit, data)
     if aside is None:
         return None
     known, scored, part = aside

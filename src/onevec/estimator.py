@@ -25,7 +25,7 @@ from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
 from onevec.recipe import ASKING, BLOCKS, HEAD, LEARNED, candidates
-from onevec.reduction import MEAN, MEAN_PCA, Candidate, Reduction
+from onevec.reduction import MEAN, MEAN_PCA, Candidate, Reduction, under
 from onevec.tokens.batches import Tokens, as_tokens
 from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore
@@ -400,12 +400,10 @@ def load(path: str | Path) -> OneVec:
         model.data_ = config.get("data")  # models saved before it was kept have none
         model.verdict_ = Verdict(**config["verdict"])
         model.training_ = Trained(**config["training"]) if config["training"] else None
-        blocks = Blocks.from_state(
-            config["token_dim"], config["poolers"], _under(arrays, "blocks/")
-        )
-        reduction = Reduction.from_state(config["reduction"], _under(arrays, "reduction/"))
+        blocks = Blocks.from_state(config["token_dim"], config["poolers"], under(arrays, "blocks/"))
+        reduction = Reduction.from_state(config["reduction"], under(arrays, "reduction/"))
         model.baselines_ = {
-            name: Reduction.from_state(entry, _under(arrays, f"baselines/{name}/"))
+            name: Reduction.from_state(entry, under(arrays, f"baselines/{name}/"))
             for name, entry in config["baselines"].items()
         }
         model._adopt(blocks, reduction)
@@ -443,10 +441,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
-
-
-def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def baselines(features: dict[str, np.ndarray], dim: int) -> dict[str, Reduction]:

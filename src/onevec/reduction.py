@@ -1,13 +1,13 @@
 """A candidate: some blocks, reduced to one short vector.
 
 Each block is whitened to a power and scaled, and the blocks side by side are rotated to their
-principal axes. Every candidate has the same number of dimensions, so that a comparison between
-them is fair.
+principal axes; or several candidates are joined to one. Every candidate has the same number of
+dimensions, so that a comparison between them is fair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from onevec.project.base import Linear
 MEAN = "mean"
 SHORTEST = 1e-12  # what is shorter is not scaled to length 1
 _BLOCK_WIDTH = 192  # of each whitened block this many leading directions go on
+_TIMES = 2  # dimensions of a blend's parts, in dimensions of the result
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Candidate:
         Of the last whitening: weight of the mean variance, 0 to 1. Much of it flattens the few
         directions that stand out and leaves the others as they are. Chosen by
         `onevec.project.oas_shrinkage` where it is None.
+    parts : tuple of (Candidate, float)
+        What a blend is made of, and by which weight, see `blend`; empty otherwise.
+    label : str
+        Its name where words for all its settings would be too many.
     """
 
     blocks: tuple[str, ...]
@@ -49,10 +54,23 @@ class Candidate:
     power: float
     unit: bool = False
     shrinkage: float | None = None
+    parts: tuple[tuple[Candidate, float], ...] = ()
+    label: str = ""
+
+    @classmethod
+    def blend(cls, parts: Mapping[Candidate, float], label: str) -> Candidate:
+        """Join candidates: each at twice the dimension and of length 1, side by side, then PCA.
+
+        So the similarity of two sequences is the weighted average of what the parts say.
+        """
+        blocks = tuple(dict.fromkeys(block for part in parts for block in part.blocks))
+        return cls(blocks, 0.0, 0.0, unit=True, parts=tuple(parts.items()), label=label)
 
     @property
     def name(self) -> str:
         """Say it in words."""
+        if self.label:
+            return self.label
         words = {0.0: "PCA", 0.25: "quarter-whitened", 0.5: "half-whitened", 1.0: "whitened"}
         inner = words.get(self.block_power, f"power {self.block_power}")
         outer = words.get(self.power, f"power {self.power}")
@@ -82,13 +100,16 @@ class Reduction:
     Attributes
     ----------
     inner : dict of str to Projection
-        One per block.
+        One per block; none of a blend.
+    parts : list of Reduction
+        Of a blend.
     outer : Projection or None
         None where one stage is all.
     """
 
     def __init__(self, candidate: Candidate):
         self.candidate = candidate
+        self.parts = [Reduction(part) for part, _ in candidate.parts]
         self.inner: dict[str, Projection] = {}
         self.energy: dict[str, float] = {}
         self.outer: Projection | None = None
@@ -106,6 +127,11 @@ class Reduction:
         which directions ``nuisance`` shows is taken out of every block.
         """
         cache = {} if cache is None else cache
+        if self.parts:
+            for part in self.parts:
+                part.fit(features, _TIMES * dim, cache, nuisance)
+            self._turn(self._sides(features), dim)
+            return self
         two, unit = self.candidate.two_stages, self.candidate.unit
         sides: list[np.ndarray] = []
         for name in self.candidate.blocks:
@@ -129,10 +155,28 @@ class Reduction:
             self.inner[name], self.energy[name], reduced = cache[name, width, how]
             sides.append(_of_length_1(reduced) if unit else reduced / self.energy[name])
         if two:
-            side = np.hstack(sides)
-            width = min(dim, side.shape[1])
-            self.outer = _projection(width, *self.last, Moments.of([side]))
+            self._turn(sides, dim)
         return self
+
+    @property
+    def sizes(self) -> list[float]:
+        """Lengths of a blend's parts: a weight is one of squares."""
+        return [weight**0.5 for _, weight in self.candidate.parts]
+
+    def _turn(self, sides: Sequence[np.ndarray], dim: int) -> None:
+        """Fit the last stage to what stands side by side."""
+        side = np.hstack(sides)
+        self.outer = _projection(min(dim, side.shape[1]), *self.last, Moments.of([side]))
+
+    def _sides(self, features: Features) -> list[np.ndarray]:
+        """Return what the last of two stages reads."""
+        if self.parts:
+            sides = [_of_length_1(part.transform(features)) for part in self.parts]
+            return [size * side for size, side in zip(self.sizes, sides, strict=True)]
+        blocks = {name: each.transform(features[name]) for name, each in self.inner.items()}
+        if self.candidate.unit:
+            return [_of_length_1(block) for block in blocks.values()]
+        return [block / self.energy[name] for name, block in blocks.items()]
 
     @property
     def last(self) -> tuple[float, float | None]:
@@ -150,12 +194,7 @@ class Reduction:
         if self.outer is None:
             name = self.candidate.blocks[0]
             return self.inner[name].transform(features[name]).astype(np.float32)
-        sides = [projection.transform(features[b]) for b, projection in self.inner.items()]
-        if self.candidate.unit:
-            sides = [_of_length_1(side) for side in sides]
-        else:
-            sides = [side / self.energy[b] for b, side in zip(self.inner, sides, strict=True)]
-        return self.outer.transform(np.hstack(sides)).astype(np.float32)
+        return self.outer.transform(np.hstack(self._sides(features))).astype(np.float32)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what `from_state` needs: a JSON part and the arrays."""
@@ -174,6 +213,13 @@ class Reduction:
             kind, params, held = projection_state(projection)
             config["projections"][stage] = [kind, params]
             arrays |= {f"{stage}.{key}": value for key, value in held.items()}
+        if self.parts:
+            weights = [weight for _, weight in self.candidate.parts]
+            config |= {"label": self.candidate.label, "weights": weights, "parts": []}
+        for number, part in enumerate(self.parts):
+            entry, held = part.state()
+            config["parts"].append(entry)
+            arrays |= {f"part{number}.{key}": value for key, value in held.items()}
         return config, arrays
 
     @classmethod
@@ -182,18 +228,27 @@ class Reduction:
         powers = config["block_power"], config["power"]
         # Models saved before there were such have neither.
         later = config.get("unit", False), config.get("shrinkage")
-        candidate = Candidate(tuple(config["blocks"]), *powers, *later)
-        reduction = cls(candidate)
+        parts = [
+            cls.from_state(entry, under(arrays, f"part{number}."))
+            for number, entry in enumerate(config.get("parts", []))
+        ]
+        made_of = [(p.candidate, w) for p, w in zip(parts, config.get("weights", []), strict=True)]
+        last = tuple(made_of), config.get("label", "")
+        reduction = cls(Candidate(tuple(config["blocks"]), *powers, *later, *last))
+        reduction.parts = parts
         reduction.energy = dict(config["energy"])
         for stage, (kind, params) in config["projections"].items():
-            prefix = stage + "."
-            held = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-            projection = load_projection(kind, params, held)
+            projection = load_projection(kind, params, under(arrays, f"{stage}."))
             if stage == "outer":
                 reduction.outer = projection
             else:
                 reduction.inner[stage] = projection
         return reduction
+
+
+def under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _take_out(projection: Linear, block: np.ndarray, nuisance: np.ndarray) -> None:

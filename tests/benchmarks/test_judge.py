@@ -1,6 +1,9 @@
 """The judge's benchmark: groups stay apart, the table finds what was planted, columns are kept."""
 
+import gzip
+import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,7 +45,9 @@ def test_the_table_finds_what_was_planted(columns, monkeypatch):
     monkeypatch.setattr(judge, "RIDGE_OF_NAMES", 1e-3)
     table = judge.fit(columns)
     assert table.weights["uniformity"] == pytest.approx(4, abs=0.1)
-    assert table.intercepts[NAMES[1]] - table.other == pytest.approx(3 * 2 / 3, abs=0.2)
+    others = len(candidates()) - 2  # beside the mean and the one with 3 more
+    own = 3 * others / (others + 1)
+    assert table.intercepts[NAMES[1]] - table.other == pytest.approx(own, abs=0.2)
     assert table.spread < 0.3
 
 
@@ -90,14 +95,41 @@ def gesture():
 
 
 def test_no_group_is_on_both_sides(gesture):
-    unit, _ = gesture
-    known, scored, part = judged.set_aside(unit)
+    unit, data = gesture
+    known, scored, part = judged.set_aside(unit, data)
     groups = np.array(unit.train_groups)
     assert not set(groups[known]) & set(groups[scored])
     assert 0.2 < len(scored) / len(groups) < 0.5
     (target,) = part.targets
     np.testing.assert_array_equal(target.y_train, unit.targets[0].y_train[known[target.train]])
     np.testing.assert_array_equal(target.y_test, unit.targets[0].y_train[scored[target.test]])
+
+
+def test_pairs_are_scored_whose_sentences_are_not_known(tmp_path):
+    sentences = [f"s{i}" for i in range(40)]
+    rows = [(a, b, i % 6, "train") for i, (a, b) in enumerate(itertools.pairwise(sentences))]
+    rows += [("s0", "elsewhere", 1, "train"), ("s1", "s3", 1, "test")]
+    table = "\n".join(
+        ",".join(map(str, row)) for row in [("sentence1", "sentence2", "score", "split"), *rows]
+    )
+    (tmp_path / "stsb").mkdir()
+    with gzip.open(tmp_path / "stsb/stsb.csv.gz", "wt") as handle:
+        handle.write(table)
+    none = np.empty(0, int)
+    target = tasks.Target("stsb", "similarity", none, none, none, none)
+    unit = tasks.Unit("stsb", "stsb", sentences, [], (target,), sentences, [])
+    known, scored, part = judged.set_aside(unit, tmp_path)
+    (found,) = part.targets
+    pairs = [tuple(sentences[scored[row]] for row in pair) for pair in found.test]
+    assert 3 < len(pairs) < 30 and not set(known) & set(scored)
+    assert set(pairs) <= {row[:2] for row in rows[:39]}
+    gold = {row[:2]: row[2] for row in rows}
+    assert [gold[pair] for pair in pairs] == list(found.y_test)
+    angles = np.pi * np.linspace(0, 1, 40)[scored] ** 2
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
+    far = [-abs(a - b) for a, b in angles.reshape(-1, 2)]
+    part = replace(part, targets=(replace(found, y_test=np.array(far)),))
+    assert judged.labelled(part, vectors, vectors) == pytest.approx(100)
 
 
 def test_a_column_is_computed_once_and_the_file_is_written(gesture, tmp_path, monkeypatch, capsys):

@@ -60,45 +60,23 @@ def _linear(projection: object) -> Linear:
     return projection
 
 
-class Head(nn.Module):
-    """Token vectors to the final vector in fp32: what `OneVec.transform` does, without its checks.
+class Reduced(nn.Module):
+    """A reduction: block features to the vector in fp32."""
 
-    Parameters
-    ----------
-    model : OneVec
-        Fitted. Its poolers are shared, not copied.
-    """
-
-    shift: Tensor
-    scale: Tensor
-    axes: Tensor
     centre: Tensor
     matrix: Tensor
     bias: Tensor
 
-    def __init__(self, model: OneVec):
+    def __init__(self, reduction: Reduction):
         super().__init__()
-        self.names = list(model.reduction_.candidate.blocks)
-        found = model.blocks_.poolers
-        needs = [name for name in self.names if "layers" in found[name].needs]
-        if needs:
-            raise InputError(
-                f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand to it: "
-                "fit with another pooler"
-            )
-        self.poolers = nn.ModuleDict({name: found[name] for name in self.names})
-        self.requires_grad_(False)
-        self.views = {name: model.blocks_.view(name) for name in self.names}
-        for name in ("shift", "scale", "axes"):
-            self.register_buffer(name, getattr(model.blocks_, name).clone())
-        reduction = model.reduction_
+        self.names = list(reduction.candidate.blocks)
         self.unit = reduction.candidate.unit
+        self.parts = nn.ModuleList(Reduced(part) for part in reduction.parts)
+        self.sizes = reduction.sizes or [1.0] * len(self.names)
+        for number, inner in enumerate(reduction.inner.values() if self.unit else ()):
+            self._hold(f"centre{number}", _linear(inner).mean_)
+            self._hold(f"matrix{number}", _linear(inner).matrix_)
         if self.unit:
-            for number, name in enumerate(self.names):
-                inner = _linear(reduction.inner[name])
-                self._hold(f"centre{number}", inner.mean_)
-                self._hold(f"matrix{number}", inner.matrix_)
-            assert reduction.outer is not None
             outer = _linear(reduction.outer)
             centre, matrix, bias = outer.mean_, outer.matrix_, np.zeros(outer.matrix_.shape[1])
         else:
@@ -112,21 +90,59 @@ class Head(nn.Module):
     def _hold(self, name: str, array: np.ndarray) -> None:
         self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
 
+    def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "seqs dim"]:
+        """Reduce block features to the vector."""
+        sides = [part(features) for part in self.parts] or [
+            self._reduced(number, features[name]) for number, name in enumerate(self.names)
+        ]
+        if self.unit:
+            sides = [
+                size * normalize(side, dim=1, eps=SHORTEST)
+                for size, side in zip(self.sizes, sides, strict=True)
+            ]
+        return (torch.cat(sides, dim=1) - self.centre) @ self.matrix + self.bias
+
+    def _reduced(self, number: int, block: Tensor) -> Tensor:
+        """Reduce one block; where none is scaled, the last stage does it along the way."""
+        if not self.unit:
+            return block
+        centre, matrix = getattr(self, f"centre{number}"), getattr(self, f"matrix{number}")
+        return (block - centre) @ matrix
+
+
+class Head(nn.Module):
+    """Token vectors to the final vector in fp32: what `OneVec.transform` does, without its checks.
+
+    Parameters
+    ----------
+    model : OneVec
+        Fitted. Its poolers are shared, not copied.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    axes: Tensor
+
+    def __init__(self, model: OneVec):
+        super().__init__()
+        self.names = list(model.reduction_.candidate.blocks)
+        found = model.blocks_.poolers
+        needs = [name for name in self.names if "layers" in found[name].needs]
+        if needs:
+            raise InputError(
+                f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand to it: "
+                "fit with another pooler"
+            )
+        self.poolers = nn.ModuleDict({name: found[name] for name in self.names})
+        self.reduce = Reduced(model.reduction_)
+        self.requires_grad_(False)
+        self.views = {name: model.blocks_.view(name) for name in self.names}
+        for name in ("shift", "scale", "axes"):
+            self.register_buffer(name, getattr(model.blocks_, name).clone())
+
     def seen(self, values: Float[Tensor, "*tokens dim"]) -> dict[str, Tensor]:
         """Return what the blocks see, by their views."""
         return show(values, self.views.values(), self.shift, self.scale, self.axes)
-
-    def reduce(self, features: Mapping[str, Tensor]) -> Float[Tensor, "seqs dim"]:
-        """Reduce block features to the vector."""
-        sides = [features[name] for name in self.names]
-        if self.unit:
-            sides = [self._direction(number, side) for number, side in enumerate(sides)]
-        return (torch.cat(sides, dim=1) - self.centre) @ self.matrix + self.bias
-
-    def _direction(self, number: int, block: Tensor) -> Tensor:
-        """Reduce one block and scale it to length 1."""
-        centre, matrix = getattr(self, f"centre{number}"), getattr(self, f"matrix{number}")
-        return normalize((block - centre) @ matrix, dim=1, eps=SHORTEST)
 
     def forward(self, tokens: Ragged) -> Float[Tensor, "seqs dim"]:
         """Pool sequences, an empty one to the features zero, and reduce."""

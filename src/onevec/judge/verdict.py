@@ -13,13 +13,14 @@ from onevec.blocks import Prepared
 from onevec.judge.calibration import Calibration, calibration, measures_of, outdone, speaks
 from onevec.judge.compare import compare
 from onevec.judge.unlabelled import length_readability
-from onevec.recipe import PLAINER
+from onevec.recipe import BLEND, PLAINER
 from onevec.reduction import EVENED_MEAN, MEAN_PCA, Candidate
 from onevec.tokens.batches import Tokens
 
 LEAST_HELD_OUT = 30
 LIKELY = 0.7  # a candidate that beats the mean with this probability is taken
 SURE = 0.9  # and with this one the verdict claims that it does
+_KNOWN = 0.75  # of the other halves found by the blend: chance finds half, noise 0.62 at most
 _EVEN_ENOUGH = 0.95  # of the other halves found by mean + PCA: more than that, and it is kept
 _ROUNDING = 1e-5  # of the largest value
 _NINETY = 1.645  # standard deviations to either side that hold 90 %
@@ -168,16 +169,30 @@ def choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
     the candidates is a better guide there (benchmarks/LOG.md).
     """
     for place, row in enumerate(rows[1:], 1):
-        likely = row["probability"] >= LIKELY and speaks(row)
+        likely = row["probability"] >= LIKELY and _told(row)
         if likely and outdone_by(row, rows) is None:
             return place, place
     kept = 0 if rows[0]["retrieval"] >= _EVEN_ENOUGH else _evened(rows)
     others = [place for place in range(1, len(rows)) if place != kept]
-    return max(others, key=lambda place: rows[place]["probability"]), kept
+    return max(others, key=lambda p: (_told(rows[p]), rows[p]["probability"])), kept
+
+
+def _told(row: Mapping[str, Any]) -> bool:
+    """Whether the data themselves say anything for a candidate.
+
+    The blend need not be told from the mean, which it holds: an average of several gains
+    wherever there is something to be known of a sequence (benchmarks/LOG.md).
+    """
+    return row["retrieval"] >= _KNOWN if row["name"] == BLEND.name else speaks(row)
 
 
 def outdone_by(row: Mapping[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the first of the plainer candidates that has every measure clearly better."""
+    """Return the first of the plainer candidates that has every measure clearly better.
+
+    None outdoes the blend, which is made of them.
+    """
+    if row["name"] == BLEND.name:
+        return None
     plainer = {option.name for option in PLAINER}
     return next((o for o in rows if o["name"] in plainer and outdone(row, o)), None)
 
@@ -197,7 +212,7 @@ def _sentence(rows: Sequence[dict[str, Any]], place: int, chosen: int, held_out:
             f"{chance}, by about {row['expected_gain']:.0f} points ({evidence})."
         )
     keep = f"Keep the {rows[chosen]['name']}" if chosen else "Keep the mean"
-    if not any(speaks(row) for row in rows[1:]):
+    if not any(_told(row) for row in rows[1:]):
         return (
             f"{keep}: there is no headroom here, no candidate's vectors lie clearly more "
             f"evenly or find the other half clearly better; the nearest is {row['name']} "
