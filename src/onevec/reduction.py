@@ -126,12 +126,20 @@ class Reduction:
         ``cache`` keeps moments and reduced blocks between candidates on the same features. In
         which directions ``nuisance`` shows is taken out of every block.
         """
-        cache = {} if cache is None else cache
+        self._fit(features, dim, {} if cache is None else cache, nuisance)
+        return self
+
+    def _fit(
+        self,
+        features: Features,
+        dim: int,
+        cache: dict[Any, Any],
+        nuisance: Float[np.ndarray, "seqs columns"] | None,
+    ) -> Float[np.ndarray, "seqs dim"]:
+        """Fit, and return the vectors of what it is fitted to."""
         if self.parts:
-            for part in self.parts:
-                part.fit(features, _TIMES * dim, cache, nuisance)
-            self._turn(self._sides(features), dim)
-            return self
+            parts = [part._fit(features, _TIMES * dim, cache, nuisance) for part in self.parts]
+            return self._turn(self._weighted(parts), dim)
         two, unit = self.candidate.two_stages, self.candidate.unit
         sides: list[np.ndarray] = []
         for name in self.candidate.blocks:
@@ -153,26 +161,30 @@ class Reduction:
                 energy = float(np.sqrt((reduced**2).sum(1).mean())) or 1.0
                 cache[name, width, how] = projection, energy, reduced
             self.inner[name], self.energy[name], reduced = cache[name, width, how]
+            if not two:
+                return reduced.astype(np.float32)
             sides.append(_of_length_1(reduced) if unit else reduced / self.energy[name])
-        if two:
-            self._turn(sides, dim)
-        return self
+        return self._turn(sides, dim)
+
+    def _turn(self, sides: Sequence[np.ndarray], dim: int) -> Float[np.ndarray, "seqs dim"]:
+        """Fit the last of two stages to what stands side by side."""
+        side = np.hstack(sides)
+        self.outer = _projection(min(dim, side.shape[1]), *self.last, Moments.of([side]))
+        return self.outer.transform(side).astype(np.float32)
 
     @property
     def sizes(self) -> list[float]:
         """Lengths of a blend's parts: a weight is one of squares."""
         return [weight**0.5 for _, weight in self.candidate.parts]
 
-    def _turn(self, sides: Sequence[np.ndarray], dim: int) -> None:
-        """Fit the last stage to what stands side by side."""
-        side = np.hstack(sides)
-        self.outer = _projection(min(dim, side.shape[1]), *self.last, Moments.of([side]))
+    def _weighted(self, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Scale the vectors of a blend's parts."""
+        return [size * _of_length_1(part) for size, part in zip(self.sizes, parts, strict=True)]
 
     def _sides(self, features: Features) -> list[np.ndarray]:
         """Return what the last of two stages reads."""
         if self.parts:
-            sides = [_of_length_1(part.transform(features)) for part in self.parts]
-            return [size * side for size, side in zip(self.sizes, sides, strict=True)]
+            return self._weighted([part.transform(features) for part in self.parts])
         blocks = {name: each.transform(features[name]) for name, each in self.inner.items()}
         if self.candidate.unit:
             return [_of_length_1(block) for block in blocks.values()]
