@@ -21,6 +21,7 @@ from onevec.reduction import EVENED_MEAN
 
 ROW = {
     "uniformity_gain": 0.5,
+    "spread_z": 0.0,
     "retrieval": 0.7,
     "retrieval_gain": 0.08,
     "pseudo_labels": 0.5,
@@ -147,13 +148,12 @@ def test_what_a_plainer_one_outdoes_is_passed_over(better, plainer):
     assert (f"the {plainer.name} outdoes it" in said) == (better is None) and RICH.name in said
 
 
-@pytest.mark.parametrize("found, taken", [(0.8, True), (0.7, False)])
-def test_the_blend_is_taken_where_nothing_else_is_and_sequences_are_known(found, taken):
+@pytest.mark.parametrize("spread, taken", [(4.1, True), (3.9, False)])
+def test_the_blend_is_taken_where_nothing_else_is_and_the_spread_tells(spread, taken):
     known = ROW | {"retrieval_z": 0.0, "uniformity_gain": 0.0, "probability": 0.6}
     rows = [known | {"name": o.name, "expected_gain": 2.0} for o in candidates()]
     blend = next(row for row in rows if row["name"] == BLEND.name)
-    blend |= {"probability": 0.8, "retrieval": found, "uniformity": -1.0}
-    rows[-1]["retrieval"] = found
+    blend |= {"probability": 0.8, "spread_z": spread, "uniformity": -1.0}
     for measure in MEASURES:
         raise_measure(rows[-1], measure)  # the evened mean outdoes what is not made of it
     assert outdone(blend, rows[-1])

@@ -28,6 +28,7 @@ BLEND = Candidate.blend(
     {RICH: 0.5, PLAIN: 0.5, replace(EVENED_MEAN, blocks=("raw_mean",)): 1.0},
     "the average of the mean, rich blocks and plain statistics",
 )
+SPREAD = Candidate(("raw_std",), 0.0, 1.0, shrinkage=0.9)  # knows nothing of the mean
 PLAINER = (PLAIN, EXTREMES, EVENED_MEAN)  # what they outdo is not taken
 # What an objective adds: a learned head on the rich blocks, evened already; it starts as `RICH`.
 _EVENED = "evened", {"parts": [BLOCKS[name] for name in RICH.blocks], "power": RICH.block_power}

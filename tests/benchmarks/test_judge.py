@@ -24,7 +24,13 @@ def planted(row, seed, headroom):
     for place, name in enumerate(NAMES):
         even = headroom * bool(place)
         rows.append(
-            {"name": name, "uniformity_gain": even, "retrieval_z": 5.0 * bool(place), "z": 0.0}
+            {
+                "name": name,
+                "uniformity_gain": even,
+                "retrieval_z": 5.0 * bool(place),
+                "z": 0.0,
+                "spread_z": 9.0,
+            }
             | {f"{score}_gain": 0.0 for score in ("predictability", "pseudo_labels")}
             | {f"{score}_error": 1.0 for score in ("predictability", "pseudo_labels")}
             | {"retrieval": 0.99, "retrieval_gain": 0.0, "pseudo_labels": 0.5}

@@ -85,6 +85,11 @@ def speaks(row: Mapping[str, Any]) -> bool:
     return row["uniformity_gain"] >= _EVENER or row["retrieval_z"] >= _FOUND
 
 
+def beside_the_mean(row: Mapping[str, Any]) -> bool:
+    """Whether something tells sequences apart that is not in their means."""
+    return row["spread_z"] >= _FOUND
+
+
 def outdone(row: Mapping[str, Any], by: Mapping[str, Any]) -> bool:
     """Whether another candidate has every measure clearly better."""
     ours, theirs = measures_of(row), measures_of(by)

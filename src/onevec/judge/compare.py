@@ -12,6 +12,7 @@ import numpy as np
 from onevec.blocks import Prepared
 from onevec.judge.exam import Exam, unsteady
 from onevec.judge.unlabelled import uniformity
+from onevec.recipe import SPREAD
 from onevec.reduction import Candidate, Reduction
 from onevec.tokens.batches import Tokens
 
@@ -34,7 +35,8 @@ def compare(
         Of each candidate: ``predictability``, ``pseudo_labels`` (see `Evidence`)
         and ``retrieval`` (`matched_retrieval`), each with ``_gain`` over the mean and its standard
         ``_error``; ``uniformity`` and ``uniformity_gain``; ``z``, what the first two say in
-        standard errors, and ``retrieval_z``.
+        standard errors, and ``retrieval_z``; ``spread_z``, by how many standard errors `SPREAD`
+        alone finds more halves than chance, the same in each row (0 without its block).
     vectors : dict of str to (seqs, dim) array
         Of the first fold's held-out sequences, by candidate.
     lengths : (seqs,) array
@@ -43,12 +45,13 @@ def compare(
     parts = [_scores(tokens, fold, options, dim, random_state) for fold in folds]
     rows: list[dict[str, Any]] = []
     means: dict[str, np.ndarray] = {}
+    spread_z = _above_chance(np.concatenate([spread for *_, spread in parts]))
     for place, option in enumerate(options):
-        scored = [part[place] for part, _, _ in parts]
+        scored = [part[place] for part, *_ in parts]
         values = {name: np.concatenate([each[name] for each in scored]) for name in scored[0]}
         means = means or values
-        evenness = [uniformity(vectors[option.name]) for _, vectors, _ in parts]
-        row = {"name": option.name, "uniformity": float(np.mean(evenness))}
+        evenness = [uniformity(vectors[option.name]) for _, vectors, *_ in parts]
+        row = {"name": option.name, "uniformity": float(np.mean(evenness)), "spread_z": spread_z}
         row["uniformity_gain"] = rows[0]["uniformity"] - row["uniformity"] if rows else 0.0
         for score, ours in values.items():
             gains = ours - means[score]
@@ -58,7 +61,8 @@ def compare(
         row["z"] = joint_z(row)
         row["retrieval_z"] = in_errors(row, "retrieval")
         rows.append(row)
-    return rows, *parts[0][1:]
+    _, vectors, lengths, _ = parts[0]
+    return rows, vectors, lengths
 
 
 def _scores(
@@ -67,20 +71,32 @@ def _scores(
     options: Sequence[Candidate],
     dim: int,
     random_state: int,
-) -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray], np.ndarray]:
-    """Scores of every held-out sequence for each candidate, their vectors and lengths."""
+) -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Scores of each held-out sequence by candidate, vectors, lengths, halves found by spread."""
     cache: dict[Any, Any] = {}
     exam = Exam.set(tokens, prepared, random_state, cache)
     halves = exam.answers(prepared.blocks)
     prepared = replace(prepared, features=unsteady(prepared.features, prepared.blocks))
     whole = {name: block[exam.held] for name, block in prepared.features.items()}
+
+    def reduced(option: Candidate) -> tuple[Reduction, list[np.ndarray]]:
+        found = Reduction(option).fit(prepared.fitted, dim, cache, prepared.fitted_nuisance)
+        return found, [found.transform(half) for half in halves]
+
+    known = set(SPREAD.blocks) <= set(prepared.features)
+    spread = exam.retrieval(reduced(SPREAD)[1]) if known else np.empty(0)
     scored, vectors = [], {}
     for option in options:
-        reduction = Reduction(option).fit(prepared.fitted, dim, cache, prepared.fitted_nuisance)
-        both = [reduction.transform(half) for half in halves]
+        reduction, both = reduced(option)
         scored.append(asdict(exam.evidence(both)) | {"retrieval": exam.retrieval(both)})
         vectors[option.name] = reduction.transform(whole)
-    return scored, vectors, exam.lengths
+    return scored, vectors, exam.lengths, spread
+
+
+def _above_chance(found: np.ndarray) -> float:
+    """By how many standard errors more than half of the halves are found."""
+    error = found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else 0.0
+    return float((found.mean() - 0.5) / error) if error > 0 else 0.0
 
 
 def joint_z(row: Mapping[str, Any]) -> float:

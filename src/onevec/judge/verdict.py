@@ -10,7 +10,14 @@ import numpy as np
 from jaxtyping import Float
 
 from onevec.blocks import Prepared
-from onevec.judge.calibration import Calibration, calibration, measures_of, outdone, speaks
+from onevec.judge.calibration import (
+    Calibration,
+    beside_the_mean,
+    calibration,
+    measures_of,
+    outdone,
+    speaks,
+)
 from onevec.judge.compare import compare
 from onevec.judge.unlabelled import length_readability
 from onevec.recipe import BLEND, PLAINER
@@ -20,7 +27,6 @@ from onevec.tokens.batches import Tokens
 LEAST_HELD_OUT = 30
 LIKELY = 0.7  # a candidate that beats the mean with this probability is taken
 SURE = 0.9  # and with this one the verdict claims that it does
-_KNOWN = 0.75  # of the other halves found by the blend: chance finds half, noise had 0.57
 _EVEN_ENOUGH = 0.95  # of the other halves found by mean + PCA: more than that, and it is kept
 _ROUNDING = 1e-5  # of the largest value
 _NINETY = 1.645  # standard deviations to either side that hold 90 %
@@ -180,10 +186,10 @@ def choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
 def _told(row: Mapping[str, Any]) -> bool:
     """Whether the data themselves say anything for a candidate.
 
-    The blend need not be told from the mean, which it holds: an average of several gains
-    wherever there is something to be known of a sequence (benchmarks/LOG.md).
+    The blend holds the mean, and its scores need not be better: an average gains wherever something
+    beside the mean tells sequences apart (benchmarks/LOG.md).
     """
-    return row["retrieval"] >= _KNOWN if row["name"] == BLEND.name else speaks(row)
+    return beside_the_mean(row) if row["name"] == BLEND.name else speaks(row)
 
 
 def outdone_by(row: Mapping[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
