@@ -2,12 +2,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from onevec import OneVec, OnevecError, Ragged, encode, load
+from onevec.blocks import tamed
 from onevec.judge.probes import evaluate
 
 
@@ -158,7 +160,8 @@ def test_scikit_learn_takes_it(easy_tokens):
     ("parameters", "words"),
     [({"dim": 0}, "dim=0"), ({"dim": 2.5}, "dim=2.5"), ({"effort": "huge"}, "effort='huge'"),
      ({"pooler": "meen"}, "meen"), ({"pooler": 3}, "pooler=3"), ({"dim": True}, "dim=True"),
-     ({"effort": []}, "effort="), ({"random_state": -1}, "random_state=-1")],
+     ({"effort": []}, "effort="), ({"random_state": -1}, "random_state=-1"),
+     ({"nuisance": 5}, "nuisance=5"), ({"nuisance": "length"}, "must be a list")],
 )  # fmt: skip
 def test_wrong_parameters(parameters, words, easy_tokens):
     with pytest.raises(OnevecError, match=words):
@@ -174,6 +177,7 @@ def test_wrong_token_dimension(easy_tokens, fitted):
     ("data", "words"),
     [([], "empty"), ([[[1, 2], [3]]], "unequal length"),
      ([np.full((2, 4), 1e300)], "beyond fp32"),
+     ([np.random.default_rng(0).normal(size=(9, 4)) * 1e20] * 5, r"reach .e\+20"),
      ([np.zeros((0, 4))], "empty"), ([np.full((2, 4), np.nan)], "NaN"),
      ([np.ones((2, 4)), np.ones((2, 5))], "dimension"), ([1, 0, 1], "label"),
      (["ab", "cd"], "encode")],
@@ -182,6 +186,37 @@ def test_bad_data_is_one_sentence(data, words):
     with pytest.raises(OnevecError, match=words) as caught:
         OneVec(dim=2).fit(data)
     assert "\n" not in str(caught.value)
+
+
+def test_an_interrupted_fit_leaves_the_one_before(easy_tokens, monkeypatch):
+    model = OneVec(dim=4, pooler="mean|std").fit(easy_tokens[0][:60])
+    expected, verdict = model.transform(easy_tokens[0][:5]), model.verdict_
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onevec.estimator.baselines", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit([tokens[:, :8] for tokens in easy_tokens[0][:80]])
+    np.testing.assert_array_equal(model.transform(easy_tokens[0][:5]), expected)
+    assert model.verdict_ is verdict
+
+
+def test_a_pooler_named_twice_counts_once(easy_tokens):
+    once, twice = (
+        OneVec(dim=4, pooler=pooler).fit(easy_tokens[0][:60]).transform(easy_tokens[0][:9])
+        for pooler in ("mean|std", "mean|std|mean")
+    )
+    np.testing.assert_array_equal(once, twice)
+
+
+def test_sequences_of_one_length_are_sampled_without_a_period():
+    """Their first token is nearly constant, and every 6th token must not say what is usual."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(size=(33_000, 6, 64), dtype=np.float32)
+    values[:, 0] *= 1e-3
+    values = torch.from_numpy(values.reshape(-1, 64))
+    assert torch.equal(tamed(values), values)
 
 
 def test_foreign_floats(easy_tokens):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from onevec.files import appears_whole, for_json
+from onevec.errors import InputError
+from onevec.files import appears_whole, check_target, for_json
 
 
 def write(path, kind, text):
@@ -88,6 +89,12 @@ def test_the_old_one_is_not_deleted_where_it_cannot_be_put_back(tmp_path, monkey
         monkeypatch.setattr(Path, "replace", interrupted)
     monkeypatch.undo()
     assert [read(path) for path in tmp_path.glob(".result-*/result.old")] == ["old"]
+
+
+def test_a_link_to_nothing_is_said_before_the_work(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="a link to nothing"):
+        check_target(tmp_path / "link", True, what="model")
 
 
 def test_json_has_no_nan():

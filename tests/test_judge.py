@@ -11,22 +11,31 @@ from onevec.blocks import prepare, prepare_folds
 from onevec.errors import InputError
 from onevec.judge import calibration
 from onevec.judge.calibration import MEASURES, Calibration, measures_of, outdone
+from onevec.judge.compare import _above_chance
+from onevec.judge.dimension import _neighbours, dimension_curve
 from onevec.judge.exam import Exam
 from onevec.judge.probes import run_probes
 from onevec.judge.unlabelled import matched_retrieval, uniformity
 from onevec.judge.verdict import _sentence, choose
 from onevec.ragged import Ragged
 from onevec.recipe import BLEND, BLOCKS, PLAIN, RICH, candidates
-from onevec.reduction import EVENED_MEAN
+from onevec.reduction import EVENED_MEAN, Reduction
 
 ROW = {
+    "blend": False,
     "uniformity_gain": 0.5,
+    "found_z": 9.0,
     "spread_z": 0.0,
     "retrieval": 0.7,
     "retrieval_gain": 0.08,
     "pseudo_labels": 0.5,
     "pseudo_labels_gain": -0.02,
 }
+
+
+def said_of(option):
+    """A row of a candidate."""
+    return ROW | {"name": option.name, "blend": bool(option.parts)}
 
 
 @pytest.mark.parametrize("dims", [1, 2, 16, 64, 300])
@@ -116,7 +125,7 @@ def test_another_table_for_a_while(easy_tokens):
 )
 def test_the_mean_is_kept_evened_unless_it_finds_the_other_halves(found, kept):
     no_gain = {"probability": 0.4, "uniformity_gain": 0.0, "retrieval_z": 0.0}
-    rows = [ROW | {"name": o.name, "retrieval": found} | no_gain for o in candidates()]
+    rows = [said_of(o) | {"retrieval": found} | no_gain for o in candidates()]
     place, chosen = choose(rows)
     assert rows[chosen]["name"] == kept and place not in (0, chosen)
 
@@ -133,8 +142,8 @@ def raise_measure(row, measure):
 @pytest.mark.parametrize("plainer", [PLAIN, EVENED_MEAN])
 @pytest.mark.parametrize("better", [*MEASURES, None])
 def test_what_a_plainer_one_outdoes_is_passed_over(better, plainer):
-    known = ROW | {"retrieval_z": 9.0, "uniformity": -1.0, "expected_gain": 3.0}
-    rows = [known | {"name": o.name, "probability": 0.5} for o in candidates()]
+    known = {"retrieval_z": 9.0, "uniformity": -1.0, "expected_gain": 3.0}
+    rows = [said_of(o) | known | {"probability": 0.5} for o in candidates()]
     rich, *others = rows[1:]
     rich["probability"] = 0.8
     rival = next(row for row in others if row["name"] == plainer.name)
@@ -150,8 +159,8 @@ def test_what_a_plainer_one_outdoes_is_passed_over(better, plainer):
 
 @pytest.mark.parametrize("spread, taken", [(4.1, True), (3.9, False)])
 def test_the_blend_is_taken_where_nothing_else_is_and_the_spread_tells(spread, taken):
-    known = ROW | {"retrieval_z": 0.0, "uniformity_gain": 0.0, "probability": 0.6}
-    rows = [known | {"name": o.name, "expected_gain": 2.0} for o in candidates()]
+    known = {"retrieval_z": 0.0, "uniformity_gain": 0.0, "probability": 0.6}
+    rows = [said_of(o) | known | {"expected_gain": 2.0} for o in candidates()]
     blend = next(row for row in rows if row["name"] == BLEND.name)
     blend |= {"probability": 0.8, "spread_z": spread, "uniformity": -1.0}
     for measure in MEASURES:
@@ -184,6 +193,15 @@ def test_dimensions_are_as_many_as_the_data_need():
     assert OneVec(dim="auto", pooler="mean").fit(wide).transform(wide[:1]).shape[1] > 24
 
 
+def test_dimensions_of_a_blend_are_judged_as_they_are_fitted(easy_tokens):
+    prepared = prepare(Ragged.from_list(easy_tokens[0]), BLOCKS, "quick", 0)
+    curve = {entry["dim"]: entry["neighbours"] for entry in dimension_curve(prepared, BLEND)}
+    held = {name: block[prepared.count :] for name, block in prepared.features.items()}
+    at = {d: Reduction(BLEND).fit(prepared.fitted, d).transform(held) for d in (16, 256)}
+    few, many = _neighbours(at[16]), _neighbours(at[256][:, : max(curve)])
+    assert curve[16] == pytest.approx(few[many].mean(), abs=1e-9)
+
+
 def test_dimensions_of_a_few_sequences_are_the_usual(easy_tokens):
     model = OneVec(dim="auto").fit(easy_tokens[0][:30])
     assert model.verdict_.dimensions == []
@@ -211,6 +229,27 @@ def test_noise_is_never_said_to_beat_the_mean(seed, counts):
     verdict = OneVec(dim=8, effort="standard").fit(tokens).verdict_
     assert not verdict.beats_mean, verdict.sentence
     assert verdict.sentence.startswith("Keep the mean")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noise_whose_features_differ_in_scale_is_not_either(seed):
+    """There every candidate that whitens lies more evenly than the mean."""
+    rng = np.random.default_rng(seed)
+    scale = (np.r_[np.ones(15), 3.0 + 7 * (seed % 2)], np.geomspace(5, 0.2, 16))[seed // 3]
+    tokens = [scale * rng.normal(size=(n, 16)) for n in rng.integers(5, 40, size=600)]
+    verdict = OneVec(dim=8).fit(tokens).verdict_
+    assert not verdict.beats_mean, verdict.sentence
+    assert verdict.sentence.startswith("Keep the mean") and "no headroom" in verdict.sentence
+    assert (verdict.probability, verdict.expected_gain, verdict.interval) == (0.5, None, None)
+    assert max(row["uniformity_gain"] for row in verdict.candidates) > 0.1
+    assert not any(row["told"] for row in verdict.candidates)
+
+
+def test_what_is_always_found_is_found_surely():
+    assert _above_chance(np.ones(50)) == 25 and _above_chance(np.full(50, 0.5)) == 0
+    mixed = np.r_[np.ones(300), np.zeros(100)]
+    assert _above_chance(mixed) == pytest.approx(0.25 / mixed.std(ddof=1) * 20)
+    assert _above_chance(np.ones(1)) == 0
 
 
 def clusters(rng, kinds, lengths):

@@ -29,6 +29,9 @@ def made(tmp_path_factory):
     ]
     columns = {"session": [f"s{s}" for s in session], "id_like": [f"x{i}" for i in range(N)]}
     columns["warmth"] = rng.normal(size=N).tolist()
+    columns["huge"] = [value * 1e300 for value in columns["warmth"]]
+    columns["code"] = session.tolist()
+    columns["year"] = rng.integers(1900, 2100, N).tolist()
     columns["gaps"] = [None, *["a"] * (N - 1)]
     path = tmp_path_factory.mktemp("store") / "tokens"
     with TokenStoreWriter(path) as writer:
@@ -48,6 +51,28 @@ def test_the_session_is_gone_and_the_kind_is_not(made):
     assert read(plain, session) > 0.9
     assert read(clean, session) < 0.35
     assert read(clean, kind) > 0.85
+
+
+def test_codes_of_sessions_are_sessions(made):
+    store, _, _ = made
+    clean = OneVec(dim=12, pooler="mean|std", nuisance=["code"]).fit(store).transform(store)
+    named = OneVec(dim=12, pooler="mean|std", nuisance=["session"]).fit(store).transform(store)
+    np.testing.assert_allclose(clean, named, atol=1e-5)
+    assert nuisance_of(store, ["code"], np.arange(N)).shape == (N, 4)
+    assert nuisance_of(store, ["year"], np.arange(N)).shape == (N, 1)  # rare ones: a number
+
+
+def test_huge_numbers_are_numbers(made):
+    store, _, _ = made
+    found = nuisance_of(store, ["huge"], np.arange(N))
+    np.testing.assert_allclose(found, nuisance_of(store, ["warmth"], np.arange(N)))
+
+
+def test_what_so_few_sequences_say_takes_nothing_out():
+    rng = np.random.default_rng(1)
+    tokens = [rng.normal(size=(n, 6)) for n in (3, 7, 4, 9)]
+    found = OneVec(dim=2, pooler="mean|std", nuisance=["length"]).fit(tokens).transform(tokens)
+    assert np.abs(found).max() > 0.1
 
 
 def test_length_is_known_without_a_column():

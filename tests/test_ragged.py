@@ -124,6 +124,7 @@ def test_from_list_promotes_and_takes_integers_and_tensors():
     half, single = torch.ones(2, 3).half(), np.ones((1, 3), np.float32)
     assert Ragged.from_list([half, single]).values.dtype == torch.float32
     assert Ragged.from_list([half]).values.dtype == torch.float16
+    assert Ragged.from_list([half.to(torch.float8_e4m3fn)]).values.dtype == torch.float32
     assert Ragged.from_list([[[1, 2], [3, 4]]]).values.dtype == torch.float32
     assert Ragged.from_list([np.ones((2, 3))[:, ::-1]]).values.dtype == torch.float64
 
@@ -141,6 +142,7 @@ def test_from_list_promotes_and_takes_integers_and_tensors():
         ([np.array([[None]])], "dtype object"),
         ([np.ones((2, 2)), np.array([[1, np.nan]])], "sequence 1 holds NaN or infinity"),
         ([np.array([[np.inf]])], "sequence 0 holds NaN or infinity"),
+        ([np.ma.array(np.ones((2, 1)), mask=[[0], [1]])], "sequence 0 is a masked array"),
     ],
 )
 def test_bad_lists_are_named_in_one_sentence(entries, sentence):

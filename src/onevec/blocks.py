@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from onevec.errors import InputError
 from onevec.nuisance import nuisance_of
 from onevec.poolers import POOLERS, Pooler
 from onevec.poolers.fitting import principal_axes
@@ -40,6 +41,7 @@ _ENOUGH_HELD_OUT = 40  # with fewer held out at once, every third is in turn: 12
 # A feature that varies less within sequences, as a part of its whole spread, belongs to sequences
 # and not to tokens: the mean tells all of it. Persistent noise would own the other statistics.
 _STEADY = 0.01
+_LARGEST = 1e18
 _ROUNDING = 1e-6  # what varies less, as a part of its size, does not vary
 # What lies this many times the range of 98 % of the values from their middle, such as a sentinel
 # of -9999, must not own a fit.
@@ -73,6 +75,12 @@ class Blocks:
         """Fit the scaler and each pooler on a sample of sequences."""
         blocks = cls(sample.dim, {})
         values = tamed(sample.values.float())
+        largest = float(values.abs().max())
+        if largest > _LARGEST:
+            raise InputError(
+                f"token values reach {largest:.0e}, and beyond {_LARGEST:.0e} fp32 does not hold "
+                "their squares: divide all of them by one number"
+            )
         sample = sample.with_values(values)
         spread, blocks.shift = torch.std_mean(values, 0, correction=0)
         least = _ROUNDING * torch.maximum(spread.max(), blocks.shift.abs())
@@ -247,7 +255,10 @@ def show(
 
 def tamed(values: Float[Tensor, "rows dims"]) -> Float[Tensor, "rows dims"]:
     """Put the middle of its dimension for what lies absurdly far out; almost always nothing."""
-    some = values[:: max(1, values.numel() // _QUANTILE_VALUES)]
+    some, count = values, max(1, _QUANTILE_VALUES // max(1, values.shape[1]))
+    if count < len(values):  # at random: sequences of one length have a period
+        draw = torch.Generator().manual_seed(0)
+        some = values[torch.randperm(len(values), generator=draw)[:count].to(values.device)]
     low, middle, high = torch.quantile(some, torch.tensor([0.01, 0.5, 0.99]).to(some), dim=0)
     reach = torch.where(high > low, _FAR * (high - low), torch.inf)
     return torch.where((values - middle).abs() > reach, middle, values)

@@ -103,17 +103,17 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"Scored without labels on {verdict['held_out']:,} held-out sequences; gain and "
-            "probability over the mean are what such scores were worth on other data sets:",
+            "probability over the mean are what such scores were worth on other data sets, and "
+            "left out where these data say nothing for a candidate:",
             "",
             "| candidate | other half found | pseudo-labels | expected gain | probability |",
             "|---|--:|--:|--:|--:|",
         ]
     for row in verdict["candidates"]:
         mark = "**" if row["name"] == verdict["choice"] else ""
-        scores = " | ".join(
-            _number(row.get(key))
-            for key in ("retrieval", "pseudo_labels", "expected_gain", "probability")
-        )
+        keys = ["retrieval", "pseudo_labels"]
+        keys += ["expected_gain", "probability"] if row.get("told", True) else ["", ""]
+        scores = " | ".join(_number(row.get(key)) for key in keys)
         lines.append(f"| {mark}{row['name']}{mark} | {scores} |")
     return "\n".join(lines)
 

@@ -66,8 +66,9 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ``pooler`` that cannot be held so is refused.
     nuisance : sequence of str, optional
         What must not be read from the vector: metadata columns of the store such as ``"session"``
-        (groups, or numbers), and ``"length"``. The directions in which a linear model of them
-        shows are taken out of every block; ``transform`` does not need them.
+        (groups, or numbers; few whole numbers are groups), and ``"length"``. The directions in
+        which a linear model of them shows are taken out of every block; ``transform`` does not
+        need them.
     random_state : int, default 0
         Seed of every draw.
     check_encoder : bool, default True
@@ -150,9 +151,9 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         # What learns is trained once.
         folds = prepare_folds(*given) if judged and not learned else [prepare(*given)]
         found = folds[0]
-        self.training_ = None
+        trained = None
         if learned:
-            self.training_ = self._train(tokens, found, named, objective, training, dim=dim)
+            trained = self._train(tokens, found, named, objective, training, dim=dim)
             found = found.renewed(tokens, learned)
         if judged:
             options = [*offered, named] if learned else offered
@@ -164,18 +165,17 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         else:
             chosen = named
             words = "As told: no candidates were compared, so nothing is claimed against the mean."
-            if self.training_ is not None:
-                words = f"{words} {self.training_.sentence}"
+            if trained is not None:
+                words = f"{words} {trained.sentence}"
             verdict = Verdict(chosen.name, False, 0.5, words, 0)
-        self.n_features_in_ = tokens.dim
-        self.fingerprint_ = getattr(tokens, "fingerprint", None)
-        self.data_ = facts_of(tokens)
         if self.dim == "auto":
             dim, verdict = self._enough(found, chosen, verdict)
-        self.verdict_ = verdict
         reduction = Reduction(chosen).fit(found.features, dim, nuisance=found.nuisance)
+        plain, facts = baselines(found.features, dim), facts_of(tokens)
+        # All at once: a fit that is interrupted leaves what was fitted before.
+        self.n_features_in_, self.fingerprint_ = tokens.dim, getattr(tokens, "fingerprint", None)
+        self.verdict_, self.training_, self.baselines_, self.data_ = verdict, trained, plain, facts
         self._adopt(found.blocks, reduction)
-        self.baselines_ = baselines(found.features, dim)
         return self
 
     def transform(self, X: Any) -> Float[np.ndarray, "seqs dim"]:
@@ -242,6 +242,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         else:
             made = make_pooler(self.pooler)  # explains a name that does not exist
             names = made.names if isinstance(made, Concat) else [self.pooler.strip()]
+            names = list(dict.fromkeys(names))  # twice says no more than once
         learned = [name for name in names if POOLERS[name]().learned]
         if self.objective != "auto" and not learned:
             known = ", ".join(name for name in POOLERS if POOLERS[name]().learned)
@@ -305,7 +306,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 )
         if self.random_state >= 2**32:
             raise InputError(f"got random_state={self.random_state}: it must be below 2^32")
-        if isinstance(self.nuisance, str):
+        if isinstance(self.nuisance, str) or not isinstance(self.nuisance, Iterable | None):
             raise InputError(
                 f"got nuisance={self.nuisance!r}: it must be a list, [{self.nuisance!r}]"
             )

@@ -39,6 +39,8 @@ def check_target(
     given, path = path, Path(path).absolute()
     if not str(given):
         raise InputError(f"got an empty path for the {what}: name the place to write it to")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{given} is a link to nothing: remove it or choose another place")
     if path.exists():
         if not overwrite:
             raise InputError(

@@ -21,9 +21,10 @@ _SHUFFLES, _CLEARLY = 10, 1.5
 def nuisance_of(
     tokens: Tokens, names: Sequence[str], rows: np.ndarray
 ) -> Float[np.ndarray, "rows columns"]:
-    """Return nuisance columns as numbers: standardised, one for each level of what is no number.
+    """Return nuisance columns as numbers: standardised, one for each level of what names groups.
 
-    What is the same in all rows shows nowhere and is left out.
+    Whole numbers name groups where there are few of them, each often: what they are codes of has no
+    order, and what has one is told as well. What is the same in all rows is left out.
 
     Raises
     ------
@@ -33,6 +34,7 @@ def nuisance_of(
     """
     parts = [_length(tokens, rows) if n == LENGTH else _column(tokens, n, rows) for n in names]
     matrix = np.hstack(parts)
+    matrix = matrix / np.maximum(np.abs(matrix).max(0), 1e-300)  # squares of 1e200 overflow
     matrix = matrix - matrix.mean(0)
     spread = matrix.std(0)
     return matrix[:, spread > 0] / spread[spread > 0]
@@ -56,17 +58,18 @@ def _column(tokens: Tokens, name: str, rows: np.ndarray) -> np.ndarray:
             "or leave these sequences out"
         )
     values = column.take(pa.array(rows))
-    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
-        if not np.isfinite(numbers).all():
+    whole = pa.types.is_integer(values.type)
+    if whole or pa.types.is_floating(values.type):
+        entries = values.to_numpy(zero_copy_only=False).astype(np.float64)
+        if not np.isfinite(entries).all():
             raise InputError(f"the nuisance column {name!r} holds numbers that are not finite")
-        return numbers[:, None]
-    levels, which, count = np.unique(
-        np.array([str(value) for value in values.to_pylist()]),
-        return_inverse=True,
-        return_counts=True,
-    )
+    else:
+        entries = np.array([str(value) for value in values.to_pylist()])
+    levels, which, count = np.unique(entries, return_inverse=True, return_counts=True)
     common = np.flatnonzero(count >= _LEAST_PER_LEVEL)
+    groups = whole and len(common) == len(levels) <= _MOST_LEVELS
+    if entries.dtype.kind == "f" and not groups:
+        return entries[:, None]
     if not len(common) or len(common) > _MOST_LEVELS:
         raise InputError(
             f"the nuisance column {name!r} has {len(levels):,} values among {len(rows):,} "
@@ -82,9 +85,10 @@ def nuisance_directions(
     """Return an orthonormal basis of the directions in which a linear model of nuisance shows.
 
     A direction shows it if clearly more of its variance is explained than of any direction when
-    the rows of the nuisance are shuffled.
+    the rows of the nuisance are shuffled. As many columns as rows explain everything: nothing is
+    known then.
     """
-    if not nuisance.shape[1]:
+    if not nuisance.shape[1] or nuisance.shape[1] + 1 >= len(nuisance):
         return np.zeros((block.shape[1], 0))
     centred = block - block.mean(0)
     rng = np.random.default_rng(0)

@@ -204,6 +204,11 @@ def _as_matrix(entry: Any, row: int) -> Tensor:
             raise InputError(f"sequence {row} is a sparse tensor: pass dense ones, x.to_dense()")
         tensor = entry.detach()
     else:
+        if np.ma.is_masked(entry):
+            raise InputError(
+                f"sequence {row} is a masked array: pass the tokens that count alone, as a plain "
+                "array"
+            )
         try:
             array = np.asarray(entry)
         except ValueError as error:
@@ -231,7 +236,9 @@ def _as_matrix(entry: Any, row: int) -> Tensor:
             f"sequence {row} is empty (shape {tuple(tensor.shape)}): every sequence needs at "
             "least one token; drop the empty ones"
         )
-    return tensor if tensor.is_floating_point() else tensor.float()
+    # Of floats of one byte torch knows no more than the conversion.
+    known = tensor.is_floating_point() and tensor.element_size() > 1
+    return tensor if known else tensor.float()
 
 
 def _as_rows(key: Any, count: int) -> Int[Tensor, " picked"]:

@@ -26,7 +26,9 @@ def planted(row, seed, headroom):
         rows.append(
             {
                 "name": name,
+                "blend": False,
                 "uniformity_gain": even,
+                "found_z": 99.0,
                 "retrieval_z": 5.0 * bool(place),
                 "z": 0.0,
                 "spread_z": 9.0,

@@ -14,9 +14,10 @@ from onevec.tokens.store import TokenStore, TokenStoreWriter
 
 
 def ragged(lengths, dim=2):
-    """Token vectors that say which row they belong to."""
+    """Token vectors that say which row they belong to, and a field that counts them."""
     rows = torch.repeat_interleave(torch.tensor(lengths))
-    return Ragged(rows[:, None].expand(-1, dim).float().clone(), torch.tensor(lengths))
+    values = rows[:, None].expand(-1, dim).float().clone()
+    return Ragged(values, torch.tensor(lengths), {"step": torch.arange(len(rows))})
 
 
 @settings(deadline=None, max_examples=60)
@@ -69,6 +70,15 @@ def test_sample_is_even():
         counts[sample_sequences(tokens, 15, seed)[0]] += 1
     assert counts.sum() == 200 * 5
     assert abs(counts / 200 - 0.25).max() < 0.13  # four standard errors
+
+
+def test_a_few_long_sequences_do_not_speak_for_all():
+    tokens = ragged([5_000] * 40)
+    rows, sample = sample_sequences(tokens, 6_400)
+    assert len(rows) == len(sample) == 32 and sample.lengths.tolist() == [200] * 32
+    places = sample.fields["step"].reshape(32, 200)
+    assert (places.diff(dim=1) == 1).all() and len(set(places[:, 0].tolist())) > 20
+    assert sample.values[::200, 0].tolist() == rows.tolist()
 
 
 def test_batches_and_samples_of_a_store(tmp_path):

@@ -80,9 +80,11 @@ def _log_ratio(ours: float, means: float, added: float) -> float:
 def speaks(row: Mapping[str, Any]) -> bool:
     """Whether the data themselves say anything for a candidate.
 
-    What it gained elsewhere is no reason: on pure noise it is all there is.
+    What it gained elsewhere is no reason: on pure noise it is all there is. Nor is evenness alone:
+    noise whose features differ in scale lies more evenly once they are whitened.
     """
-    return row["uniformity_gain"] >= _EVENER or row["retrieval_z"] >= _FOUND
+    evener = row["uniformity_gain"] >= _EVENER and row["found_z"] >= _FOUND
+    return evener or row["retrieval_z"] >= _FOUND
 
 
 def beside_the_mean(row: Mapping[str, Any]) -> bool:

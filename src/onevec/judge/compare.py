@@ -32,11 +32,12 @@ def compare(
     Returns
     -------
     rows : list of dict
-        Of each candidate: ``predictability``, ``pseudo_labels`` (see `Evidence`)
-        and ``retrieval`` (`matched_retrieval`), each with ``_gain`` over the mean and its standard
-        ``_error``; ``uniformity`` and ``uniformity_gain``; ``z``, what the first two say in
-        standard errors, and ``retrieval_z``; ``spread_z``, by how many standard errors `SPREAD`
-        alone finds more halves than chance, the same in each row (0 without its block).
+        Of each candidate: whether it is a ``blend``; ``predictability``, ``pseudo_labels`` (see
+        `Evidence`) and ``retrieval`` (`matched_retrieval`), each with ``_gain`` over the mean and
+        its standard ``_error``; ``uniformity`` and ``uniformity_gain``; ``z``, what the first two
+        say in standard errors, and ``retrieval_z``; ``found_z``, by how many standard errors more
+        than half of the halves are found, and ``spread_z``, the same of `SPREAD` alone, one value
+        for all rows (0 without its block).
     vectors : dict of str to (seqs, dim) array
         Of the first fold's held-out sequences, by candidate.
     lengths : (seqs,) array
@@ -51,13 +52,15 @@ def compare(
         values = {name: np.concatenate([each[name] for each in scored]) for name in scored[0]}
         means = means or values
         evenness = [uniformity(vectors[option.name]) for _, vectors, *_ in parts]
-        row = {"name": option.name, "uniformity": float(np.mean(evenness)), "spread_z": spread_z}
+        row: dict[str, Any] = {"name": option.name, "blend": bool(option.parts)}
+        row |= {"uniformity": float(np.mean(evenness)), "spread_z": spread_z}
         row["uniformity_gain"] = rows[0]["uniformity"] - row["uniformity"] if rows else 0.0
         for score, ours in values.items():
             gains = ours - means[score]
             row[score] = float(ours.mean())
             row[f"{score}_gain"] = float(gains.mean())
             row[f"{score}_error"] = float(gains.std(ddof=1) / math.sqrt(len(gains)))
+        row["found_z"] = _above_chance(values["retrieval"])
         row["z"] = joint_z(row)
         row["retrieval_z"] = in_errors(row, "retrieval")
         rows.append(row)
@@ -95,8 +98,10 @@ def _scores(
 
 def _above_chance(found: np.ndarray) -> float:
     """By how many standard errors more than half of the halves are found."""
-    error = found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else 0.0
-    return float((found.mean() - 0.5) / error) if error > 0 else 0.0
+    if len(found) < 2:
+        return 0.0
+    error = max(found.std(ddof=1) / math.sqrt(len(found)), 1 / len(found))  # where all are found
+    return float((found.mean() - 0.5) / error)
 
 
 def joint_z(row: Mapping[str, Any]) -> float:

@@ -23,19 +23,23 @@ def dimension_curve(prepared: Prepared, candidate: Candidate) -> list[dict[str, 
 
     On held-out sequences; ``dim`` and ``neighbours``, the last entry being the widest.
     """
-    widest = Reduction(candidate).fit(
-        prepared.fitted, DIMENSIONS[-1], nuisance=prepared.fitted_nuisance
-    )
     held = {name: block[prepared.count :] for name, block in prepared.features.items()}
-    vectors = widest.transform(held)
-    varying = vectors.std(0) > 1e-6 * vectors.std(0).max()
-    vectors = vectors[:, : max(1, int(varying.sum()))]  # the rest are null directions
-    dims = [dim for dim in DIMENSIONS if dim < vectors.shape[1]] + [vectors.shape[1]]
-    wanted = _neighbours(vectors)
-    return [
-        {"dim": dim, "neighbours": float(_neighbours(vectors[:, :dim])[wanted].mean())}
-        for dim in dims
-    ]
+    cache: dict[Any, Any] = {}
+
+    def fitted(dim: int) -> np.ndarray:
+        found = Reduction(candidate).fit(prepared.fitted, dim, cache, prepared.fitted_nuisance)
+        return found.transform(held)
+
+    widest = fitted(DIMENSIONS[-1])
+    varying = widest.std(0) > 1e-6 * widest.std(0).max()
+    widest = widest[:, : max(1, int(varying.sum()))]  # the rest are null directions
+    wanted = _neighbours(widest)
+    curve = []
+    for dim in [dim for dim in DIMENSIONS if dim < widest.shape[1]] + [widest.shape[1]]:
+        # The parts of a blend have more dimensions where it has.
+        vectors = fitted(dim) if candidate.parts else widest[:, :dim]
+        curve.append({"dim": dim, "neighbours": float(_neighbours(vectors)[wanted].mean())})
+    return curve
 
 
 def smallest(curve: list[dict[str, Any]]) -> int:

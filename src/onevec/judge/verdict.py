@@ -20,7 +20,7 @@ from onevec.judge.calibration import (
 )
 from onevec.judge.compare import compare
 from onevec.judge.unlabelled import length_readability
-from onevec.recipe import BLEND, PLAINER
+from onevec.recipe import PLAINER
 from onevec.reduction import EVENED_MEAN, MEAN_PCA, Candidate
 from onevec.tokens.batches import Tokens
 
@@ -46,20 +46,21 @@ class Verdict:
     probability : float
         Probability that the candidate named in the sentence beats the mean. Calibrated on other
         data sets with known labels (`onevec.judge.calibration`), left out one at a time; no
-        statement about any particular label.
+        statement about any particular label. 0.5 where the data themselves say nothing for it.
     sentence : str
         The verdict in one sentence.
     held_out : int
         Sequences it rests on; of few, all of them, held out in turn.
     candidates : list of dict
         For each: name, the scores without labels (see `onevec.judge.compare`), expected_gain and
-        probability.
+        probability, and ``told``: whether the data themselves say anything for it. Where they do
+        not, the other two are what such scores were worth elsewhere, and no claim.
     length_r2 : float or None
         How well the logarithm of the length can be read from the chosen vector (R² of ridge on
         held-out sequences); None where nothing was compared, and of few sequences.
     expected_gain : float or None
         Of the candidate named in the sentence, over the mean at the same number of dimensions, in
-        points of the average probe with labels.
+        points of the average probe with labels; None where nothing is said for it.
     interval : list of two floats, or None
         Its 90 % interval.
     dimensions : list of dict
@@ -121,20 +122,20 @@ def judge(
     place, chosen = choose(rows)
     row = rows[place]
     gain, spread = row["expected_gain"], table.spread
-    taken = chosen == place
+    taken, told = chosen == place, _told(row)
     return options[chosen], Verdict(
         choice=options[chosen].name,
         beats_mean=taken,
         # Never certain: the normal approximation knows nothing that far out.
-        probability=min(row["probability"], 0.999),
+        probability=min(row["probability"], 0.999) if told else 0.5,
         sentence=_sentence(rows, place, chosen, usable),
         held_out=usable,
-        candidates=rows,
+        candidates=[row | {"told": _told(row)} for row in rows],
         length_r2=length_readability(vectors[options[chosen].name], lengths, random_state)
         if len(folds) == 1
         else None,
-        expected_gain=gain,
-        interval=[gain - _NINETY * spread, gain + _NINETY * spread],
+        expected_gain=gain if told else None,
+        interval=[gain - _NINETY * spread, gain + _NINETY * spread] if told else None,
     )
 
 
@@ -149,8 +150,8 @@ def _why_undecided(prepared: Prepared, held_out: int, options: int) -> str:
         return "there is only one candidate"
     if held_out < LEAST_HELD_OUT:
         return (
-            f"only {held_out} sequences of two or more tokens could be held out, together or in "
-            f"turn, and a verdict needs {LEAST_HELD_OUT}"
+            f"only {held_out} sequences of two or more tokens could be held out, and a verdict "
+            f"needs {LEAST_HELD_OUT}"
         )
     if all(_alike(block) for block in prepared.features.values()):
         return "the sequences are all alike, so there is nothing to compare"
@@ -186,18 +187,18 @@ def choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
 def _told(row: Mapping[str, Any]) -> bool:
     """Whether the data themselves say anything for a candidate.
 
-    The blend holds the mean, and its scores need not be better: an average gains wherever something
+    A blend holds the mean, and its scores need not be better: an average gains wherever something
     beside the mean tells sequences apart (benchmarks/LOG.md).
     """
-    return beside_the_mean(row) if row["name"] == BLEND.name else speaks(row)
+    return beside_the_mean(row) if row["blend"] else speaks(row)
 
 
 def outdone_by(row: Mapping[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the first of the plainer candidates that has every measure clearly better.
 
-    None outdoes the blend, which is made of them.
+    None outdoes a blend, which is made of them.
     """
-    if row["name"] == BLEND.name:
+    if row["blend"]:
         return None
     plainer = {option.name for option in PLAINER}
     return next((o for o in rows if o["name"] in plainer and outdone(row, o)), None)
@@ -214,17 +215,17 @@ def _sentence(rows: Sequence[dict[str, Any]], place: int, chosen: int, held_out:
     if chosen == place:
         how = "beats" if row["probability"] >= SURE else "probably beats"
         # Its scores need not be better than the mean's.
-        elsewhere = " as on most other data," if row["name"] == BLEND.name else ""
+        elsewhere = " as on most other data," if row["blend"] else ""
         return (
             f"Use {row['name']}: judged without labels it {how} the mean,{elsewhere} with "
             f"probability {chance}, by about {row['expected_gain']:.0f} points ({evidence})."
         )
     keep = f"Keep the {rows[chosen]['name']}" if chosen else "Keep the mean"
-    if not any(_told(row) for row in rows[1:]):
+    if not _told(row):
         return (
-            f"{keep}: there is no headroom here, no candidate's vectors lie clearly more "
-            f"evenly or find the other half clearly better; the nearest is {row['name']} "
-            f"({evidence})."
+            f"{keep}: there is no headroom here, no other candidate finds the other half clearly "
+            f"better, or lies clearly more evenly and finds it at all; the nearest is "
+            f"{row['name']} ({evidence})."
         )
     better = outdone_by(row, rows)
     if row["probability"] >= LIKELY and better:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -114,13 +115,15 @@ def summarize_store(
 
 def _candidate_figure(model: OneVec) -> Figure | None:
     rows = model.verdict_.candidates
-    if not rows:
+    if not any(row.get("told", True) for row in rows):
         return None
     figure, (gains, chances) = new_figure(9, 0.8 + 0.42 * len(rows), 2)
     order = rows[:0:-1]  # all but the mean, the first on top
     place = np.arange(len(order))
     low, high = model.verdict_.interval or (0.0, 0.0)
     colours = [_CHOSEN if row["name"] == model.verdict_.choice else _OTHER for row in order]
+    silent: dict[str, Any] = {"expected_gain": math.nan, "probability": 0.0}  # nothing is claimed
+    order = [row if row.get("told", True) else row | silent for row in order]
     expected = [row["expected_gain"] for row in order]
     gains.errorbar(expected, place, xerr=(high - low) / 2, fmt="none", ecolor="#9aa5b1")
     gains.scatter(expected, place, color=colours, zorder=3)

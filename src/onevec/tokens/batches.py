@@ -15,6 +15,7 @@ from onevec.ragged import Ragged
 from onevec.tokens.store import TokenStore
 
 Tokens = Ragged | TokenStore
+_FEWEST_DRAWN, _SHORTEST_SPAN = 32, 64  # sequences of a sample; tokens of a long one
 _STRETCH = 32  # batches whose rows are sorted together: keeps reads of a store local
 
 
@@ -156,7 +157,10 @@ def sample_sequences(
     random_state: int = 0,
     among: Int[np.ndarray, " rows"] | None = None,
 ) -> tuple[Int[np.ndarray, " rows"], Ragged]:
-    """Draw whole sequences at random until there are about ``max_tokens`` tokens.
+    """Draw sequences at random until there are about ``max_tokens`` tokens.
+
+    They are whole, unless they are so long that a few would speak for all: where fewer than 32
+    would be drawn, a random span of each counts.
 
     Parameters
     ----------
@@ -177,9 +181,26 @@ def sample_sequences(
         Their token vectors.
     """
     lengths = tokens.lengths.cpu().numpy()
-    order = np.random.default_rng(random_state).permutation(
-        len(lengths) if among is None else among
-    )
-    count = int(np.searchsorted(np.cumsum(lengths[order]), max_tokens, side="right"))
-    rows = np.sort(order[: max(count, 1)])
-    return rows, tokens[rows]
+    rng = np.random.default_rng(random_state)
+    order = rng.permutation(len(lengths) if among is None else among)
+
+    def drawn(lengths: np.ndarray) -> np.ndarray:
+        count = int(np.searchsorted(np.cumsum(lengths[order]), max_tokens, side="right"))
+        return np.sort(order[: max(count, 1)])
+
+    rows = drawn(lengths)
+    if len(rows) >= min(_FEWEST_DRAWN, len(order)):
+        return rows, tokens[rows]
+    most = max(max_tokens // _FEWEST_DRAWN, _SHORTEST_SPAN)
+    rows = drawn(np.minimum(lengths, most))
+    firsts = rng.integers(0, np.maximum(lengths[rows] - most, 0), endpoint=True)
+    spans = [_span(tokens[[row]], first, most) for row, first in zip(rows, firsts, strict=True)]
+    return rows, Ragged.concat(spans)
+
+
+def _span(tokens: Ragged, first: int, most: int) -> Ragged:
+    """Up to ``most`` tokens of one sequence; a copy, which does not hold the rest."""
+    part = slice(first, first + most)
+    fields = {name: field[part].clone() for name, field in tokens.fields.items()}
+    values = tokens.values[part].clone()
+    return Ragged(values, torch.tensor([len(values)]), fields)
