@@ -177,12 +177,7 @@ class Blocks:
         for name in ("shift", "scale", "axes"):
             setattr(blocks, name, torch.from_numpy(arrays[name]))
         for name, (kind, options) in config.items():
-            prefix = name + "."
-            held = {
-                key.removeprefix(prefix): torch.from_numpy(value)
-                for key, value in arrays.items()
-                if key.startswith(prefix)
-            }
+            held = {k: torch.from_numpy(v) for k, v in under(arrays, f"{name}.").items()}
             blocks.poolers[name] = POOLERS[kind](**options)
             width = blocks.axes.shape[1] if blocks.view(name) == "scaled" else dim
             blocks.poolers[name].build(width)
@@ -222,6 +217,11 @@ class Blocks:
 
 def _features(found: Mapping[str, Tensor]) -> Features:
     return {name: block.cpu().numpy() for name, block in found.items()}
+
+
+def under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Return the arrays whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def joined(parts: Sequence[Features]) -> Features:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from onevec.blocks import EFFORTS, Blocks, Prepared, prepare, prepare_folds
+from onevec.blocks import EFFORTS, Blocks, Prepared, prepare, prepare_folds, under
 from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
@@ -25,7 +25,7 @@ from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
 from onevec.recipe import ASKING, BLOCKS, HEAD, LEARNED, candidates
-from onevec.reduction import MEAN, MEAN_PCA, Candidate, Reduction, under
+from onevec.reduction import MEAN, MEAN_PCA, Candidate, Reduction
 from onevec.tokens.batches import Tokens, as_tokens
 from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from onevec.blocks import Features
+from onevec.blocks import Features, under
 from onevec.nuisance import nuisance_directions
 from onevec.project import PCA, Moments, Projection, Whitening, load_projection, projection_state
 from onevec.project.base import Linear
@@ -256,11 +256,6 @@ class Reduction:
             else:
                 reduction.inner[stage] = projection
         return reduction
-
-
-def under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Return the arrays whose names begin with a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _take_out(projection: Linear, block: np.ndarray, nuisance: np.ndarray) -> None:
