@@ -99,6 +99,9 @@ def _made(found: dict[str, Any]) -> str:
     fits = found["fits"]
     rows, whole = len({task["row"] for task in found["tasks"]}), len(tasks.ROWS)
     part = "" if rows == whole else f"**In part: {rows} of {whole} rows have been run.** "
+    if fits["waiting"]:
+        waits = f"{fits['waiting']} of {fits['waiting'] + fits['done']} fits are not made yet"
+        part += f'**{waits}: "in part" says so, not that a goal is reached.** '
     return (
         f"{part}Commit `{found['state']['commit'][:12]}`, {fits['done']} fits; the "
         f"{fits['timed']} whose time was kept took {fits['core_hours']} core hours. "
