@@ -146,7 +146,9 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"Made by `python benchmarks/learned.py`; do not edit. Against the closed-form recipe "
         f"({result['recipe']}) at 64 dimensions; macro gain in points with its 95 % interval. "
-        "The start is the same pooler untrained.",
+        "The start is the same pooler untrained. A pooler stands alone, beside the recipe's blocks "
+        "as one more of them, or, residual, as a head on these blocks. `OneVec()` is as it was at "
+        f"commit `{result['state']['commit'][:12]}`.",
         "",
         *(f"- {what}: {value}" for what, value in result["training"].items()),
         f"- tasks: {'; '.join(known)}",

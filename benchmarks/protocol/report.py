@@ -151,7 +151,11 @@ def _macro(table: Table) -> dict[str, dict[str, Any]]:
         for group in GROUPS:
             score = table.macro_score(name, group)
             if score is not None:
-                entry[group] = {"score": round(score, 2), "gain": table.macro(name, "mean", group)}
+                entry[group] = {
+                    "score": round(score, 2),
+                    "gain": table.macro(name, "mean", group),
+                    "rows": len({task.row for task in table.tasks(group, name)}),
+                }
         found[name] = entry
     found["oracle"] = {"family": "bound", "median_fit_seconds": None}
     for group in GROUPS:
@@ -282,6 +286,8 @@ def macro_table(result: dict[str, Any], names: Sequence[str] | None = None) -> s
         "| fit, s |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
+    mean = result["macro"].get("mean", {})
+    whole = {group: mean.get(group, {}).get("rows") for group in GROUPS}
     order = {"plain": 0, "trivial": 1, "peer": 2, "text peer": 3, "onevec": 4, "bound": 5}
     for name, entry in sorted(result["macro"].items(), key=lambda pair: order[pair[1]["family"]]):
         if names is not None and name not in names:
@@ -289,7 +295,10 @@ def macro_table(result: dict[str, Any], names: Sequence[str] | None = None) -> s
         cells = []
         for group in GROUPS:
             found = entry.get(group)
-            cells += [number(found and found["score"]), interval(found and found["gain"])]
+            score = number(found and found["score"])
+            if found and found.get("rows", whole[group]) != whole[group]:
+                score += f" ({found['rows']} of {whole[group]} rows)"
+            cells += [score, interval(found and found["gain"])]
         label = NAMES.get(name, name.replace("pyg_", "PyG ").replace("_", " "))
         seconds = entry["median_fit_seconds"]
         cost = "" if seconds is None else f"{seconds:.1f}"
