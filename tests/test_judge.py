@@ -231,6 +231,16 @@ def test_noise_is_never_said_to_beat_the_mean(seed, counts):
     assert verdict.sentence.startswith("Keep the mean")
 
 
+@pytest.mark.parametrize("apart, told", [(-9.0, True), (4.1, True), (1.0, False), (-3.9, False)])
+def test_evenness_counts_where_any_candidate_tells_halves_apart(apart, told):
+    known = {"retrieval_z": 0.0, "found_z": 0.0, "probability": 0.9, "uniformity": -1.0}
+    rows = [said_of(o) | known | {"expected_gain": 2.0} for o in candidates()]
+    rows[-1]["found_z"] = apart
+    place, chosen = choose(rows)
+    assert (place == chosen == 1) == told
+    assert ("no headroom" in _sentence(rows, place, chosen, 99)) != told
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_noise_whose_features_differ_in_scale_is_not_either(seed):
     """There every candidate that whitens lies more evenly than the mean."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +77,17 @@ def _log_ratio(ours: float, means: float, added: float) -> float:
     return math.log((ours + added) / (means + added))
 
 
-def speaks(row: Mapping[str, Any]) -> bool:
-    """Whether the data themselves say anything for a candidate.
+def speaks(row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the data themselves say anything for one of the candidates.
 
     What it gained elsewhere is no reason: on pure noise it is all there is. Nor is evenness alone:
-    noise whose features differ in scale lies more evenly once they are whitened.
+    noise whose features differ in scale lies more evenly once they are whitened. It counts where
+    any candidate tells halves apart, be it that those of one sequence are surely unlike.
     """
-    evener = row["uniformity_gain"] >= _EVENER and row["found_z"] >= _FOUND
-    return evener or row["retrieval_z"] >= _FOUND
+    evener = row["uniformity_gain"] >= _EVENER
+    return row["retrieval_z"] >= _FOUND or (
+        evener and any(abs(each["found_z"]) >= _FOUND for each in rows)
+    )
 
 
 def beside_the_mean(row: Mapping[str, Any]) -> bool:

@@ -122,7 +122,7 @@ def judge(
     place, chosen = choose(rows)
     row = rows[place]
     gain, spread = row["expected_gain"], table.spread
-    taken, told = chosen == place, _told(row)
+    taken, told = chosen == place, _told(row, rows)
     return options[chosen], Verdict(
         choice=options[chosen].name,
         beats_mean=taken,
@@ -130,7 +130,7 @@ def judge(
         probability=min(row["probability"], 0.999) if told else 0.5,
         sentence=_sentence(rows, place, chosen, usable),
         held_out=usable,
-        candidates=[row | {"told": _told(row)} for row in rows],
+        candidates=[row | {"told": _told(row, rows)} for row in rows],
         length_r2=length_readability(vectors[options[chosen].name], lengths, random_state)
         if len(folds) == 1
         else None,
@@ -176,21 +176,21 @@ def choose(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
     the candidates is a better guide there (benchmarks/LOG.md).
     """
     for place, row in enumerate(rows[1:], 1):
-        likely = row["probability"] >= LIKELY and _told(row)
+        likely = row["probability"] >= LIKELY and _told(row, rows)
         if likely and outdone_by(row, rows) is None:
             return place, place
     kept = 0 if rows[0]["retrieval"] >= _EVEN_ENOUGH else _evened(rows)
     others = [place for place in range(1, len(rows)) if place != kept]
-    return max(others, key=lambda p: (_told(rows[p]), rows[p]["probability"])), kept
+    return max(others, key=lambda p: (_told(rows[p], rows), rows[p]["probability"])), kept
 
 
-def _told(row: Mapping[str, Any]) -> bool:
-    """Whether the data themselves say anything for a candidate.
+def _told(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the data themselves say anything for one of the candidates.
 
     A blend holds the mean, and its scores need not be better: an average gains wherever something
     beside the mean tells sequences apart (benchmarks/LOG.md).
     """
-    return beside_the_mean(row) if row["blend"] else speaks(row)
+    return beside_the_mean(row) if row["blend"] else speaks(row, rows)
 
 
 def outdone_by(row: Mapping[str, Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
@@ -221,10 +221,10 @@ def _sentence(rows: Sequence[dict[str, Any]], place: int, chosen: int, held_out:
             f"probability {chance}, by about {row['expected_gain']:.0f} points ({evidence})."
         )
     keep = f"Keep the {rows[chosen]['name']}" if chosen else "Keep the mean"
-    if not _told(row):
+    if not _told(row, rows):
         return (
-            f"{keep}: there is no headroom here, no other candidate finds the other half clearly "
-            f"better, or lies clearly more evenly and finds it at all; the nearest is "
+            f"{keep}: there is no headroom here, no candidate finds the other half clearly better, "
+            f"or lies clearly more evenly where halves are told apart; the nearest is "
             f"{row['name']} ({evidence})."
         )
     better = outdone_by(row, rows)
