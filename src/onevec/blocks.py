@@ -255,10 +255,10 @@ def show(
 
 def tamed(values: Float[Tensor, "rows dims"]) -> Float[Tensor, "rows dims"]:
     """Put the middle of its dimension for what lies absurdly far out; almost always nothing."""
-    some, count = values, max(1, _QUANTILE_VALUES // max(1, values.shape[1]))
-    if count < len(values):  # at random: sequences of one length have a period
-        draw = torch.Generator().manual_seed(0)
-        some = values[torch.randperm(len(values), generator=draw)[:count].to(values.device)]
+    some, share = values, max(1, values.numel() // _QUANTILE_VALUES)
+    if share > 1:  # at random: sequences of one length have a period
+        order = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))
+        some = values[order[: -(-len(values) // share)].to(values.device)]
     low, middle, high = torch.quantile(some, torch.tensor([0.01, 0.5, 0.99]).to(some), dim=0)
     reach = torch.where(high > low, _FAR * (high - low), torch.inf)
     return torch.where((values - middle).abs() > reach, middle, values)
