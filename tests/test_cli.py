@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from onevec.cli import app
+from onevec.tokens.store import TokenStore
 
 COMMANDS = (
     "encode",
@@ -164,6 +165,18 @@ def test_poolers_that_learn(room, tmp_path):
         assert code == 2
         assert say in error
         assert not (tmp_path / "n").exists()
+
+
+def test_several_layers_are_stored_and_mixed(room, tmp_path):
+    folder, _ = room
+    store, layers = tmp_path / "s", ("--layer", 1, "--layer", -1)
+    data = (folder / "rna.csv", "--column", "sequence", "--encoder", folder / "encoder")
+    code, _, error = run("encode", *data, "--out", store, *layers)
+    assert code == 0, error
+    assert len(TokenStore(store).layers) == 2
+    options = ("--pooler", "layer_mix", "--steps", 2, "--dim", 4)
+    code, _, error = run("fit", store, "--out", tmp_path / "m", *options)
+    assert code == 0, error
 
 
 def test_rows_without_a_label_are_left_out(room, tmp_path):

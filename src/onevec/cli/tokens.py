@@ -30,10 +30,13 @@ def encode(
         str | None,
         typer.Option(help="Hugging Face, sentence-transformers or ONNX model. Not for arrays."),
     ] = None,
-    layer: Annotated[int, typer.Option(help="Hidden states to take; -1 is the last.")] = -1,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(help="Hidden states to take, by default -1, the last; repeatable."),
+    ] = None,
     column: Column = None,
     id_column: Annotated[str | None, typer.Option(help="Column that names the rows.")] = None,
-    dtype: Annotated[str, typer.Option(help="float16 or int8 (half the size).")] = "float16",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float16",
     special_tokens: Annotated[bool, typer.Option(help="Keep [CLS], [SEP] and the like.")] = False,
     max_length: Annotated[int | None, typer.Option(help="Longest input in tokens.")] = None,
     long: Annotated[str, typer.Option(help="Longer ones: truncate, or window.")] = "truncate",
@@ -51,7 +54,7 @@ def encode(
     from onevec.tokens.encode import encode as run
 
     store = run(
-        data, encoder, out=out, layer=layer, column=column, id_column=id_column, dtype=dtype,
+        data, encoder, out=out, layer=layer or -1, column=column, id_column=id_column, dtype=dtype,
         special_tokens=special_tokens, max_length=max_length, long=long, overlap=overlap,
         precision=precision, device=device, resume=resume, overwrite=overwrite,
     )  # fmt: skip
