@@ -1,4 +1,4 @@
-"""Tables of finetune.json and pretrain.json, apart from the scripts whose code marks results."""
+"""Tables of finetune.json and pretrain.json, apart from the scripts that make them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def pretraining_table(found: dict[str, Any]) -> str:
                         f"{made['seconds']:,.0f}",
                         "" if right is None else f"{100 * right:.0f} %",
                     ]
-                    for name in ("mean", "onevec_quick"):
+                    for name in ("mean", "onevec"):
                         cells += [number(methods[name]["score"]), _gain(methods[name])]
                     lines.append(f"| {about} | {recipe} | {' | '.join(cells)} |")
                     about = ""
@@ -68,4 +68,4 @@ def pretraining_table(found: dict[str, Any]) -> str:
 
 
 def _gain(row: dict[str, Any]) -> str:
-    return interval({"value": row["gain"], "interval": row["interval"]} if "gain" in row else None)
+    return interval(row if "gain" in row else None)
