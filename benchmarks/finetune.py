@@ -96,7 +96,7 @@ def aggregated(unit: tasks.Unit, encoder: Path) -> Table:
 def tuned(
     unit: tasks.Unit, start: Path, options: dict[str, Any], frozen: Table
 ) -> tuple[dict[str, Any], Table]:
-    """Fine-tune an encoder: what was told of it, and its rows."""
+    """Fine-tune an encoder: its manifest and its rows."""
     with tempfile.TemporaryDirectory() as room:
         out = Path(room) / "tuned"
         made = finetune(start, unit.train, out, threads=1, **options)
@@ -113,8 +113,8 @@ def rows(unit: tasks.Unit, name: str, options: dict[str, Any]) -> dict[str, Any]
     made, kept = tuned(unit, start, options, frozen)
     stages = {"frozen": frozen, "fine-tuned": kept}
     if not made["best_step"]:
-        told, last = tuned(unit, start, options | {"keep": "last", "compare": False}, frozen)
-        if told["best_step"] == told["steps"]:  # no alarm stopped it
+        again, last = tuned(unit, start, options | {"keep": "last", "compare": False}, frozen)
+        if again["best_step"] == again["steps"]:  # no alarm stopped it
             stages["last state"] = last
     found = {f"{stage} + {k}": row for stage, each in stages.items() for k, row in each.items()}
     base = found["frozen + mean"][0]

@@ -123,9 +123,9 @@ def main() -> None:
         found: dict[str, dict[str, Any]] = {unit.id: {} for unit in units}
         made = {}
         for recipe in args.recipes.split(";"):
-            folder, told = encoder(row, recipe, data, args.steps, 300 if args.quick else None)
+            folder, manifest = encoder(row, recipe, data, args.steps, 300 if args.quick else None)
             names = ("steps", "seconds", "held_out", "masked_accuracy", "unigram_accuracy")
-            made[recipe] = {name: told[name] for name in names if name in told}
+            made[recipe] = {name: manifest[name] for name in names if name in manifest}
             for unit in units:
                 found[unit.id][recipe] = outcomes(unit, folder)
                 print(f"{unit.id} {recipe}: {json.dumps(compare(found[unit.id]))}", flush=True)

@@ -103,7 +103,7 @@ def main() -> None:
     if args.dry_run:
         return
     work(missing, settings, args.jobs)
-    # Everything that is there goes into the file, whatever part this run was told to do.
+    # Everything that is there goes into the file, whatever part this run did.
     result = report.collect(whole, left_out, settings)
     if args.baselines:
         result["encoders"] = report.encoder_facts()

@@ -51,7 +51,7 @@ def main() -> None:
         store = make_store(Path(folder) / "store", args.sequences)
         began = time.perf_counter()
         model = OneVec(effort="standard", pooler=args.pooler, objective=args.objective)
-        told = model.fit(store).training_
+        training = model.fit(store).training_
         whole = time.perf_counter() - began
     result = {
         "sequences": args.sequences,
@@ -59,8 +59,8 @@ def main() -> None:
         "dim": DIM,
         "pooler": args.pooler,
         "objective": args.objective,
-        "steps": told.steps,
-        "training seconds": told.seconds,
+        "steps": training.steps,
+        "training seconds": training.seconds,
         "fit seconds": round(whole, 1),
         "peak memory GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "made_by": made_by(seeds=[0], threads=torch.get_num_threads()),

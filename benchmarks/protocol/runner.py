@@ -46,7 +46,7 @@ UNUSABLE = (  # a row or an encoder that cannot be had here
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told; ``budget`` are the seconds of one core that a peer trains."""
+    """Settings of a run; ``budget`` are the seconds of one core that a peer trains."""
 
     data: Path
     quick: bool = False
@@ -171,7 +171,7 @@ def do(job: Job, settings: Settings) -> tuple[float, str | None]:
 
 
 def fill_stores(rows: list[str], settings: Settings, workers: int) -> None:
-    """Encode what is not stored yet; what fails here fails, and is told, in `plan`."""
+    """Encode what is not stored yet; what fails here is reported by `plan`."""
     columns = {}  # each store once: two columns of one encoder share theirs
     for row in rows:
         with contextlib.suppress(*UNUSABLE):

@@ -54,9 +54,9 @@ def test_a_run_and_its_continuation(unit, start, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["finetune.py", *words, "--out", str(out)])
     command.main()
     result = json.loads(out.read_text())
-    told = result["rows"]["trec"]
-    rows = told["rows"]
-    states = ("frozen", "fine-tuned") + ("last state",) * (told["best step"] == 0)
+    entry = result["rows"]["trec"]
+    rows = entry["rows"]
+    states = ("frozen", "fine-tuned") + ("last state",) * (entry["best step"] == 0)
     assert list(rows) == [f"{state} + {what}" for state in states for what in ("mean", "onevec")]
     assert rows["frozen + mean"]["gain"] == 0
     assert all(0 <= row["score"] <= 100 for row in rows.values())

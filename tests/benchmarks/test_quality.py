@@ -83,9 +83,9 @@ def test_check_reports_how_far_cells_lie_from_the_files(room, monkeypatch, capsy
             cell["score"] += 5
         path.write_text(json.dumps(result))
     run(monkeypatch, "--check")  # a report: no error
-    told = capsys.readouterr().out
-    assert told.count("differs: ") == 3
-    assert "at another" in told and "(5.00)" in told
+    printed = capsys.readouterr().out
+    assert printed.count("differs: ") == 3
+    assert "at another" in printed and "(5.00)" in printed
     for path, text in kept.items():
         path.write_text(text)
     with pytest.raises(SystemExit, match="no cell can be recomputed"):
