@@ -64,7 +64,7 @@ def test_refusals(tmp_path, folder):
 
 
 def test_a_model_of_a_store_knows_encoder_and_layer(tmp_path, encoder, texts):
-    store = encoded(texts, encoder, out=tmp_path / "store", layers=1)
+    store = encoded(texts, encoder, out=tmp_path / "store", layer=1)
     model = fitted(store, "mean")
     model.save(tmp_path / "model")
     for to, name in (("sentence-transformers", "st"), ("onnx", "onnx")):
