@@ -183,7 +183,7 @@ def _store(
     if not path.is_dir():
         part = path.with_name(f".{path.name}.{os.getpid()}")
         part.parent.mkdir(parents=True, exist_ok=True)
-        encode(sequences, source, out=part, layer=layers, long="window", progress=False)
+        encode(sequences, source, out=part, layers=layers, long="window", progress=False)
         try:
             part.rename(path)
         except OSError:  # another process was first
