@@ -37,7 +37,6 @@ EFFORTS = {
     "standard": (20_000, 200_000, 1_500),
     "thorough": (50_000, 500_000, 3_000),
 }
-_ENOUGH_HELD_OUT = 40  # with fewer held out at once, every third is in turn: 120 sequences
 # A feature that varies less within sequences, as a part of its whole spread, belongs to sequences
 # and not to tokens: the mean tells all of it. Persistent noise would own the other statistics.
 _STEADY = 0.01
@@ -224,6 +223,17 @@ def under(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
+def unsteady(features: Features, blocks: Blocks) -> Features:
+    """Leave out of the mean what never varies within a sequence.
+
+    Both halves have it, so it would find the other half for nothing; no other block sees it.
+    """
+    steady = torch.isinf(blocks.scale).numpy()
+    if "mean" not in features or not steady.any():
+        return features
+    return features | {"mean": np.where(steady, np.float32(0), features["mean"])}
+
+
 def joined(parts: Sequence[Features]) -> Features:
     """Put parts of the features one after the other, and empty them: nothing is held twice."""
     return {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
@@ -364,18 +374,16 @@ def prepare(
     random_state: int,
     nuisance: Sequence[str] = (),
     *,
-    turn: int = 0,
     halved: bool = False,
 ) -> Prepared:
     """Fit the blocks to a sample of the tokens and pool a sample of the sequences.
 
-    Nothing is fitted to the sequences that are held out; at another turn, others are. With
-    ``halved`` their halves are pooled along.
+    Nothing is fitted to the sequences that are held out. With ``halved`` their halves are pooled
+    along.
     """
     sequences, most_tokens, held_out = EFFORTS[effort]
     rows = np.random.default_rng(random_state).permutation(len(tokens))[:sequences]
     held_out = min(held_out, len(rows) // 3)
-    rows = np.roll(rows, turn * held_out)
     rows = np.concatenate([np.sort(part) for part in np.split(rows, [len(rows) - held_out])])
     known = np.setdiff1d(np.arange(len(tokens)), rows[len(rows) - held_out :])
     sample = sample_sequences(
@@ -393,20 +401,6 @@ def prepare(
         features["mean"] = _means_within_reach(features["mean"], rows)
     unwanted = nuisance_of(tokens, nuisance, rows) if nuisance else None
     return Prepared(blocks, rows, held_out, features, unwanted, both)
-
-
-def prepare_folds(
-    tokens: Tokens,
-    specs: Mapping[str, tuple[str, dict[str, Any]]],
-    effort: str,
-    random_state: int,
-    nuisance: Sequence[str] = (),
-) -> list[Prepared]:
-    """Do what `prepare` does, and where it holds out few, hold out every third in turn."""
-    given = tokens, specs, effort, random_state, nuisance
-    found = prepare(*given, halved=True)
-    turns = range(1, 3 if found.held_out < _ENOUGH_HELD_OUT else 1)
-    return [found, *(prepare(*given, turn=turn, halved=True) for turn in turns)]
 
 
 def _means_within_reach(means: np.ndarray, rows: np.ndarray) -> np.ndarray:

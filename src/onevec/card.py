@@ -76,7 +76,7 @@ def model_card(
     sections = {
         "Verdict": _verdict(config["verdict"]),
         "How to use": _USE[road].format(**_words(name, export)),
-        "What it is": _facts(config, export),
+        "What it is": f"{_facts(config, export)}\n\n{_parts(config)}",
         "Intended use": (
             "Search, similarity, clustering, and classifiers with few labels, on sequences like "
             "those it was fitted to. Vectors of different models cannot be compared."
@@ -99,34 +99,33 @@ def _words(name: str, export: Mapping[str, Any]) -> dict[str, Any]:
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
     lines = [verdict["sentence"]]
-    if verdict["candidates"]:
+    if verdict["measured"]:
+        found = verdict["measured"]
         lines += [
             "",
-            f"Scored without labels on {verdict['held_out']:,} held-out sequences; gain and "
-            "probability over the mean are what such scores were worth on other data sets, and "
-            "left out where these data say nothing for a candidate:",
-            "",
-            "| candidate | other half found | pseudo-labels | expected gain | probability |",
-            "|---|--:|--:|--:|--:|",
+            f"The expected gain is that of {found['rows']} measured tasks of {found['encoders']} "
+            f"encoders or data sets; the nearest one, {found['left_out']}, is left out.",
         ]
-    for row in verdict["candidates"]:
-        mark = "**" if row["name"] == verdict["choice"] else ""
-        keys = ["retrieval", "pseudo_labels"]
-        keys += ["expected_gain", "probability"] if row.get("told", True) else ["", ""]
-        scores = " | ".join(_number(row.get(key)) for key in keys)
-        lines.append(f"| {mark}{row['name']}{mark} | {scores} |")
     return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _parts(config: Mapping[str, Any]) -> str:
+    """Return a table of the parts and their columns in the whole vector."""
+    lines = ["| part | columns | weight | holds |", "|---|--:|--:|---|"]
+    first = 0
+    for part in config["vector"]["parts"]:
+        last = first + part["width"]
+        weight, about = part["part"]["weight"], part["part"]["about"]
+        lines.append(f"| {part['name']} | {first} to {last - 1} | {weight:.2g} | {about} |")
+        first = last
+    if config["vector"]["shorter"] is not None:
+        lines += ["", f"Their {first} columns are reduced to {config['vector_dim']} by PCA."]
+    return "\n".join(lines)
 
 
 def _facts(config: Mapping[str, Any], export: Mapping[str, Any]) -> str:
-    blocks = " + ".join(config["reduction"]["blocks"])
     facts = {
         "vector": f"{config['vector_dim']} dimensions, from tokens of {config['token_dim']}",
-        "statistics": f"{blocks}, then an affine map; fitted without labels",
         "encoder": export.get("encoder") or "the one that made the token vectors",
         "encoder fingerprint": f"`{config['fingerprint'] or 'none: fitted to ready arrays'}`",
     }

@@ -14,60 +14,95 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from onevec.blocks import EFFORTS, Blocks, Prepared, prepare, prepare_folds, under
+from onevec.blocks import EFFORTS, Blocks, Features, Prepared, prepare, under, unsteady
 from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
-from onevec.judge.dimension import dimension_curve, smallest
-from onevec.judge.verdict import LEAST_HELD_OUT, Verdict, judge
-from onevec.native import NATIVE_POOLERS, native_candidates, why_not_native
+from onevec.judge.dimension import DIMENSIONS, dimension_curve, neighbours_kept, smallest
+from onevec.judge.measured import describe, gain_range
+from onevec.judge.unlabelled import length_readability, matched_retrieval
+from onevec.judge.verdict import (
+    LEAST_HELD_OUT,
+    LEAST_SEQUENCES,
+    Verdict,
+    cost,
+    keep_the_mean,
+    verdict,
+)
+from onevec.native import NATIVE_POOLERS, why_not_native
 from onevec.objectives import Objective, make_objective
+from onevec.parts import (
+    ASKING,
+    BLOCKS,
+    HEAD,
+    LEARNED,
+    NATIVE_WEIGHTS,
+    PARTS,
+    WIDTH,
+    Part,
+    chosen,
+    default_weights,
+    ready_frames,
+)
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
 from onevec.ragged import Ragged
-from onevec.recipe import ASKING, BLOCKS, HEAD, LEARNED, candidates
-from onevec.reduction import MEAN, MEAN_PCA, Candidate, Reduction
-from onevec.tokens.batches import Tokens, as_tokens
+from onevec.reduction import MEAN, MEAN_PCA, Recipe, Reduction
+from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
+from onevec.tokens.layers import open_layers, same_layers
 from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore
 from onevec.train.settings import Trained, Training
+from onevec.vector import FittedPart, Pooled, Vector
 
-FORMAT = 3
-_USUAL_DIM = 64  # candidates are compared at it where none is asked for
+FORMAT = 4
 OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
+_TRAINED_DIM = 64  # of the vectors that an objective is minimised on
+_DESCRIBED = 50_000  # tokens that tell what kind of data these are
+_ROUNDING = 1e-5  # of the largest value: sequences that differ by less are alike
 
 
 class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Learn, without labels, one vector per sequence that beats the mean, or keep the mean.
+    """Learn, without labels, one vector per sequence that holds the mean and what it misses.
+
+    The vector is made of parts side by side: the mean of the tokens, whole and unrotated, and
+    beside it statistics that the mean cannot hold. Each is centred on the fitting data and of
+    length 1 for every sequence, times its weight. Nothing is chosen against the mean.
 
     Parameters
     ----------
-    dim : int or "auto", default 64
-        Dimensions of the vector. The result has fewer where the mean is kept and the tokens, or
-        the number of sequences, offer fewer. "auto" takes the fewest, up to 256, that keep the
-        nearest neighbours of held-out sequences (see `onevec.judge.dimension`).
+    dim : int, "auto" or None, default None
+        None is the whole vector, all parts side by side. A number takes the leading directions of
+        the whole (PCA), and the verdict says what that costs; "auto" takes the fewest, up to 256,
+        that keep the nearest neighbours of held-out sequences (see `onevec.judge.dimension`).
+    parts : sequence of str, mapping of str to float or Part, or str, optional
+        Entries of `onevec.parts.PARTS` with their weights, such as ``{"mean": 1, "rich": 0.6}``,
+        or closed-form poolers such as ``"std|vlad"``. By default mean, rich and plain, the
+        weights following whether an encoder made the tokens (`onevec.parts.default_weights`).
+    layers : int, str, sequence, or mapping of hidden state to weight, optional
+        Hidden states of a store whose parts stand side by side, such as ``"last,middle"`` or
+        ``{12: 1.0, 6: 0.6}``; see `onevec.tokens.layers.open_layers`. By default the last alone.
     effort : {"quick", "standard", "thorough"}, default "quick"
         On how much data everything is fitted and judged.
     pooler : str, default "auto"
-        "auto" tries candidates and lets the verdict choose. A spec such as "mean|std|vlad" takes
-        these poolers, half-whitened and reduced, without asking. Those that learn (such as
-        "attention") are trained first.
+        "auto" makes the vector of parts. A spec such as "mean|std|vlad" takes these poolers alone,
+        half-whitened and reduced to ``dim`` (256 where it is None), not scaled to length 1. Those
+        that learn (such as "attention") are trained first.
     objective : str or mapping, default "auto"
         What learned poolers are trained for: an entry of `onevec.objectives.OBJECTIVES`, or
         several with their weights, ``{"vicreg": 0.5, "held_out_statistics": 1.0}``. With
-        ``pooler="auto"`` it adds a learned head on closed-form blocks as the last candidate: it
-        is chosen where it beats the mean and no closed-form candidate does.
+        ``pooler="auto"`` a learned head on closed-form blocks is one more part.
     training : mapping, optional
         Settings of the training, fields of `onevec.train.Training` such as ``{"steps": 500}``.
     export : str, optional
-        "sentence-transformers" restricts the candidates to those that a folder of its own modules
-        can hold, to be opened without onevec and ``trust_remote_code`` (see
-        `onevec.export.sentence_transformers`): the mean, and second moments beside it. A
-        ``pooler`` that cannot be held so is refused.
+        "sentence-transformers" takes parts that a folder of its own modules can hold, to be opened
+        without onevec and ``trust_remote_code`` (see `onevec.export.sentence_transformers`): the
+        mean, extremes and covariance, each of length 1 on average. A ``pooler`` that cannot be
+        held so is refused.
     nuisance : sequence of str, optional
         What must not be read from the vector: metadata columns of the store such as ``"session"``
         (groups, or numbers; few whole numbers are groups), and ``"length"``. The directions in
-        which a linear model of them shows are taken out of every block; ``transform`` does not
+        which a linear model of them shows are taken out of every part; ``transform`` does not
         need them.
     random_state : int, default 0
         Seed of every draw.
@@ -77,7 +112,14 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     verdict_ : Verdict
-        The choice and its evidence.
+        What the vector holds and what is known of its worth.
+    vector_ : Vector
+        The fitted parts.
+    parts_ : list of dict
+        ``name``, ``layer``, ``first`` and ``last`` column (exclusive), ``weight`` and ``about`` of
+        each part of the whole vector: to look at one, drop it or weigh it anew.
+    layers_ : list of int
+        The hidden states that are read, the main one first; ``[-1]`` for bare arrays.
     training_ : Trained or None
         What training did; None if nothing was trained.
     n_features_in_ : int
@@ -93,14 +135,19 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     >>> from onevec import OneVec
     >>> rng = np.random.default_rng(0)
     >>> tokens = [rng.normal(size=(n, 16)) for n in rng.integers(4, 30, size=200)]
-    >>> OneVec(dim=8).fit(tokens).transform(tokens).shape
-    (200, 8)
+    >>> model = OneVec().fit(tokens)
+    >>> [(part["name"], part["last"] - part["first"]) for part in model.parts_]
+    [('mean', 16), ('rich', 11), ('plain', 11)]
+    >>> model.transform(tokens).shape
+    (200, 38)
     """
 
     def __init__(
         self,
-        dim: int | str = 64,
+        dim: int | str | None = None,
         *,
+        parts: Any = None,
+        layers: Any = None,
         effort: str = "quick",
         pooler: str = "auto",
         objective: Any = "auto",
@@ -111,6 +158,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         check_encoder: bool = True,
     ):
         self.dim = dim
+        self.parts = parts
+        self.layers = layers
         self.effort = effort
         self.pooler = pooler
         self.objective = objective
@@ -125,58 +174,124 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : list of (n_i, dim) arrays, Ragged, TokenStore, or a store's path
-            Token vectors.
+        X : list of (n_i, dim) arrays, Ragged, TokenStore, a store's path, or mapping of int to such
+            Token vectors; a mapping holds the same sequences by hidden state.
         y : ignored
             There so that scikit-learn's pipelines can call it.
         """
         self._check_parameters()
-        dim = _USUAL_DIM if self.dim == "auto" else int(self.dim)
-        objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
-        training = Training.of(self.training)
         names, learned = self._named_poolers()
-        tokens = as_tokens(X)
+        layers, weights = open_layers(X, self.layers)
+        main, tokens = next(iter(layers.items()))
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
-        tokens = _with_layers(tokens, [POOLERS[name]() for name in names])
+        if len(layers) > 1 and (names or learned):
+            raise InputError(
+                f"got layers={self.layers!r} with pooler={self.pooler!r} and "
+                f"objective={self.objective!r}, which work on one layer: leave one of them out"
+            )
+        tokens = layers[main] = _with_layers(tokens, [POOLERS[name]() for name in names])
+        sample = sample_sequences(tokens, _DESCRIBED, int(self.random_state))[1]
+        fingerprint = _fingerprint(layers)
+        frames = ready_frames(sample, fingerprint)
+        if self.pooler == "auto":
+            usual = NATIVE_WEIGHTS if self.export else default_weights(frames)
+            parts, specs = chosen(self.parts, usual)
+            self._check_native((specs[b][0], specs[b][1]) for b in specs)
+        else:
+            parts, specs = {}, {}
+        specs = {MEAN: BLOCKS[MEAN]} | specs
+        heads = {name: HEAD if self.pooler == "auto" else (name, {}) for name in names}
+        if learned:  # asks about a sequence's other half
+            specs |= {name: BLOCKS[name] for name in ASKING}
+        specs |= heads
+        given = self.effort, int(self.random_state), tuple(self.nuisance or ())
         judged = self.pooler == "auto"
-        offered = (native_candidates() if self.export else candidates()) if judged else []
-        named = LEARNED if judged else Candidate(tuple(names), 0.5, 0.5)
-        # What is judged or trained is asked by the recipe's blocks, whatever is offered.
-        read = {MEAN, *(ASKING if judged or learned else ())}.union(*(o.blocks for o in offered))
-        specs = {name: spec for name, spec in BLOCKS.items() if name in read}
-        specs |= {name: HEAD if judged else (name, {}) for name in names}
-        nuisance = tuple(self.nuisance or ())
-        given = tokens, specs, self.effort, self.random_state, nuisance
-        # What learns is trained once.
-        folds = prepare_folds(*given) if judged and not learned else [prepare(*given)]
-        found = folds[0]
+        found = {
+            layer: prepare(held, specs, *given, halved=judged and not learned)
+            for layer, held in layers.items()
+        }
+        asked = [
+            (name if layer == main else f"{name}@{layer}", layer, _weighed(part, weights[layer]))
+            for layer in layers
+            for name, part in parts.items()
+        ]
         trained = None
         if learned:
-            trained = self._train(tokens, found, named, objective, training, dim=dim)
-            found = found.renewed(tokens, learned)
-        if judged:
-            options = [*offered, named] if learned else offered
-            # What selected the trained state does not judge it.
-            unseen = [found.half(1)] if learned else folds
-            chosen, verdict = judge(
-                tokens, unseen, options, dim=dim, random_state=self.random_state
+            trained = self._train(tokens, found[main], learned)
+            found[main] = found[main].renewed(tokens, learned)
+            if judged:
+                head = Part(LEARNED, WIDTH, "a learned head on the rich blocks")
+                asked.append(("learned", main, head))
+        pooled = {layer: each.features for layer, each in found.items()}
+        for layer in {layer for _, layer, part in asked if part.reads == "cls"}:
+            pooled[layer] = pooled[layer] | _cls_of(layers[layer], found[layer].rows)
+        vector, said = self._judged(layers, found, pooled, asked, names, trained, frames, sample)
+        plain, facts = baselines(pooled[main], vector.dim_out), facts_of(tokens)
+        # All at once: a fit that is interrupted leaves what was fitted before.
+        self.n_features_in_, self.fingerprint_ = tokens.dim, fingerprint
+        self.verdict_, self.training_, self.baselines_, self.data_ = said, trained, plain, facts
+        self._adopt({layer: each.blocks for layer, each in found.items()}, vector)
+        return self
+
+    def _judged(
+        self,
+        layers: Mapping[int, Tokens],
+        found: Mapping[int, Prepared],
+        pooled: Pooled,
+        asked: list[tuple[str, int, Part]],
+        names: Sequence[str],
+        trained: Trained | None,
+        frames: bool,
+        sample: Ragged,
+    ) -> tuple[Vector, Verdict]:
+        """Fit the vector, and say what is known of it."""
+        main, tokens = next(iter(layers.items()))
+        nuisance, dim = found[main].nuisance, self.dim
+        trained_words = f" {trained.sentence}" if trained is not None else ""
+        if self.pooler != "auto":
+            named = Recipe(tuple(names), 0.5, 0.5)
+            width = WIDTH if dim in (None, "auto") else int(dim)
+            vector = Vector.alone(named, main, pooled[main], width, nuisance=nuisance)
+            words = "As told: these poolers alone, so nothing is claimed against the mean."
+            return vector, Verdict(named.name, False, words + trained_words)
+        usual = self.parts is None and trained is None
+        why = _why_kept(tokens, pooled[main]) if usual else ""
+        if why:
+            number = dim if isinstance(dim, int) else None
+            mean = Vector.mean(main, tokens.dim)
+            return mean.shortened(pooled, number), keep_the_mean(why)
+        given: dict[str, Any] = {
+            "token_dim": tokens.dim,
+            "per_sequence": self.export is None,
+        }
+        seen = evidence_of(layers, found, asked, dim=dim, random_state=self.random_state, **given)
+        curve = seen.pop("dimensions", [])
+        shorter = seen.pop("shorter", {})
+        held_out = int(seen.pop("held_out", 0))
+        if dim == "auto":
+            dim = smallest(curve) if curve else None
+        vector = Vector.fit(asked, pooled, dim=dim, nuisance=nuisance, **given)
+        if vector.shorter is not None:
+            shorter |= {"dim": vector.dim_out, "whole": vector.width, "native": tokens.dim}
+        else:
+            shorter = {}
+        if usual and not self.export:
+            kind = "frames" if frames else "encoder"
+            several = len(layers) > 1
+            range_ = gain_range(kind, describe(sample))
+            said = verdict(
+                range_, seen, held_out, kind=kind, shorter=shorter, several_layers=several
             )
         else:
-            chosen = named
-            words = "As told: no candidates were compared, so nothing is claimed against the mean."
-            if trained is not None:
-                words = f"{words} {trained.sentence}"
-            verdict = Verdict(chosen.name, False, 0.5, words, 0)
-        if self.dim == "auto":
-            dim, verdict = self._enough(found, chosen, verdict)
-        reduction = Reduction(chosen).fit(found.features, dim, nuisance=found.nuisance)
-        plain, facts = baselines(found.features, dim), facts_of(tokens)
-        # All at once: a fit that is interrupted leaves what was fitted before.
-        self.n_features_in_, self.fingerprint_ = tokens.dim, getattr(tokens, "fingerprint", None)
-        self.verdict_, self.training_, self.baselines_, self.data_ = verdict, trained, plain, facts
-        self._adopt(found.blocks, reduction)
-        return self
+            told = ", ".join(f"{name} ({part.weight:g})" for name, _, part in asked)
+            words = f"As told: the parts {told}; nothing is claimed against the mean."
+            words += f" {cost(shorter)}" if shorter else ""
+            said = Verdict(
+                f"the parts {told}", False, words + trained_words, held_out,
+                evidence=seen, shorter=shorter,
+            )  # fmt: skip
+        return vector, replace(said, dimensions=curve)
 
     def transform(self, X: Any) -> Float[np.ndarray, "seqs dim"]:
         """Return one fp32 vector per sequence.
@@ -188,29 +303,52 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         StoreError
             If a store was made by another encoder (``check_encoder=False`` overrides).
         """
-        check_is_fitted(self, "reduction_")
-        tokens = self._matching(X)
+        check_is_fitted(self, "vector_")
+        layers = self._matching(X)
+        count = len(next(iter(layers.values())))
         parts = [
-            self.reduction_.transform(self.blocks_.of(tokens, rows))
-            for rows in np.array_split(np.arange(len(tokens)), max(1, len(tokens) // 4_096))
+            self.vector_.transform(self._pooled(layers, rows))
+            for rows in np.array_split(np.arange(count), max(1, count // 4_096))
         ]
         return np.concatenate(parts)
+
+    def _pooled(self, layers: Mapping[int, Tokens], rows: np.ndarray) -> Pooled:
+        """Pool what the vector reads, of some rows."""
+        pooled: dict[int, Features] = {}
+        for layer, names in self.vector_.blocks.items():
+            pooled[layer] = self.blocks_[layer].of(layers[layer], rows, names) if names else {}
+        for layer in self.vector_.cls_layers:
+            pooled[layer] |= _cls_of(layers[layer], rows)
+        return pooled
+
+    @property
+    def parts_(self) -> list[dict[str, Any]]:
+        """Columns, weight and content of each part."""
+        check_is_fitted(self, "vector_")
+        return self.vector_.columns
+
+    @property
+    def layers_(self) -> list[int]:
+        """The hidden states that are read, the main one first."""
+        check_is_fitted(self, "vector_")
+        return list(self.blocks_)
 
     @property
     def _n_features_out(self) -> int:
         """How many columns there are: scikit-learn names them onevec0, onevec1 and so on."""
-        return self.reduction_.dim_out
+        return self.vector_.dim_out
 
     def transform_baselines(self, X: Any) -> dict[str, Float[np.ndarray, "seqs dim"]]:
         """Return the vectors of the baselines fitted to the same data; tokens are read once.
 
-        ``mean`` is the plain mean at its native dimension, ``mean_pca`` and ``mean_whitened``
-        have ``dim`` dimensions.
+        ``mean`` is the plain mean of the main hidden state at its native dimension; ``mean_pca``
+        and ``mean_whitened`` have as many dimensions as the vector, at most the mean's own.
         """
-        check_is_fitted(self, "reduction_")
-        features = self.mean_blocks_.of(self._matching(X))
+        check_is_fitted(self, "vector_")
+        main, tokens = next(iter(self._matching(X).items()))
+        features = self.blocks_[main].of(tokens, names=[MEAN])
         reduced = {name: each.transform(features) for name, each in self.baselines_.items()}
-        return {"mean": features["mean"], **reduced}
+        return {"mean": features[MEAN], **reduced}
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write ``config.json``, ``model.safetensors`` and a model card; no pickle.
@@ -219,7 +357,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         from safetensors.numpy import save_file
 
-        check_is_fitted(self, "reduction_")
+        check_is_fitted(self, "vector_")
         path = check_target(path, overwrite, what="onevec model", ours=is_model)
         config, arrays = self._state()
         text = json.dumps(config, indent=2, default=lambda number: number.item())
@@ -250,26 +388,22 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"got objective={self.objective!r} with pooler={self.pooler!r}, which has nothing "
                 f"to learn: leave the objective out, or choose from {known}"
             )
-        reason = why_not_native((name, {}) for name in names) if self.export else ""
-        if reason:
-            raise InputError(
-                f"got export={self.export!r}, and {reason}: leave export out, or choose from "
-                f"{', '.join(NATIVE_POOLERS)}"
-            )
+        if self.pooler != "auto":
+            self._check_native((name, {}) for name in names)
+            if self.parts is not None:
+                raise InputError(
+                    f"got parts={self.parts!r} with pooler={self.pooler!r}: a named pooler is the "
+                    "whole vector; leave one of them out"
+                )
         return names, learned
 
-    def _train(
-        self,
-        tokens: Tokens,
-        found: Prepared,
-        candidate: Candidate,
-        objective: Objective,
-        training: Training,
-        *,
-        dim: int,
-    ) -> Trained:
+    def _train(self, tokens: Tokens, found: Prepared, learned: Sequence[str]) -> Trained:
         from onevec.train import train
 
+        objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
+        training = Training.of(self.training)
+        names = self._named_poolers()[0]
+        recipe = LEARNED if self.pooler == "auto" else Recipe(tuple(names), 0.5, 0.5)
         teachers = tuple(as_tokens(each) for each in training.teachers)
         if not teachers and isinstance(tokens, TokenStore):
             others = [layer for layer in tokens.layers if layer != tokens.current_layer]
@@ -278,31 +412,33 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return train(
                 tokens,
                 found,
-                candidate,
+                recipe,
                 objective,
                 training,
-                dim=dim,
+                dim=self.dim if isinstance(self.dim, int) else _TRAINED_DIM,
                 effort=self.effort,
                 random_state=int(self.random_state),
                 teachers=teachers,
                 on_step=bar.step,
             )
 
-    def _enough(self, found: Prepared, chosen: Candidate, verdict: Verdict) -> tuple[int, Verdict]:
-        if found.held_out < LEAST_HELD_OUT:
-            return _USUAL_DIM, verdict
-        curve = dimension_curve(found, chosen)
-        return smallest(curve), replace(verdict, dimensions=curve)
+    def _check_native(self, poolers: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        reason = why_not_native(poolers) if self.export else ""
+        if reason:
+            raise InputError(
+                f"got export={self.export!r}, and {reason}: leave export out, or choose from "
+                f"{', '.join(NATIVE_POOLERS)}"
+            )
 
     def _check_parameters(self) -> None:
         for name, least in (("dim", 1), ("random_state", 0)):
             value = getattr(self, name)
-            if name == "dim" and isinstance(value, str) and value == "auto":
+            if name == "dim" and (value is None or (isinstance(value, str) and value == "auto")):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise InputError(
                     f"got {name}={value!r}: it must be a whole number of at least {least}"
-                    + (', or "auto"' if name == "dim" else "")
+                    + (', "auto", or None for the whole vector' if name == "dim" else "")
                 )
         if self.random_state >= 2**32:
             raise InputError(f"got random_state={self.random_state}: it must be below 2^32")
@@ -319,27 +455,37 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if not isinstance(self.effort, str) or self.effort not in EFFORTS:
             raise InputError(f"got effort={self.effort!r}: choose one of {', '.join(EFFORTS)}")
 
-    def _adopt(self, blocks: Blocks, reduction: Reduction) -> None:
-        """Keep of the blocks those that the reduction reads, and the mean for the baselines."""
-        self.reduction_ = reduction
-        self.blocks_ = blocks.only(reduction.candidate.blocks)
-        self.mean_blocks_ = blocks.only(("mean",))
+    def _adopt(self, blocks: Mapping[int, Blocks], vector: Vector) -> None:
+        """Keep of the blocks those that the vector reads, and the mean for the baselines."""
+        self.vector_ = vector
+        read = vector.blocks
+        main = next(iter(blocks))
+        self.blocks_ = {
+            layer: each.only(list(dict.fromkeys([*read.get(layer, []), *[MEAN] * (layer == main)])))
+            for layer, each in blocks.items()
+            if layer in read or layer == main
+        }
 
-    def _matching(self, X: Any) -> Tokens:
-        tokens = _with_layers(as_tokens(X), self.blocks_.poolers.values())
+    def _matching(self, X: Any) -> dict[int, Tokens]:
+        """Open what the model reads, the main hidden state first."""
+        main, *others = self.blocks_
+        needs = self.blocks_[main].poolers.values()
+        layers = same_layers(X, [main, *others])
+        layers[main] = _with_layers(layers[main], needs)
+        tokens = layers[main]
         if tokens.dim != self.n_features_in_:
             raise InputError(
                 f"got token vectors of {tokens.dim} dimensions, fitted were {self.n_features_in_}: "
                 "use the encoder and layer that the model was fitted with"
             )
-        theirs = getattr(tokens, "fingerprint", None)
+        theirs = _fingerprint(layers)
         if self.check_encoder and theirs and self.fingerprint_ and theirs != self.fingerprint_:
             raise StoreError(
                 f"the store was made by encoder {theirs[:12]}, the model was fitted to "
                 f"{self.fingerprint_[:12]}: encode again with that encoder, or pass "
                 "check_encoder=False if you know they are the same"
             )
-        return tokens
+        return layers
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays: dict[str, np.ndarray] = {}
@@ -347,17 +493,19 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "format": FORMAT,
             "parameters": {k: _plain(v) for k, v in self.get_params().items()},
             "token_dim": self.n_features_in_,
-            "vector_dim": self.reduction_.dim_out,
+            "vector_dim": self.vector_.dim_out,
+            "layers": list(self.blocks_),
             "fingerprint": self.fingerprint_,
             "data": self.data_,
             "verdict": self.verdict_.as_dict(),
             "training": None if self.training_ is None else asdict(self.training_),
+            "poolers": {},
         }
-        both = self.blocks_.merged(self.mean_blocks_)
-        config["poolers"], held = both.state()
-        arrays |= {f"blocks/{key}": value for key, value in held.items()}
-        config["reduction"], held = self.reduction_.state()
-        arrays |= {f"reduction/{key}": value for key, value in held.items()}
+        for layer, blocks in self.blocks_.items():
+            config["poolers"][str(layer)], held = blocks.state()
+            arrays |= {f"blocks/{layer}/{key}": value for key, value in held.items()}
+        config["vector"], held = self.vector_.state()
+        arrays |= {f"vector/{key}": value for key, value in held.items()}
         config["baselines"] = {}
         for name, baseline in self.baselines_.items():
             config["baselines"][name], held = baseline.state()
@@ -392,8 +540,8 @@ def load(path: str | Path) -> OneVec:
         arrays = load_file(path / _WEIGHTS)
         if config["format"] != FORMAT:
             raise StoreError(
-                f"{path} has format {config['format']}, this onevec reads {FORMAT}: "
-                "use the version of onevec that wrote it"
+                f"{path} is a model of format {config['format']}, and this onevec reads format "
+                f"{FORMAT}, in which the vector is made of parts: fit it again with `onevec fit`"
             )
         model = OneVec(**config["parameters"])
         model.n_features_in_ = config["token_dim"]
@@ -401,13 +549,17 @@ def load(path: str | Path) -> OneVec:
         model.data_ = config.get("data")  # models saved before it was kept have none
         model.verdict_ = Verdict(**config["verdict"])
         model.training_ = Trained(**config["training"]) if config["training"] else None
-        blocks = Blocks.from_state(config["token_dim"], config["poolers"], under(arrays, "blocks/"))
-        reduction = Reduction.from_state(config["reduction"], under(arrays, "reduction/"))
+        dim, poolers = config["token_dim"], config["poolers"]
+        blocks = {
+            layer: Blocks.from_state(dim, poolers[str(layer)], under(arrays, f"blocks/{layer}/"))
+            for layer in config["layers"]
+        }
+        vector = Vector.from_state(config["vector"], under(arrays, "vector/"))
         model.baselines_ = {
             name: Reduction.from_state(entry, under(arrays, f"baselines/{name}/"))
             for name, entry in config["baselines"].items()
         }
-        model._adopt(blocks, reduction)
+        model._adopt(blocks, vector)
     except StoreError:
         raise
     except Exception as error:  # whatever a damaged file does to its reader
@@ -444,13 +596,122 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else type(value).__name__
 
 
-def baselines(features: dict[str, np.ndarray], dim: int) -> dict[str, Reduction]:
+def baselines(features: Features, dim: int) -> dict[str, Reduction]:
     """Fit the reductions of the mean that a model carries along for comparison."""
     cache: dict[Any, Any] = {}
     return {
         "mean_pca": Reduction(MEAN_PCA).fit(features, dim, cache),
-        "mean_whitened": Reduction(Candidate(("mean",), 0.0, 1.0)).fit(features, dim, cache),
+        "mean_whitened": Reduction(Recipe((MEAN,), 0.0, 1.0)).fit(features, dim, cache),
     }
+
+
+def evidence_of(
+    layers: Mapping[int, Tokens],
+    found: Mapping[int, Prepared],
+    asked: Sequence[tuple[str, int, Part]],
+    *,
+    dim: int | str | None,
+    random_state: int,
+    **given: Any,
+) -> dict[str, Any]:
+    """Return what held-out sequences say of the vector, see `Verdict.evidence`.
+
+    The vector is fitted to the others for that. Classification tokens have no halves: their parts
+    are left out. What never varies within a sequence is left out of the mean, see `unsteady`.
+    """
+    main, tokens = next(iter(layers.items()))
+    prepared = found[main]
+    held = prepared.held_out_rows(tokens)
+    asked = [each for each in asked if each[2].reads == "tokens"]
+    if len(held) < LEAST_HELD_OUT or prepared.halves is None or not asked:
+        return {}
+
+    def of(rows: Any, half: int | None = None) -> dict[int, Features]:
+        """Features of some rows, or of their halves, by hidden state."""
+        taken = {}
+        for layer, each in found.items():
+            both = each.halves
+            assert both is not None
+            source = each.features if half is None else both[half]
+            at = rows if half is None else rows - each.count
+            picked = {name: block[at] for name, block in source.items()}
+            taken[layer] = unsteady(picked, each.blocks)
+        return taken
+
+    known = of(np.arange(prepared.count))
+    vector = Vector.fit(asked, known, nuisance=prepared.fitted_nuisance, **given)
+    means = Vector([FittedPart.fit(MEAN, main, PARTS[MEAN], known[main], token_dim=tokens.dim)])
+    lengths = tokens.lengths.cpu().numpy()[prepared.rows[held]]
+    halves = [of(held, half) for half in (0, 1)]
+    whole, mean = vector.transform(of(held)), means.transform(of(held))
+
+    def finds(way: Vector) -> np.ndarray:
+        return matched_retrieval(*(way.transform(half) for half in halves), lengths)
+
+    ours, theirs = finds(vector), finds(means)
+    error = float((ours - theirs).std(ddof=1)) / len(held) ** 0.5
+    seen: dict[str, Any] = {
+        "found": float(ours.mean()),
+        "found_by_mean": float(theirs.mean()),
+        "found_z": float((ours - theirs).mean()) / error if error > 0 else 0.0,
+        "neighbours": neighbours_kept(mean, whole),
+        "length_r2": length_readability(whole, lengths, random_state),
+        "length_r2_of_mean": length_readability(mean, lengths, random_state),
+        "held_out": len(held),
+    }
+    if dim is None:
+        return seen
+    most = DIMENSIONS[-1] if dim == "auto" else int(dim)
+    leading = vector.shortened(known, most).transform(of(held))
+    if dim == "auto":
+        seen["dimensions"] = dimension_curve(whole, leading)
+        leading = leading[:, : smallest(seen["dimensions"])]
+    seen["shorter"] = {
+        "neighbours": neighbours_kept(whole, leading),
+        "neighbours_of_mean": neighbours_kept(whole, mean),
+    }
+    return seen
+
+
+def _why_kept(tokens: Tokens, features: Features) -> str:
+    """Say why nothing beside the mean can be learned; empty where it can."""
+    if len(tokens) < LEAST_SEQUENCES:
+        return (
+            f"there are only {len(tokens)} sequences, and what it misses is learned from "
+            f"{LEAST_SEQUENCES} or more"
+        )
+    if int(tokens.lengths.max()) == 1:
+        return "every sequence is one token, so the mean holds all there is"
+    if all(_alike(block) for block in features.values()):
+        return "the sequences are all alike, so there is nothing beside it"
+    return ""
+
+
+def _alike(block: Float[np.ndarray, "seqs dims"]) -> bool:
+    """Whether rounding is all that tells the rows apart."""
+    return bool(np.ptp(block, axis=0).max() <= _ROUNDING * np.abs(block).max())
+
+
+def _weighed(part: Part, weight: float) -> Part:
+    return replace(part, weight=part.weight * weight)
+
+
+def _cls_of(tokens: Tokens, rows: np.ndarray) -> Features:
+    """Return the states of the classification token, as the block that parts read."""
+    if not isinstance(tokens, TokenStore):
+        raise InputError(
+            'got the part "cls" with bare arrays: encode into a store with an encoder that has a '
+            "classification token"
+        )
+    return {"cls": tokens.cls_rows(rows).numpy()}
+
+
+def _fingerprint(layers: Mapping[int, Tokens]) -> str | None:
+    """Return what the token vectors come from: encoder and hidden states; None for bare arrays."""
+    first, *others = layers.values()
+    one = getattr(first, "fingerprint", None)
+    numbers = ",".join(str(each.current_layer) for each in others if isinstance(each, TokenStore))
+    return f"{one} with {numbers}" if one and numbers else one
 
 
 def facts_of(tokens: Tokens) -> dict[str, Any]:

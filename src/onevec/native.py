@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from onevec.recipe import EXTREMES
-from onevec.reduction import EVENED_MEAN, MEAN, MEAN_PCA, Candidate
-
 NATIVE_POOLERS = (
     "mean",
     "max",
@@ -29,11 +26,11 @@ ALONE = ("sif", "idf", "attention", "gated_attention")  # they weight all that i
 def why_not_native(poolers: Iterable[tuple[str, Mapping[str, Any]]], unit: bool = False) -> str:
     """Return why poolers, given by name and options, have no native chain; "" if they have one.
 
-    ``unit`` is that of the candidate.
+    ``unit`` says whether anything is scaled to length 1 for each sequence.
     """
     if unit:
         return (
-            "the blocks of this candidate are scaled to length 1 one by one, and "
+            "the parts of this vector are scaled to length 1 one by one, and "
             "sentence-transformers' modules scale whole vectors only"
         )
     poolers = list(poolers)
@@ -48,12 +45,3 @@ def why_not_native(poolers: Iterable[tuple[str, Mapping[str, Any]]], unit: bool 
         if options.get("signed_root"):
             return f"the pooler {name!r} takes roots, which sentence-transformers' modules do not"
     return ""
-
-
-def native_candidates() -> list[Candidate]:
-    """List the candidates that are native, as `onevec.recipe.candidates` does.
-
-    Second moments beside the mean take the place of the rich blocks; roots there are none.
-    """
-    moments = Candidate((MEAN, "covariance"), 0.25, 0.0)
-    return [MEAN_PCA, moments, EXTREMES, EVENED_MEAN]

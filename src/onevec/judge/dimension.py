@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from onevec.blocks import Prepared
 from onevec.judge.probes import normalise
-from onevec.reduction import Candidate, Reduction
 
 DIMENSIONS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # Share of the nearest neighbours that must stay. Measured on eight columns, labels of the train
@@ -17,34 +15,41 @@ DIMENSIONS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 ENOUGH = 0.88
 _NEIGHBOURS = 10
 
+Vectors = Float[np.ndarray, "seqs dims"]
 
-def dimension_curve(prepared: Prepared, candidate: Candidate) -> list[dict[str, Any]]:
-    """Return for each dimension which share of the neighbours in the widest vector stay.
 
-    On held-out sequences; ``dim`` and ``neighbours``, the last entry being the widest.
+def dimension_curve(whole: Vectors, leading: Vectors) -> list[dict[str, Any]]:
+    """Return for each dimension which share of the ten nearest neighbours stays.
+
+    Parameters
+    ----------
+    whole : ndarray, shape (seqs, width)
+        Vectors of held-out sequences, all parts side by side.
+    leading : ndarray, shape (seqs, dims)
+        The same along their leading directions, as many as any dimension may take.
+
+    Returns
+    -------
+    list of dict
+        ``dim`` and ``neighbours``, the last entry being the widest.
     """
-    held = {name: block[prepared.count :] for name, block in prepared.features.items()}
-    cache: dict[Any, Any] = {}
+    wanted = _neighbours(whole)
+    dims = [dim for dim in DIMENSIONS if dim < leading.shape[1]] + [leading.shape[1]]
+    return [
+        {"dim": dim, "neighbours": float(_neighbours(leading[:, :dim])[wanted].mean())}
+        for dim in dims
+    ]
 
-    def fitted(dim: int) -> np.ndarray:
-        found = Reduction(candidate).fit(prepared.fitted, dim, cache, prepared.fitted_nuisance)
-        return found.transform(held)
 
-    widest = fitted(DIMENSIONS[-1])
-    varying = widest.std(0) > 1e-6 * widest.std(0).max()
-    widest = widest[:, : max(1, int(varying.sum()))]  # the rest are null directions
-    wanted = _neighbours(widest)
-    curve = []
-    for dim in [dim for dim in DIMENSIONS if dim < widest.shape[1]] + [widest.shape[1]]:
-        # The parts of a blend have more dimensions where it has.
-        vectors = fitted(dim) if candidate.parts else widest[:, :dim]
-        curve.append({"dim": dim, "neighbours": float(_neighbours(vectors)[wanted].mean())})
-    return curve
+def neighbours_kept(whole: Vectors, other: Vectors) -> float:
+    """Return which share of the ten nearest neighbours in one set of vectors another has too."""
+    return float(_neighbours(other)[_neighbours(whole)].mean())
 
 
 def smallest(curve: list[dict[str, Any]]) -> int:
     """Return the smallest dimension that keeps enough neighbours."""
-    return next(entry["dim"] for entry in curve if entry["neighbours"] >= ENOUGH)
+    enough = (entry["dim"] for entry in curve if entry["neighbours"] >= ENOUGH)
+    return next(enough, curve[-1]["dim"])
 
 
 def _neighbours(vectors: Float[np.ndarray, "seqs dims"]) -> np.ndarray:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from onevec.blocks import Blocks, Features, Prepared, joined, read
+from onevec.blocks import Blocks, Features, Prepared, joined, read, unsteady
 from onevec.judge.unlabelled import (
     Evidence,
     cluster_panel,
@@ -17,8 +16,8 @@ from onevec.judge.unlabelled import (
     matched_retrieval,
     without_length,
 )
-from onevec.recipe import ASKING
-from onevec.reduction import MEAN, Candidate, Reduction
+from onevec.parts import ASKING
+from onevec.reduction import MEAN, Recipe, Reduction
 from onevec.tokens.batches import Tokens
 from onevec.views import halves
 
@@ -116,24 +115,13 @@ def half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Fea
     return first, second
 
 
-def unsteady(features: Features, blocks: Blocks) -> Features:
-    """Leave out of the mean what never varies within a sequence.
-
-    Both halves have it, so it would find the other half for nothing; no other block sees it.
-    """
-    steady = torch.isinf(blocks.scale).numpy()
-    if MEAN not in features or not steady.any():
-        return features
-    return features | {MEAN: np.where(steady, np.float32(0), features[MEAN])}
-
-
 def _targets(
     prepared: Prepared, hidden: Features, lengths: np.ndarray, cache: dict[Any, Any]
 ) -> Features:
     """Whitened leading directions of every block of the hidden halves, less what length says."""
     known, nuisance, out = prepared.fitted, prepared.fitted_nuisance, {}
     for name in known:
-        reduction = Reduction(Candidate((name,), 0.0, 1.0))
+        reduction = Reduction(Recipe((name,), 0.0, 1.0))
         target = reduction.fit(known, _TARGET_WIDTH, cache, nuisance).transform(hidden)
         out[name] = without_length(target, lengths)
     return out

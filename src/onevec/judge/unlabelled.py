@@ -193,3 +193,16 @@ def _neighbour_votes(X: np.ndarray, panel: Sequence[np.ndarray]) -> np.ndarray:
         np.add.at(votes, (rows, labels[near]), 1.0)
         right += votes.argmax(1) == labels
     return right / len(panel)
+
+
+def joint_z(row: Mapping[str, float]) -> float:
+    """Average the gains in two scores in standard errors, which is safe however they correlate.
+
+    Pseudo-labels count twice: they tell better what labels will say (benchmarks/LOG.md).
+    """
+    return (2 * _in_errors(row, "pseudo_labels") + _in_errors(row, "predictability")) / 3
+
+
+def _in_errors(row: Mapping[str, float], score: str) -> float:
+    error = row[f"{score}_error"]
+    return row[f"{score}_gain"] / error if error > 0 else 0.0

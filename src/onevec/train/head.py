@@ -17,7 +17,7 @@ from onevec.errors import InputError
 from onevec.objectives import Context, Objective
 from onevec.poolers.base import pieces
 from onevec.ragged import Ragged
-from onevec.reduction import Candidate, Reduction
+from onevec.reduction import Recipe, Reduction
 
 
 class Head(nn.Module):
@@ -30,7 +30,7 @@ class Head(nn.Module):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, prepared: Prepared, candidate: Candidate, dim: int):
+    def __init__(self, prepared: Prepared, candidate: Recipe, dim: int):
         super().__init__()
         self.blocks = prepared.blocks
         self.names = list(candidate.blocks)

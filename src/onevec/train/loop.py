@@ -29,7 +29,7 @@ from onevec.errors import InputError
 from onevec.judge.exam import Exam
 from onevec.judge.monitor import Monitor
 from onevec.objectives import Objective
-from onevec.reduction import Candidate
+from onevec.reduction import Recipe
 from onevec.tokens.batches import Tokens
 from onevec.train.head import Head, World, gradients
 from onevec.train.offer import Offer, draw_rows, training_rows
@@ -44,7 +44,7 @@ _LEAST_HELD_OUT = 10
 def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
     tokens: Tokens,
     prepared: Prepared,
-    candidate: Candidate,
+    candidate: Recipe,
     objective: Objective,
     training: Training,
     *,
@@ -62,7 +62,7 @@ def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
         The sequences; those that ``prepared`` holds out are never trained on.
     prepared : Prepared
         Fitted blocks and their features at the start; the features are not renewed.
-    candidate : Candidate
+    candidate : Recipe
         The blocks that make the vector.
     objective : Objective
         What is minimised, on vectors of ``dim`` dimensions.

@@ -14,8 +14,8 @@ from onevec.blocks import Features, Prepared, read
 from onevec.errors import InputError
 from onevec.objectives import Context, Objective
 from onevec.ragged import Ragged
-from onevec.recipe import RICH
-from onevec.reduction import MEAN, Candidate, Reduction
+from onevec.parts import RICH
+from onevec.reduction import MEAN, Recipe, Reduction
 from onevec.segment import segment_mean, segment_sum
 from onevec.tokens.batches import Tokens
 from onevec.views import Views
@@ -80,7 +80,7 @@ class Offer:
             first = self._cut(picked, self._generator(0)).first
             known = self._features(first)
             self.statistics = [
-                Reduction(Candidate((name,), 0.0, 1.0)).fit(known, _STATISTICS_WIDTH)
+                Reduction(Recipe((name,), 0.0, 1.0)).fit(known, _STATISTICS_WIDTH)
                 for name in known
             ]
         if "teachers" in self.needs:
@@ -101,7 +101,7 @@ class Offer:
                     f"got a teacher of {len(teacher)} sequences for {len(self.tokens)}: it must "
                     "hold the same sequences in the same order"
                 )
-            mean = Candidate((MEAN,), 0.0, 0.5)
+            mean = Recipe((MEAN,), 0.0, 0.5)
             known = {"mean": _means(teacher, picked)}
             self.teachers.append((teacher, Reduction(mean).fit(known, _TEACHER_WIDTH)))
 
@@ -161,7 +161,7 @@ class Offer:
     def _teach(self, rows: np.ndarray, device: torch.device) -> Iterator[Tensor]:
         for teacher, reduction in self.teachers:
             if teacher is None:
-                features = self.closed.of(self.tokens, rows, list(reduction.candidate.blocks))
+                features = self.closed.of(self.tokens, rows, list(reduction.recipe.blocks))
             else:
                 features = {"mean": _means(teacher, rows)}
             yield torch.from_numpy(reduction.transform(features)).to(device)

@@ -9,7 +9,7 @@ from torch import Tensor
 from onevec.blocks import Blocks, Features, Prepared
 from onevec.judge.exam import Exam, half_features
 from onevec.poolers.residual import Residual
-from onevec.reduction import Candidate, Reduction
+from onevec.reduction import Recipe, Reduction
 
 _REFIT = 2_000  # sequences that the reduction is fitted to
 
@@ -20,7 +20,7 @@ class HeldOutScore:
     What no training changes is pooled once.
     """
 
-    def __init__(self, exam: Exam, prepared: Prepared, candidate: Candidate, dim: int):
+    def __init__(self, exam: Exam, prepared: Prepared, candidate: Recipe, dim: int):
         self.exam, self.candidate, self.dim = exam, candidate, dim
         self.blocks = prepared.blocks.only(candidate.blocks)
         some = np.random.default_rng(0).permutation(prepared.rows[: prepared.count])[:_REFIT]

@@ -18,11 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onevec.blocks import Blocks
-from onevec.judge.compare import joint_z
-from onevec.judge.unlabelled import Evidence, cluster_panel, gather_evidence, without_length
-from onevec.judge.verdict import in_words
+from onevec.judge.unlabelled import (
+    Evidence,
+    cluster_panel,
+    gather_evidence,
+    joint_z,
+    without_length,
+)
 from onevec.ragged import Ragged
-from onevec.reduction import Candidate, Reduction
+from onevec.reduction import Recipe, Reduction
 from onevec.views import halves
 
 _WIDTH = 16  # directions of each kind of question
@@ -43,7 +47,7 @@ class InputStatistics:
 
     def __init__(self, sample: Ragged, discrete: bool, seed: int):
         self.discrete = discrete
-        self._whole = Candidate(("statistics",), 0.0, 1.0)
+        self._whole = Recipe(("statistics",), 0.0, 1.0)
         if discrete:
             from sklearn.decomposition import TruncatedSVD
             from sklearn.feature_extraction.text import TfidfTransformer
@@ -111,7 +115,7 @@ class HalfExam:
     ):
         self.seed = seed
         self.halves = halves(held)
-        whiten = Reduction(Candidate(("mean",), 0.0, 1.0)).fit({"mean": known}, _WIDTH)
+        whiten = Reduction(Recipe(("mean",), 0.0, 1.0)).fit({"mean": known}, _WIDTH)
         lengths = held.lengths.numpy()
         self.questions = []
         for hidden in reversed(self.halves):
@@ -178,7 +182,7 @@ class Comparison:
     @property
     def words(self) -> str:
         """The probability in words."""
-        return in_words(self.probability)
+        return "above 0.99" if self.probability > 0.99 else f"{self.probability:.2f}"
 
 
 def _sum(evidence: Evidence) -> np.ndarray:

@@ -34,6 +34,7 @@ from onevec.judge.unlabelled import Evidence
 from onevec.ragged import Ragged
 from onevec.tokens.adapters import open_encoder
 from onevec.tokens.frozen import Options
+from onevec.tokens.store import made_from
 from onevec.train.state import Run
 
 POOLED = "onevec"  # folder of the trained pooler, as a model of `OneVec`, inside the encoder's
@@ -237,7 +238,8 @@ def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     from onevec.blocks import Blocks
     from onevec.estimator import OneVec, baselines, facts_of
     from onevec.judge.verdict import Verdict
-    from onevec.reduction import Candidate, Reduction
+    from onevec.reduction import Recipe
+    from onevec.vector import Vector
 
     student, given = work.student, work.given
     tokens = student.tokens(work.known)
@@ -251,9 +253,11 @@ def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     opened = open_encoder(str(folder), "text" if work.raw.dim == 1 else "tokens", Options())
     assert opened is not None
     model.fingerprint_ = f"{opened.fingerprint}@layer{opened.known_layers([-1])[0]}"
-    chosen = Candidate(tuple(names), 0.5, 0.5)
+    chosen = Recipe(tuple(names), 0.5, 0.5)
     told = f"As told: trained together with the encoder. {sentence}"
-    model.verdict_ = Verdict(chosen.name, False, 0.5, told, 0)
+    model.verdict_ = Verdict(chosen.name, False, told)
     model.baselines_ = baselines(features, given.dim)
-    model._adopt(blocks, Reduction(chosen).fit(features, given.dim))
+    (layer,) = made_from(model.fingerprint_)[1]
+    vector = Vector.alone(chosen, layer, features, given.dim)
+    model._adopt({layer: blocks}, vector)
     model.save(folder / POOLED)

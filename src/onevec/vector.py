@@ -1,0 +1,286 @@
+"""The fitted vector: parts side by side, and, where fewer dimensions are asked for, their PCA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from onevec.blocks import Features, under
+from onevec.nuisance import nuisance_directions
+from onevec.parts import Part, width_of
+from onevec.project import PCA, Moments, load_projection, projection_state
+from onevec.project.base import Linear
+from onevec.reduction import MEAN, Recipe, Reduction, of_length_1
+
+Pooled = Mapping[int, Features]  # by hidden state
+
+
+@dataclass(frozen=True)
+class FittedPart:
+    """A part of one hidden state, fitted.
+
+    Attributes
+    ----------
+    name : str
+        That of the part; of a further hidden state with its number, ``"mean@6"``.
+    layer : int
+        The hidden state it reads.
+    part : Part
+        What it is; ``weight`` is the part's times the hidden state's.
+    reduction : Reduction or None
+        None where the features go on as they are.
+    centre : ndarray of float64, shape (width,)
+        Mean over the fitting data of what ``reduction`` gives.
+    blind : ndarray of float64, shape (width, directions), or None
+        Directions that are taken out because a nuisance shows in them.
+    length : float or None
+        What every sequence is divided by; None is its own length.
+    """
+
+    name: str
+    layer: int
+    part: Part
+    reduction: Reduction | None
+    centre: Float[np.ndarray, " width"]
+    blind: Float[np.ndarray, "width directions"] | None = None
+    length: float | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        name: str,
+        layer: int,
+        part: Part,
+        features: Features,
+        *,
+        token_dim: int,
+        per_sequence: bool = True,
+        cache: dict[Any, Any] | None = None,
+        nuisance: Float[np.ndarray, "seqs columns"] | None = None,
+    ) -> FittedPart:
+        """Fit to block features of the sequences.
+
+        ``per_sequence`` scales every sequence to length 1; otherwise all are divided by the root
+        mean square length, which is an affine map.
+        """
+        width, reduction, blind = width_of(part, token_dim), None, None
+        (block, *others) = part.recipe.blocks
+        if width is None:
+            assert not others, "features that stay as they are come from one block"
+            found = features[block].astype(np.float64)
+            if nuisance is not None:
+                blind = nuisance_directions(found, nuisance)
+        else:
+            reduction = Reduction(part.recipe).fit(features, width, cache, nuisance)
+            reduction = reduction.turned(_rotation(reduction.last.matrix_))
+            found = reduction.transform(features).astype(np.float64)
+        made = cls(name, layer, part, reduction, found.mean(0), blind)
+        if per_sequence:
+            return made
+        sizes = np.linalg.norm(made._centred(found), axis=1)
+        return replace(made, length=float(np.sqrt((sizes**2).mean())) or 1.0)
+
+    @classmethod
+    def as_it_is(cls, block: str, layer: int, reduction: Reduction | None, width: int) -> FittedPart:
+        """Return what a block or a reduction gives, neither centred nor scaled."""
+        recipe = reduction.recipe if reduction else Recipe((block,), 0.0, 0.0)
+        part = Part(recipe, None if reduction is None else width, recipe.name)
+        return cls(block, layer, part, reduction, np.zeros(width), length=1.0)
+
+    @property
+    def width(self) -> int:
+        """Columns of the part."""
+        return len(self.centre)
+
+    def _centred(self, found: Float[np.ndarray, "seqs width"]) -> Float[np.ndarray, "seqs width"]:
+        found = found - self.centre
+        return found if self.blind is None else found - (found @ self.blind) @ self.blind.T
+
+    def transform(self, features: Features) -> Float[np.ndarray, "seqs width"]:
+        """Return the part's columns in fp32, its weight in them."""
+        found = self.reduction.transform(features) if self.reduction else features[self.block]
+        found = self._centred(found.astype(np.float64))
+        found = of_length_1(found) if self.length is None else found / self.length
+        return (self.part.weight * found).astype(np.float32)
+
+    @property
+    def block(self) -> str:
+        """The first of its blocks: the only one, where its features stay as they are."""
+        return self.part.recipe.blocks[0]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what `from_state` needs: a JSON part and the arrays."""
+        config: dict[str, Any] = {
+            **{"name": self.name, "layer": self.layer, "width": self.width},
+            "length": self.length,
+            **{"part": asdict(self.part), "reduction": None},
+        }
+        arrays = {"centre": self.centre}
+        if self.blind is not None:
+            arrays["blind"] = self.blind
+        if self.reduction is not None:
+            config["reduction"], held = self.reduction.state()
+            arrays |= {f"reduction/{key}": value for key, value in held.items()}
+        return config, arrays
+
+    @classmethod
+    def from_state(
+        cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> FittedPart:
+        """Rebuild from `state`."""
+        recipe = config["part"]["recipe"]
+        recipe = Recipe(**{**recipe, "blocks": tuple(recipe["blocks"])})
+        reduction = None
+        if config["reduction"] is not None:
+            reduction = Reduction.from_state(config["reduction"], under(arrays, "reduction/"))
+        part = Part(**{**config["part"], "recipe": recipe})
+        held = arrays["centre"], arrays.get("blind"), config["length"]
+        return cls(config["name"], config["layer"], part, reduction, *held)
+
+
+def _rotation(matrix: Float[np.ndarray, "dim width"]) -> Float[np.ndarray, "width kept"]:
+    """Return a seeded random rotation of the directions that are not null; the others go.
+
+    Dot products and distances stay. But in principal axes the last columns are noise, and what
+    scales each column to variance 1, such as `StandardScaler`, would blow it up; rotated, all
+    columns have about the same variance, and the scaler changes little (+0.6 points became +10.6
+    on TREC, -1.4 became +6.0 on mouse receptors: benchmarks/LOG.md, 2026-12-01).
+    """
+    kept = max(1, int(matrix.any(0).sum()))
+    drawn = np.random.default_rng(0).standard_normal((kept, kept))
+    q, r = np.linalg.qr(drawn)
+    return np.eye(matrix.shape[1], kept) @ (q * np.sign(np.diag(r)))
+
+
+class Vector:
+    """Parts side by side, then perhaps their leading directions.
+
+    Attributes
+    ----------
+    parts : list of FittedPart
+        In the order of their columns.
+    shorter : Linear or None
+        PCA of the whole, where fewer dimensions were asked for.
+    """
+
+    def __init__(self, parts: Sequence[FittedPart], shorter: Linear | None = None):
+        self.parts, self.shorter = list(parts), shorter
+
+    @classmethod
+    def fit(
+        cls,
+        asked: Sequence[tuple[str, int, Part]],
+        pooled: Pooled,
+        *,
+        token_dim: int,
+        dim: int | None = None,
+        per_sequence: bool = True,
+        nuisance: Float[np.ndarray, "seqs columns"] | None = None,
+    ) -> Vector:
+        """Fit every part, given by name, hidden state and what it is, to pooled features."""
+        caches: dict[int, dict[Any, Any]] = {layer: {} for layer in pooled}
+        parts = [
+            FittedPart.fit(
+                *(name, layer, part, pooled[layer]),
+                token_dim=token_dim,
+                per_sequence=per_sequence,
+                cache=caches[layer],
+                nuisance=nuisance,
+            )
+            for name, layer, part in asked
+        ]
+        return cls(parts).shortened(pooled, dim)
+
+    @classmethod
+    def mean(cls, layer: int, width: int) -> Vector:
+        """Return the native mean, exactly."""
+        return cls([FittedPart.as_it_is(MEAN, layer, None, width)])
+
+    @classmethod
+    def alone(cls, recipe: Recipe, layer: int, features: Features, dim: int, **options: Any) -> Vector:
+        """Fit one recipe and take what it gives as it is; ``options`` are `Reduction.fit`'s."""
+        reduction = Reduction(recipe).fit(features, dim, **options)
+        name = "|".join(recipe.blocks)
+        return cls([FittedPart.as_it_is(name, layer, reduction, reduction.dim_out)])
+
+    def shortened(self, pooled: Pooled, dim: int | None) -> Vector:
+        """Return the leading ``dim`` directions of the whole over the fitting data."""
+        if dim is None or dim >= self.dim_out:
+            return self
+        moments = Moments.of([self.transform(pooled)])
+        return Vector(self.parts, PCA(n_components=dim).fit_moments(moments))
+
+    @property
+    def width(self) -> int:
+        """Dimensions of all parts together."""
+        return sum(part.width for part in self.parts)
+
+    @property
+    def dim_out(self) -> int:
+        """Dimensions of the vector."""
+        return self.width if self.shorter is None else self.shorter.matrix_.shape[1]
+
+    @property
+    def blocks(self) -> dict[int, list[str]]:
+        """Names of the blocks that are pooled from tokens, by hidden state."""
+        found: dict[int, list[str]] = {}
+        for each in self.parts:
+            held = found.setdefault(each.layer, [])
+            if each.part.reads == "tokens":
+                held += [name for name in each.part.recipe.blocks if name not in held]
+        return found
+
+    @property
+    def cls_layers(self) -> set[int]:
+        """Hidden states whose classification token is read."""
+        return {each.layer for each in self.parts if each.part.reads == "cls"}
+
+    @property
+    def columns(self) -> list[dict[str, Any]]:
+        """Name, hidden state, first and last column (exclusive) and weight of each part."""
+        ends = np.cumsum([part.width for part in self.parts]).tolist()
+        return [
+            {
+                **{"name": each.name, "layer": each.layer, "first": end - each.width, "last": end},
+                **{"weight": each.part.weight, "about": each.part.about},
+            }
+            for each, end in zip(self.parts, ends, strict=True)
+        ]
+
+    def transform(self, pooled: Pooled) -> Float[np.ndarray, "seqs dim"]:
+        """Return one fp32 vector per sequence."""
+        whole = np.hstack([part.transform(pooled[part.layer]) for part in self.parts])
+        return whole if self.shorter is None else self.shorter.transform(whole)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return what `from_state` needs: a JSON part and the arrays."""
+        config: dict[str, Any] = {"parts": [], "shorter": None}
+        arrays: dict[str, np.ndarray] = {}
+        for number, part in enumerate(self.parts):
+            entry, held = part.state()
+            config["parts"].append(entry)
+            arrays |= {f"{number}/{key}": value for key, value in held.items()}
+        if self.shorter is not None:
+            kind, params, held = projection_state(self.shorter)
+            config["shorter"] = [kind, params]
+            arrays |= {f"shorter/{key}": value for key, value in held.items()}
+        return config, arrays
+
+    @classmethod
+    def from_state(cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Vector:
+        """Rebuild from `state`."""
+        parts = [
+            FittedPart.from_state(entry, under(arrays, f"{number}/"))
+            for number, entry in enumerate(config["parts"])
+        ]
+        shorter = None
+        if config["shorter"] is not None:
+            kind, params = config["shorter"]
+            shorter = load_projection(kind, params, under(arrays, "shorter/"))
+            assert isinstance(shorter, Linear), "a vector is shortened by PCA"
+        return cls(parts, shorter)
+
