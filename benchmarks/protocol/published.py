@@ -17,17 +17,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from onevec import Ragged, TokenStore, encode
-from onevec.tokens.writer import TokenStoreWriter
-from protocol import encoders, tasks
+from onevec import TokenStore, encode
+from protocol import encoders, sceptr, tasks
+from protocol.code_key import code_key
 
-FORMAT = 1  # of the stores: a change of what is encoded, or how, counts it up
-LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 LOOPS = ("cdr1a", "cdr2a", "cdr3a", "cdr1b", "cdr2b", "cdr3b")
 WHEELS = "ONEVEC_WHEELS"
 
@@ -301,10 +297,8 @@ def tokens(unit: tasks.Unit, encoder: str, data: Path) -> tuple[TokenStore, Toke
 
 
 def hash_of(path: Path) -> str:
-    return encoders.hash_folder(path) if path.is_dir() else hash_file(path)
-
-
-def hash_file(path: Path) -> str:
+    if path.is_dir():
+        return encoders.hash_folder(path)
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -313,14 +307,15 @@ def _store(
     sequences: Sequence[str], encoder: Encoder, files: Path, name: str, mark: str
 ) -> TokenStore:
     """Open the store of these sequences, or encode them into a folder that appears whole."""
-    key = [FORMAT, mark, encoder.layers, encoder.longest, encoders.fingerprint(sequences)]
+    code = code_key("onevec.tokens.encode", "protocol.sceptr")
+    key = [code, mark, encoder.layers, encoder.longest, encoders.fingerprint(sequences)]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     path = encoders.CACHE / "tokens" / f"{name}-{digest[:16]}"
     if not path.is_dir():
         part = path.with_name(f".{path.name}.{os.getpid()}")
         part.parent.mkdir(parents=True, exist_ok=True)
         if files.suffix == ".safetensors":
-            write_sceptr(Sceptr(files), sequences, part, encoder.layers)
+            sceptr.write(sceptr.Sceptr(files), sequences, part, encoder.layers)
         else:
             with warnings.catch_warnings():  # that long texts are cut is what is wanted
                 warnings.filterwarnings("ignore", ".*sequences were longer than")
@@ -337,65 +332,3 @@ def _store(
         except OSError:  # another process was first
             shutil.rmtree(part)
     return TokenStore(path)
-
-
-class Sceptr:
-    """SCEPTR (Nagano et al. 2025): a transformer over the residues of a receptor's six loops.
-
-    A token is one residue: its letter, where in its loop it stands, and which loop that is. In
-    front stands a token of its own, which is left out of what `states` returns.
-    """
-
-    WIDTH = 29  # mask, CLS, 20 residues, relative position, 6 loops
-
-    def __init__(self, path: Path):
-        from safetensors.torch import load_file
-
-        held = load_file(path)
-        layer = torch.nn.TransformerEncoderLayer(64, 8, 256, batch_first=True)
-        self.stack = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval()
-        self.stack.load_state_dict({k: v for k, v in held.items() if k.startswith("layers.")})
-        self.input = held["input_proj.weight"]
-        self.mark = hash_file(path)
-
-    def inputs(self, receptor: str) -> torch.Tensor:
-        """Input vectors of one receptor, its loops joined by a slash."""
-        rows = [np.zeros(self.WIDTH, np.float32)]
-        rows[0][1] = 1
-        for place, loop in enumerate(receptor.split("/")):
-            for i, residue in enumerate(loop):
-                if residue == "*":  # left out, but counted
-                    continue
-                values = np.zeros(self.WIDTH, np.float32)
-                values[2 + LETTERS.index(residue)] = 1
-                values[22] = i / (len(loop) - 1) if len(loop) > 1 else 0.5
-                values[23 + place] = 1
-                rows.append(values)
-        return torch.from_numpy(np.stack(rows))
-
-    @torch.inference_mode()
-    def states(self, receptors: Sequence[str]) -> dict[int, list[torch.Tensor]]:
-        """Hidden states 0 to 3 of each receptor's residues."""
-        inputs = [self.inputs(receptor) for receptor in receptors]
-        batch = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
-        lengths = torch.tensor([len(each) for each in inputs])
-        padding = torch.arange(batch.shape[1]) >= lengths[:, None]
-        states = [batch @ self.input.T]
-        for layer in self.stack.layers:
-            states.append(layer(states[-1], src_key_padding_mask=padding))
-        return {
-            number: [hidden[row, 1:length] for row, length in enumerate(lengths)]
-            for number, hidden in enumerate(states)
-        }
-
-
-def write_sceptr(model: Sceptr, receptors: Sequence[str], out: Path, layers: tuple[int, ...]) -> Any:
-    """Fill a token store, 128 receptors at a time."""
-    about = {"name": "SCEPTR", "fingerprint": f"sha256:{model.mark}", "depth": len(model.stack.layers)}
-    with TokenStoreWriter(out, layers=layers, encoder=about) as writer:
-        for first in range(0, len(receptors), 128):
-            some = receptors[first : first + 128]
-            states = model.states(some)
-            writer.append(
-                {layer: Ragged.from_list(states[layer]) for layer in layers}, sequences=some
-            )
