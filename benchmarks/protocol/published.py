@@ -143,9 +143,8 @@ def unit(name: str, data: Path) -> tasks.Unit:
     (train, y_train), (held, y_test) = (
         ([row[0] for row in side], np.array([row[1] for row in side])) for side in sides
     )
-    if known.kind == "binary":
-        positive = max(set(y_train))
-        y_train, y_test = (y_train == positive).astype(int), (y_test == positive).astype(int)
+    if set("".join(y_train)) <= set("0123456789"):  # numbers sort, and are drawn, as numbers
+        y_train, y_test = y_train.astype(int), y_test.astype(int)
     target = tasks.Target(
         name, known.kind, np.arange(len(train)), y_train, np.arange(len(held)), y_test
     )

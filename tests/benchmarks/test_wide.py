@@ -94,7 +94,7 @@ def test_samples_are_seeded_and_in_order(tmp_path, monkeypatch):
     assert numbers == sorted(numbers)
     assert all(number % 4 for number in numbers)
     (target,) = unit.targets
-    assert target.y_train.tolist() == [str(number % 3) for number in numbers]
+    assert target.y_train.tolist() == [number % 3 for number in numbers]
 
 
 @pytest.mark.parametrize("state", ["mlm_only", "default", "average_pooling"])
