@@ -46,17 +46,15 @@ check: $(STAMP)  ## format, lint, types, import order
 	@$(RUN)/python -m pytest -q tests/test_imports.py
 
 bench: $(STAMP)  ## the demo's figures in the README again
-	@$(RUN)/onevec demo --json --out report.html >benchmarks/results/demo.json.part
-	@mv benchmarks/results/demo.json.part benchmarks/results/demo.json
-	@$(RUN)/python benchmarks/readme.py
+	@$(RUN)/python benchmarks/readme.py --demo
 
 $(VENV)/.peers: $(STAMP) benchmarks/overrides.txt
 	@echo "adding the packages of the peers"
 	@if command -v uv >/dev/null 2>&1; then uv=uv; else uv=$(RUN)/uv; fi && \
 	$$uv pip install -q --python $(RUN)/python -c constraints.txt --override benchmarks/overrides.txt -e '.[hf,report,onnx,search,eval,bench]' --group dev && touch $@
 
-bench-quality: $(VENV)/.peers  ## the quality benchmark (QUICK=1: some minutes, from the clone alone; else needs ONEVEC_DATA and hours)
-	@$(RUN)/python benchmarks/quality.py $(if $(QUICK),--quick) $(if $(TASKS),--tasks $(TASKS)) $(if $(METHODS),--methods $(METHODS))
+bench-quality: $(VENV)/.peers  ## the quality benchmark (QUICK=1: some minutes, from the clone alone; else needs ONEVEC_DATA; BASELINES=1: peers, hours)
+	@$(RUN)/python benchmarks/quality.py $(if $(QUICK),--quick) $(if $(BASELINES),--baselines) $(if $(TASKS),--tasks $(TASKS)) $(if $(METHODS),--methods $(METHODS))
 
 clean:  ## remove the environment and caches
 	@rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis

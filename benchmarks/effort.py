@@ -3,7 +3,7 @@
     python benchmarks/effort.py [--data DIR] [--tokens 1000000] [--fits 3] [--threads N]
 
 - encoder: texts (20 newsgroups) through all-MiniLM-L6-v2, six layers of 384 dimensions, into a
-  store; then `OneVec(dim=64, effort=...).fit(store)`, as a share of the seconds of encoding.
+  store; then `OneVec(effort=...).fit(store)`, as a share of the seconds of encoding.
 - arrays: as many token vectors of 128 dimensions as a list of arrays, seconds per million.
 
 All in one process, one after the other and by the same number of threads; of the fits the median.
@@ -27,11 +27,13 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from onevec import OneVec, TokenStore, encode
-from protocol import encoders, runner, tasks
+from protocol import tasks
+from protocol.made_by import made_by
+from protocol.ready_made import minilm
 
 OUT = Path(__file__).parent / "results/effort.json"
 MILLION = 1_000_000
-DIM, ARRAY_DIM, ARRAY_TOKENS = 64, 128, 50
+ARRAY_DIM, ARRAY_TOKENS = 128, 50
 SHARES = {"quick": 0.05, "standard": 0.25, "thorough": None}  # of the encoding, at most
 SECONDS = {"quick": 10.0, "standard": 120.0, "thorough": None}  # per million tokens, at most
 
@@ -48,7 +50,7 @@ def texts(data: Path, tokens: int) -> list[str]:
 
     unit = tasks.units("newsgroups20", data)[0]
     posts = [*unit.train, *unit.test]
-    read = AutoTokenizer.from_pretrained(encoders.minilm())
+    read = AutoTokenizer.from_pretrained(minilm())
     lengths = [len(ids) - 2 for ids in read(posts, verbose=False)["input_ids"]]
     once = sum(lengths)
     whole = posts * (tokens // once)
@@ -73,7 +75,7 @@ def fits(source: Any, times: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {effort: [] for effort in SHARES}
     for seed in range(times):
         for effort, taken in found.items():
-            model = OneVec(dim=DIM, effort=effort, random_state=seed)
+            model = OneVec(effort=effort, random_state=seed)
             taken.append(seconds(lambda model=model: model.fit(source)))
             print(f"  {effort}, fit {seed + 1} of {times}: {taken[-1]:.1f} s", flush=True)
     return found
@@ -106,22 +108,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with threadpool_limits(args.threads), tempfile.TemporaryDirectory() as folder:
         ready = arrays(args.tokens)
-        OneVec(dim=DIM, effort="thorough").fit(ready[:500])  # imports what is imported late
-        encode(["warm"], encoders.minilm(), progress=False)
+        OneVec(effort="thorough").fit(ready[:500])  # imports what is imported late
+        encode(["warm"], minilm(), progress=False)
         print("arrays", flush=True)
         counted = sum(map(len, ready))
         alone = table(fits(ready, args.fits), counted / MILLION, SECONDS)
         posts = texts(data, args.tokens)
         out = Path(folder) / "store"
-        encoding = seconds(
-            lambda: encode(posts, encoders.minilm(), out=out, long="window", progress=False)
-        )
+        encoding = seconds(lambda: encode(posts, minilm(), out=out, long="window", progress=False))
         store = TokenStore(out)
         print(f"encoding {store.lengths.sum():,} tokens: {encoding:.0f} s", flush=True)
         beside = table(fits(store, args.fits), encoding, SHARES)
     result = {
-        "state": runner.state(),
-        "threads": args.threads,
+        "made_by": made_by(seeds=list(range(args.fits)), threads=args.threads),
         "encoder": {
             "name": "all-MiniLM-L6-v2, 6 layers of 384 dimensions, float32",
             "sequences": len(posts),

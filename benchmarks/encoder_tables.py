@@ -1,4 +1,4 @@
-"""Tables of finetune.json and pretrain.json, apart from the scripts whose code marks results."""
+"""Tables of finetune.json and pretrain.json, apart from the scripts that make them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from protocol.report import interval, number
 def tuning_table(found: dict[str, Any]) -> str:
     """Score, gain over the frozen mean and seconds of every row of finetune.json."""
     lines = ["| task | encoder | row | score | gain | seconds |", "|---|---|---|--:|--:|--:|"]
-    for task, told in found["rows"].items():
-        about = f"{task} | {told['encoder']}"
-        for name, row in told["rows"].items():
-            kept = " (start kept)" * (name.startswith("fine-tuned") and not told["best step"])
+    for task, entry in found["rows"].items():
+        about = f"{task} | {entry['encoder']}"
+        for name, row in entry["rows"].items():
+            kept = " (start kept)" * (name.startswith("fine-tuned") and not entry["best step"])
             gain = "" if name == "frozen + mean" else _gain(row)
             cells = (name + kept, number(row["score"]), gain, f"{row['seconds']:.0f}")
             lines.append(f"| {about} | {' | '.join(cells)} |")
@@ -28,15 +28,15 @@ def side_by_side_table(found: dict[str, Any]) -> str:
         "| gain |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for name, told in found["peers"].items():
-        seconds, score = told["seconds"], told["score"]
+    for name, entry in found["peers"].items():
+        seconds, score = entry["seconds"], entry["score"]
         cells = (
             name.removesuffix(", last"),
-            str(told["steps"]),
+            str(entry["steps"]),
             *(f"{min(seconds[who]):.0f}" for who in ("theirs", "ours")),
-            f"{told['time ratio']:.2f}",
+            f"{entry['time ratio']:.2f}",
             *(number(score[who]) for who in ("theirs", "ours")),
-            _gain(told),
+            _gain(entry),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -60,7 +60,7 @@ def pretraining_table(found: dict[str, Any]) -> str:
                         f"{made['seconds']:,.0f}",
                         "" if right is None else f"{100 * right:.0f} %",
                     ]
-                    for name in ("mean", "onevec_quick"):
+                    for name in ("mean", "onevec"):
                         cells += [number(methods[name]["score"]), _gain(methods[name])]
                     lines.append(f"| {about} | {recipe} | {' | '.join(cells)} |")
                     about = ""
@@ -68,4 +68,4 @@ def pretraining_table(found: dict[str, Any]) -> str:
 
 
 def _gain(row: dict[str, Any]) -> str:
-    return interval({"value": row["gain"], "interval": row["interval"]} if "gain" in row else None)
+    return interval(row if "gain" in row else None)

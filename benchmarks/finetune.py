@@ -8,8 +8,8 @@ quality.py. Where `finetune` keeps the start, the last state, which it refused, 
 Peers: SimCSE and TSDAE by sentence-transformers' own trainer and losses, from the same weights,
 for the same steps, batches, rate and lengths as ours, in turns; both are then read by
 sentence-transformers. Text starts from all-MiniLM-L6-v2 cut after its third layer. One thread;
-labels only score. Every part that is done is kept in benchmarks/results/finetune.json, and a run
-that was stopped goes on; what other code or settings made is made again.
+labels only score. Every part that is done is cached under .cache, so that a run which was stopped
+goes on, and written to benchmarks/results/finetune.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -32,15 +31,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec import OneVec, encode
-from onevec.blocks import read
 from onevec.encoders.finetune import finetune
 from onevec.files import appears_whole
 from onevec.judge.outcomes import Outcome, mean_score, paired_gain
-from onevec.poolers import POOLERS
 from protocol import encoders, peers, tasks
-from protocol.producer import DIM, Result, score
+from protocol.code_key import code_key
+from protocol.made_by import line, made_by
+from protocol.producer import Result, pooled, score
 
 OUT = Path(__file__).parent / "results/finetune.json"
+KEPT = encoders.CACHE / "finetune/results"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # task: encoder and settings
     "banking77": ("minilm-3", {}),
     "trec": ("minilm-3", {}),
@@ -84,9 +84,8 @@ def aggregated(unit: tasks.Unit, encoder: Path) -> Table:
     """Mean and onevec of an encoder as it is, with seconds."""
     train, spent = timed(lambda: encode(unit.train, encoder, long="window", progress=False))
     test = encode(unit.test, encoder, long="window", progress=False)
-    pooler = POOLERS["mean"]().build(train.dim)
-    means = [np.concatenate([pooler(b).numpy() for b in read(part)]) for part in (train, test)]
-    model, fitted = timed(lambda: OneVec(DIM).fit(train))
+    means = [pooled("mean", part) for part in (train, test)]
+    model, fitted = timed(lambda: OneVec().fit(train))
     vectors = [model.transform(part) for part in (train, test)]
     return {
         "mean": (outcomes(unit, *means), spent),
@@ -97,7 +96,7 @@ def aggregated(unit: tasks.Unit, encoder: Path) -> Table:
 def tuned(
     unit: tasks.Unit, start: Path, options: dict[str, Any], frozen: Table
 ) -> tuple[dict[str, Any], Table]:
-    """Fine-tune an encoder: what was told of it, and its rows."""
+    """Fine-tune an encoder: its manifest and its rows."""
     with tempfile.TemporaryDirectory() as room:
         out = Path(room) / "tuned"
         made = finetune(start, unit.train, out, threads=1, **options)
@@ -114,8 +113,8 @@ def rows(unit: tasks.Unit, name: str, options: dict[str, Any]) -> dict[str, Any]
     made, kept = tuned(unit, start, options, frozen)
     stages = {"frozen": frozen, "fine-tuned": kept}
     if not made["best_step"]:
-        told, last = tuned(unit, start, options | {"keep": "last", "compare": False}, frozen)
-        if told["best_step"] == told["steps"]:  # no alarm stopped it
+        again, last = tuned(unit, start, options | {"keep": "last", "compare": False}, frozen)
+        if again["best_step"] == again["steps"]:  # no alarm stopped it
             stages["last state"] = last
     found = {f"{stage} + {k}": row for stage, each in stages.items() for k, row in each.items()}
     base = found["frozen + mean"][0]
@@ -236,15 +235,18 @@ def _encode(model: Any, texts: list[str]) -> np.ndarray:
     return peers.TextEncoder(model, 0).encode(texts)
 
 
-def mark_of(args: argparse.Namespace, encoder: str) -> dict[str, str]:
-    """What decides the results of a part: another trial's are not taken for it."""
-    code = encoders.code_hash(("src/onevec/encoders", "benchmarks/finetune.py"))
-    both = [code, encoders.hash_folder(start_of(encoder)), args.sizes]
-    given = {"rows": [args.steps], "peers": [args.peer_steps, args.rounds]}
-    return {
-        part: hashlib.sha256(repr([*both, *options]).encode()).hexdigest()[:16]
-        for part, options in given.items()
-    }
+def cached(
+    key: tuple[Any, ...], encoder: str, work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Do a part, or read what came of it: by data, settings, code and encoder."""
+    key = (*key, code_key("finetune"), encoders.hash_folder(start_of(encoder)))
+    path = KEPT / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.json"
+    if not path.is_file():
+        found = work() | {"made by": line(made_by(seeds=[0], threads=1))}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with appears_whole(path) as part:
+            part.write_text(json.dumps(found))
+    return json.loads(path.read_text())
 
 
 def main() -> None:
@@ -267,14 +269,14 @@ def main() -> None:
     torch.set_num_threads(1)
     names = args.only.split(",") if args.only else list(ROWS)
     result = json.loads(args.out.read_text()) if args.out.is_file() else {"rows": {}, "peers": {}}
-    result |= {"torch": torch.__version__, "machine": platform.platform(), "threads": 1}
     for name in names:
         encoder, options = ROWS[name]
         (unit, *_) = tasks.units(name, Path(data))
         unit = tasks.shrink(unit, *args.sizes) if any(args.sizes) else unit
         options = options | ({"steps": args.steps} if args.steps else {})
-        mark = mark_of(args, encoder)
+        mark = encoders.unit_mark(unit)
         todo: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {}
+        settings = {"rows": (mark, options), "peers": (mark, args.peer_steps, args.rounds)}
         if "rows" in args.part:
             todo["rows", name] = partial(rows, unit, encoder, options)
         if "peers" in args.part and encoder == "minilm-3":
@@ -283,10 +285,9 @@ def main() -> None:
                     place = "peers", f"{name}, {recipe}, {precision}, {args.keep}"
                     todo[place] = partial(side_by_side, unit, recipe, precision, args)
         for (part, place), work in todo.items():
-            if result[part].get(place, {}).get("made by") != mark[part]:
-                result[part][place] = work() | {"made by": mark[part]}
-                print(place, json.dumps(result[part][place], indent=1), flush=True)
-                args.out.write_text(json.dumps(result, indent=1) + "\n")
+            result[part][place] = cached((place, *settings[part]), encoder, work)
+            print(place, json.dumps(result[part][place], indent=1), flush=True)
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

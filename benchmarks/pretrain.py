@@ -3,8 +3,8 @@
     python benchmarks/pretrain.py [--data DIR] [--tasks ncrna13,chess] [--recipes masked,all]
 
 RNA, chess games and pen strokes. Each encoder is trained on the row's unlabelled train part, then
-frozen; its token vectors become vectors by the mean and by `OneVec()` at 64 dimensions, scored by
-the protocol's probes. Gains are paired, over the same aggregation on the masked encoder; "masked,
+frozen; its token vectors become vectors by the mean and by `OneVec()`, scored by the protocol's
+probes. Gains are paired, over the same aggregation on the masked encoder; "masked,
 longer" has as many steps more as further objectives cost. Encoders are kept under .cache, and one
 that was interrupted goes on. Writes benchmarks/results/pretrain.json.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import zlib
 from collections.abc import Mapping
@@ -26,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec import encode, pretrain
 from onevec.judge.outcomes import Outcome, mean_score, paired_gain
-from protocol import baselines, encoders, methods, tasks
+from protocol import baselines, encoders, ours, tasks
+from protocol.code_key import code_key
+from protocol.made_by import made_by
 from protocol.producer import Context, score
 
 OUT = Path(__file__).parent / "results/pretrain.json"
@@ -41,11 +42,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "causal": {"objectives": "next_token=1,cpc=0.5", "causal": True},
 }
 LONGER = 2.0
-CODE = tuple(  # of pretraining alone: tuning lies in a folder of its own
-    f"src/onevec/encoders/{path.name}"
-    for path in sorted((encoders.ROOT / "src/onevec/encoders").glob("*.py"))
-    if path.name != "finetune.py"
-)
 Scores = dict[str, dict[str, Outcome]]
 
 
@@ -54,7 +50,7 @@ def encoder(
 ) -> tuple[Path, dict[str, Any]]:
     """Make an encoder, or take the one that is there; its folder and manifest."""
     sequences = tasks.corpus(row, data)[:most]
-    mark = encoders.code_hash(CODE) + encoders.fingerprint(sequences)
+    mark = code_key("onevec.encoders.pretrain") + encoders.fingerprint(sequences)
     key = f"{zlib.crc32(f'{mark} {RECIPES[recipe]} {steps}'.encode()):08x}"
     out = KEPT / f"{row}-{recipe.replace(', ', '-')}-{key}"
     if not (out / "pretrain.json").is_file():
@@ -83,7 +79,7 @@ def outcomes(unit: tasks.Unit, folder: Path) -> dict[str, Scores]:
     )
     context = Context(unit, folder.name, train, test)
     found = {}
-    for result in (next(baselines.plain(context, 0)), next(methods.onevec(context, 0, "quick"))):
+    for result in (*baselines.mean(context, 0), *ours.onevec(context, 0)):
         found[result.name] = score(result, unit)
     return found
 
@@ -118,9 +114,7 @@ def main() -> None:
     data = tasks.data_folder(args.data)
     torch.set_num_threads(1)
     result: dict[str, Any] = {
-        "machine": f"{platform.platform()}, one thread",
-        "torch": torch.__version__,
-        "commit": encoders.code_hash(("src/onevec",))[:12],
+        "made_by": made_by(seeds=[0], threads=1),
         "recipes": RECIPES,
         "tasks": {},
     }
@@ -129,9 +123,9 @@ def main() -> None:
         found: dict[str, dict[str, Any]] = {unit.id: {} for unit in units}
         made = {}
         for recipe in args.recipes.split(";"):
-            folder, told = encoder(row, recipe, data, args.steps, 300 if args.quick else None)
+            folder, manifest = encoder(row, recipe, data, args.steps, 300 if args.quick else None)
             names = ("steps", "seconds", "held_out", "masked_accuracy", "unigram_accuracy")
-            made[recipe] = {name: told[name] for name in names if name in told}
+            made[recipe] = {name: manifest[name] for name in names if name in manifest}
             for unit in units:
                 found[unit.id][recipe] = outcomes(unit, folder)
                 print(f"{unit.id} {recipe}: {json.dumps(compare(found[unit.id]))}", flush=True)

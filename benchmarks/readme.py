@@ -1,31 +1,31 @@
 """Write the measured tables into the README and the docs, between their markers.
 
-    python benchmarks/readme.py [--check]
+    python benchmarks/readme.py [--check | --demo]
 
-Reads benchmarks/results/demo.json (`onevec demo --json`), quality.json (`quality.py`), judge.json
-(`judge.py`), use.json (`use.py`, `use_select.py`), finetune.json and pretrain.json. With `--check`
-a page that differs is an error, and nothing is written.
+Reads benchmarks/results/demo.json, quality.json and baselines-v1.json (`quality.py`), use.json
+(`use.py`, `use_select.py`), finetune.json and pretrain.json; every table says which version and
+commit made it. With `--check` a page that differs is an error, and nothing is written; with
+`--demo` the demo runs first.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import encoder_tables
-import judge
 import use
 import use_select
 from onevec.report.summarize import METHOD_NAMES
-from protocol import report, tasks
+from protocol import report
+from protocol.made_by import line, made_by
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BEGIN, END = "<!-- figures: benchmarks/readme.py -->", "<!-- end of figures -->"
-JUDGE = ROOT / "docs/judge.md"
-BEGIN_JUDGE, END_JUDGE = "<!-- judge: benchmarks/readme.py -->", "<!-- end of judge -->"
 USE = ROOT / "docs/use.md"
 BEGIN_USE, END_USE = "<!-- use: benchmarks/readme.py -->", "<!-- end of use -->"
 QUALITY = ROOT / "docs/quality.md"
@@ -55,7 +55,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 def figures() -> str:
     demo = results("demo")
-    names = ("mean", "mean_pca", "mean_whitened", "onevec")
+    rows = {name: row for name, row in demo.items() if isinstance(row, dict) and "knn" in row}
     return "\n\n".join(
         [
             BEGIN,
@@ -63,83 +63,54 @@ def figures() -> str:
             f"{100 * demo['masked_accuracy']:.0f} %, commonest token "
             f"{100 * demo['unigram_accuracy']:.0f} %). "
             f"Verdict: {demo['verdict']['sentence'].split(' (')[0]}.",
-            table({name: demo[name] for name in names}),
+            table(rows),
             "Fitted without labels on the train part, scored on the test part that neither the "
             "encoder nor the fit saw: balanced accuracy in %, gain in the mean of the two with its "
-            "95 % interval (paired bootstrap). The gain is over the mean at its own dimensions, "
-            "the verdict's points are over mean + PCA. Its calibration has seen labels of this "
-            "train part; in [docs/judge.md](docs/judge.md) each data set is judged by a table "
-            "without it.",
+            "95 % interval (paired bootstrap). The gain is over the mean at its own dimensions. "
+            f"Made with {line(demo['made_by'])}.",
             END,
         ]
     )
 
 
 def quality() -> str:
-    if not (ROOT / "benchmarks/results/quality.json").is_file():
+    """The README's short table of onevec, once there is one for this default."""
+    found, baselines = quality_results()
+    if found is None:
         return f"{BEGIN_QUALITY}\n{END_QUALITY}"
-    found = results("quality")
+    whole = report.with_baselines(found, baselines)
     return "\n\n".join(
         [
             BEGIN_QUALITY,
-            _made(found),
-            report.at_a_glance(found),
-            "Macro scores at 64 dimensions (native where it says so) and gains over the native "
-            "mean with 95 % intervals; of PyG's operators the best is shown:",
-            report.macro_table(found, report.brief(found["macro"])),
+            report.made_line(found, baselines),
+            report.at_a_glance(whole),
+            "Macro scores at 64 dimensions (the mean at its own, onevec also whole) and gains over "
+            "the native mean with 95 % intervals; of PyG's operators the best is shown:",
+            report.macro_table(whole["macro"], report.brief(whole["macro"])),
             "![Gain over the mean by task](benchmarks/results/quality-gain.svg)",
-            "What the rows are and how they are scored: [docs/quality.md](docs/quality.md); all "
-            "tasks: [benchmarks/results/quality.md](benchmarks/results/quality.md).",
+            "All tasks: [benchmarks/results/quality.md](benchmarks/results/quality.md).",
             END_QUALITY,
         ]
     )
 
 
-def _made(found: dict[str, Any]) -> str:
-    fits = found["fits"]
-    rows, whole = len({task["row"] for task in found["tasks"]}), len(tasks.ROWS)
-    part = "" if rows == whole else f"**In part: {rows} of {whole} rows have been run.** "
-    if fits["waiting"]:
-        waits = f"{fits['waiting']} of {fits['waiting'] + fits['done']} fits are not made yet"
-        part += f'**{waits}: "in part" says so, not that a goal is reached.** '
-    return (
-        f"{part}Commit `{found['state']['commit'][:12]}`, {fits['done']} fits; the "
-        f"{fits['timed']} whose time was kept took {fits['core_hours']} core hours. "
-        "Missed is said as missed."
-    )
+def quality_results() -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    return report.read(report.RESULTS / "quality.json"), report.read(report.baselines_file())
 
 
 def quality_page() -> str:
-    if not (ROOT / "benchmarks/results/quality.json").is_file():
-        return f"{BEGIN_QUALITY}\n{END_QUALITY}"
-    found = results("quality")
-    figure = "![{}](../benchmarks/results/quality-{}.svg)"
+    """Baselines of this version of the protocol, and the encoders they were computed on."""
+    _, baselines = quality_results()
+    assert baselines is not None
     return "\n\n".join(
         [
             BEGIN_QUALITY,
-            _made(found),
-            "## Goals",
-            report.at_a_glance(found),
-            figure.format("Where each goal stands between its floor and the goal", "goals"),
-            "## Methods",
-            report.macro_table(found),
-            "## Tasks",
-            figure.format("Gain over the mean by task", "gain"),
-            *([figure.format("Score against dimension", "dimension")] if _curves(found) else []),
-            *report.part_tables(found),
+            report.made_line(baselines, None),
+            report.macro_table(baselines["macro"], report.brief(baselines["macro"])),
+            report.encoder_table(baselines["encoders"]),
             END_QUALITY,
         ]
     )
-
-
-def _curves(found: dict[str, Any]) -> bool:
-    return any(f"{report.OURS} at 16" in task["methods"] for task in found["tasks"])
-
-
-def judged() -> str:
-    if not (ROOT / "benchmarks/results/judge.json").is_file():
-        return f"{BEGIN_JUDGE}\n{END_JUDGE}"
-    return "\n\n".join([BEGIN_JUDGE, judge.markdown(results("judge")), END_JUDGE])
 
 
 def used() -> str:
@@ -156,9 +127,12 @@ def used() -> str:
 
 def encoders() -> str:
     tuned, made = results("finetune"), results("pretrain")
+    lines = {row["made by"]: None for part in ("rows", "peers") for row in tuned[part].values()}
+    items = [f"- The first two tables: {text}." for text in lines]
     return "\n\n".join(
         [
             BEGIN_ENCODERS,
+            "\n".join([*items, f"- The third table: {line(made['made_by'])}."]),
             "## Tuning the encoder, or the aggregation alone",
             encoder_tables.tuning_table(tuned),
             "## Beside sentence-transformers",
@@ -174,13 +148,22 @@ PLACES = (
     (README, BEGIN, END, figures),
     (README, BEGIN_QUALITY, END_QUALITY, quality),
     (QUALITY, BEGIN_QUALITY, END_QUALITY, quality_page),
-    (JUDGE, BEGIN_JUDGE, END_JUDGE, judged),
     (USE, BEGIN_USE, END_USE, used),
     (ENCODERS, BEGIN_ENCODERS, END_ENCODERS, encoders),
 )
 
 
+def run_demo() -> None:
+    """Run the demo as its users do, and keep what it found."""
+    words = [sys.executable, "-m", "onevec.cli", "demo", "--json", "--out", "report.html"]
+    ran = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    found = {"made_by": made_by(seeds=[0]), **json.loads(ran.stdout)}
+    (ROOT / "benchmarks/results/demo.json").write_text(json.dumps(found) + "\n")
+
+
 def main() -> None:
+    if "--demo" in sys.argv:
+        run_demo()
     for path, begin, end, make in PLACES:
         text = path.read_text()
         before, rest = text.split(begin)

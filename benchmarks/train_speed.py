@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import tempfile
 import time
@@ -22,6 +20,7 @@ import torch
 
 from onevec import OneVec, TokenStore
 from onevec.tokens.store import TokenStoreWriter
+from protocol.made_by import made_by
 
 OUT = Path(__file__).parent / "results/train_speed.json"
 TOKENS, DIM = 64, 384
@@ -51,8 +50,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder) / "store", args.sequences)
         began = time.perf_counter()
-        model = OneVec(64, effort="standard", pooler=args.pooler, objective=args.objective)
-        told = model.fit(store).training_
+        model = OneVec(effort="standard", pooler=args.pooler, objective=args.objective)
+        training = model.fit(store).training_
         whole = time.perf_counter() - began
     result = {
         "sequences": args.sequences,
@@ -60,13 +59,11 @@ def main() -> None:
         "dim": DIM,
         "pooler": args.pooler,
         "objective": args.objective,
-        "steps": told.steps,
-        "training seconds": told.seconds,
+        "steps": training.steps,
+        "training seconds": training.seconds,
         "fit seconds": round(whole, 1),
         "peak memory GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-        "torch": torch.__version__,
+        "made_by": made_by(seeds=[0], threads=torch.get_num_threads()),
     }
     OUT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

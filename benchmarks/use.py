@@ -5,7 +5,8 @@
 - indexes: each kind of index over the vectors of the unlabelled SMILES corpus (more than 100,000
   molecules): recall@10 against exact search in the same vectors for 1,000 molecules that the index
   does not hold, queries per second of one core, size on disk.
-- retrieval: R-precision against labels of the mean and of onevec, in fp32, int8 and single bits.
+- retrieval: R-precision against labels of the mean and of onevec, whole and at 64 dimensions, in
+  fp32, int8 and single bits.
 
 Writes the section "search" of benchmarks/results/use.json and leaves its other sections. QUICK
 takes shipped data alone and writes results/quick_use.json.
@@ -32,8 +33,9 @@ from onevec.judge.outcomes import Outcome, paired_gain
 from onevec.judge.probes import normalise, retrieval_probe
 from onevec.project.quantise import BinaryQuantize, Int8Quantize
 from onevec.use.search import Index
-from protocol import encoders, runner, tasks
-from protocol.unseen import unseen
+from protocol import encoders, tasks
+from protocol.made_by import line, made_by
+from protocol.producer import pooled
 
 RESULTS = Path(__file__).parent / "results"
 SHIPPED_DATA = Path(__file__).parent / "data"
@@ -103,8 +105,8 @@ def main(arguments: list[str] | None = None) -> None:
             began = time.perf_counter()
             found = parts[name](data, args.quick)
             seconds = round(time.perf_counter() - began, 1)
-            state = runner.state() | {"threads": 1}
-            merge(out, "search", {name: {**found, "seconds": seconds, "state": state}})
+            made = made_by(seeds=[0], threads=1)
+            merge(out, "search", {name: {**found, "seconds": seconds, "made_by": made}})
             print(f"{out}: search, {name}, in {seconds:.0f} s", flush=True)
 
 
@@ -145,7 +147,7 @@ def _index_table(part: dict[str, Any]) -> list[str]:
     known = ("recall@10", "queries per second", "ms for one", "MB", "seconds to build")
     lines = [
         f"{part['indexed']:,} vectors of {part['corpus']}, {part['queries']:,} queries that no "
-        f"index holds, one thread. The model's verdict: {part['verdict']}",
+        f"index holds. Made with {line(part['made_by'])}.",
         "",
         f"| vectors | dimensions | index | {' | '.join(known)} |",
         f"|---|--:|---|{'--:|' * len(known)}",
@@ -159,7 +161,8 @@ def _index_table(part: dict[str, Any]) -> list[str]:
 def _retrieval_table(part: dict[str, Any]) -> list[str]:
     lines = [
         "R-precision in % of the test part's vectors among each other, by cosine or Hamming "
-        "distance; gain over the mean in fp32 with its 95 % interval:",
+        "distance; gain over the mean in fp32 with its 95 % interval. Made with "
+        f"{line(part['made_by'])}.",
         "",
         "| data | encoder | vectors | precision | bytes | R-precision | gain |",
         "|---|---|---|---|--:|--:|--:|",
@@ -212,9 +215,8 @@ def indexes(data: Path, quick: bool) -> dict[str, Any]:
             texts, encoders.folder(encoder), out=Path(room) / "store", long="window", progress=False
         )
         print(f"{len(store):,} sequences encoded", flush=True)
-        model = OneVec(DIM).fit(store)
-        vectors = {"onevec": model.transform(store)}
-        vectors["mean"] = model.transform_baselines(store)["mean"]
+        vectors = {"onevec": OneVec(dim=DIM).fit(store).transform(store)}
+        vectors["mean"] = pooled("mean", store)
     rows = []
     for name, X in vectors.items():
         known, queries = X[count:], X[:count]
@@ -229,7 +231,6 @@ def indexes(data: Path, quick: bool) -> dict[str, Any]:
         "encoder": encoder,
         "indexed": len(texts) - count,
         "queries": count,
-        "verdict": model.verdict_.sentence,
         "rows": rows,
     }
 
@@ -292,11 +293,10 @@ def retrieval(data: Path, quick: bool) -> dict[str, Any]:
 
 def retrieved(unit: tasks.Unit, encoder: str, data: Path) -> list[dict[str, Any]]:
     train, test = encoders.tokens(unit, encoder, data)
-    with unseen(unit.row):
-        model = OneVec(DIM).fit(train)
-    sides = model.transform_baselines(train), model.transform_baselines(test)
-    methods = {name: tuple(side[name] for side in sides) for name in ("mean", "mean_pca")}
-    methods["onevec"] = model.transform(train), model.transform(test)
+    methods = {"mean": (pooled("mean", train), pooled("mean", test))}
+    for name, model in {"onevec": OneVec(), f"onevec_{DIM}": OneVec(dim=DIM)}.items():
+        model.fit(train)
+        methods[name] = model.transform(train), model.transform(test)
     rows = []
     for target in unit.targets:
         codes = sought(target)

@@ -3,7 +3,7 @@
     python benchmarks/use_select.py [--data DIR] [--tasks chess] [--methods k_center] [--quick]
 
 Rows of the train part are chosen without labels, by every entry of SELECTORS, on onevec vectors
-(64 dimensions) and on mean-pooled ones. Only the chosen rows' labels are then read: a logistic
+and on mean-pooled ones. Only the chosen rows' labels are then read: a logistic
 probe on onevec vectors learns from them and is scored on the test part, so that nothing but the
 choice differs. Each seed chooses from another random 80 % of the train part. Writes the section
 "selection" of benchmarks/results/use.json; rows that are missing need ONEVEC_DATA.
@@ -29,8 +29,9 @@ from onevec.files import appears_whole
 from onevec.judge.outcomes import Outcome
 from onevec.judge.probes import logistic_probe, normalise
 from onevec.use.select import SELECTORS, select
-from protocol import encoders, runner, tasks
-from protocol.unseen import unseen
+from protocol import encoders, tasks
+from protocol.made_by import line, made_by
+from protocol.producer import pooled
 
 ROOT = Path(__file__).parent
 RESULT = ROOT / "results/use.json"
@@ -160,9 +161,8 @@ def task(
         unit = tasks.shrink(unit)
     target = next(target for target in unit.targets if target.kind == "classes")
     train, test = encoders.tokens(unit, COLUMNS[name], data)
-    with unseen(unit.row):
-        model = OneVec(dim=64).fit(train)
-    spaces = {"onevec": model.transform(train), "mean": model.transform_baselines(train)["mean"]}
+    model = OneVec().fit(train)
+    spaces = {"onevec": model.transform(train), "mean": pooled("mean", train)}
     spaces = {space: X[target.train] for space, X in spaces.items()}
     labels = np.concatenate([target.y_train, target.y_test])
     _, y = np.unique(labels, return_inverse=True)
@@ -177,14 +177,13 @@ def task(
         "test": len(target.test),
         "classes": classes,
         "budgets": budgets,
-        "verdict": model.verdict_.choice,
         "curves": summarise(hits, y[len(target.train) :], budgets),
         "seconds": round(time.perf_counter() - began),
     }
 
 
 def markdown(result: dict[str, Any]) -> str:
-    lines = []
+    lines = [f"Made with {line(result['made_by'])}.", ""]
     for name, entry in result["tasks"].items():
         budget = entry["budgets"][-2]
         lines += [
@@ -231,7 +230,7 @@ def main() -> None:
     args = parser.parse_args()
     methods = list(dict.fromkeys([*args.methods, RANDOM]))
     result: dict[str, Any] = {"seeds": args.seeds, "quick": args.quick, "tasks": {}}
-    result["state"] = runner.state()
+    result["made_by"] = made_by(seeds=list(range(args.seeds)))
     for name in args.tasks:
         try:
             result["tasks"][name] = task(name, args.data, methods, args.seeds, quick=args.quick)

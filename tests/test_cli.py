@@ -169,11 +169,26 @@ def test_poolers_that_learn(room, tmp_path):
 
 def test_several_layers_are_stored_and_mixed(room, tmp_path):
     folder, _ = room
-    store, layers = tmp_path / "s", ("--layer", 1, "--layer", -1)
+    store, layers = tmp_path / "s", ("--layers", "middle,last")
     data = (folder / "rna.csv", "--column", "sequence", "--encoder", folder / "encoder")
-    code, _, error = run("encode", *data, "--out", store, *layers)
+    code, said, error = run("encode", *data, "--out", store, *layers, "--json")
     assert code == 0, error
-    assert len(TokenStore(store).layers) == 2
+    facts, opened = json.loads(said), TokenStore(store)
+    assert len(opened.layers) == 2
+    assert facts["layers"] == opened.layers
+    assert facts["cls"] is True
+    assert facts["bytes"] == sum(file.stat().st_size for file in store.glob("*.arrow"))
+    code, said, _ = run("encode", *data, "--out", store, *layers, "--dtype", "int8", "--overwrite")
+    assert "with CLS: " in said
+    assert "in int8" in said
+    assert "a layer; float16 would take" in said
+    code, said, _ = run("inspect", store, "--json")
+    facts = json.loads(said)
+    assert facts["cls"] is True
+    assert facts["bytes"] == TokenStore(store).bytes
+    code, _, error = run("encode", *data, "--out", tmp_path / "t", "--layers", "first")
+    assert code == 2
+    assert "got layers='first': pass" in error
     options = ("--pooler", "layer_mix", "--steps", 2, "--dim", 4)
     code, _, error = run("fit", store, "--out", tmp_path / "m", *options)
     assert code == 0, error

@@ -36,7 +36,7 @@ def store(tmp_path_factory):
     out = tmp_path_factory.mktemp("train") / "store"
     sequences = [sequence[:100] for sequence in load_proteins()["val"]["sequence"][:260]]
     with encoder_folder() as encoder:
-        return encode(sequences, encoder, out=out, layer=[2, 4], progress=False)
+        return encode(sequences, encoder, out=out, layers=[2, 4], progress=False)
 
 
 def needles(count=300, seed=0):

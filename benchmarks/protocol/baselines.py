@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from onevec.blocks import read
 from onevec.poolers import POOLERS
 from onevec.reduction import Candidate, Reduction
-from onevec.tokens.batches import Tokens
-from protocol.producer import DIM, Context, Result
+from protocol.producer import DIM, Result, read
+
+if TYPE_CHECKING:
+    from onevec.tokens.batches import Tokens
+    from protocol.producer import Context
 
 NATIVE = ("mean", "first", "last", "max", "position_weighted")
+
+
+def mean(context: Context, seed: int) -> Iterator[Result]:
+    """The native mean alone: what every gain is over."""
+    yield Result("mean", *context.pool("mean"), context.cost["mean"])
 
 
 def plain(context: Context, seed: int) -> Iterator[Result]:
@@ -49,7 +56,6 @@ def candidate_result(
     candidate: Candidate,
     features: dict[str, tuple[np.ndarray, np.ndarray]],
     *,
-    cache: dict[Any, Any] | None = None,
     dim: int = DIM,
     cost: float = 0.0,
 ) -> Result:
@@ -58,7 +64,7 @@ def candidate_result(
     if len(known) == 1:  # what the data offer: directions without variance are rounding noise
         dim = min(dim, rank(next(iter(known.values()))))
     began = time.process_time()
-    reduction = Reduction(candidate).fit(known, dim, cache)
+    reduction = Reduction(candidate).fit(known, dim)
     seconds = time.process_time() - began + cost
     scored = {block: features[block][1] for block in candidate.blocks}
     return Result(name, reduction.transform(known), reduction.transform(scored), seconds)

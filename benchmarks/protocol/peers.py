@@ -37,8 +37,8 @@ from onevec.ragged import Ragged
 from onevec.segment import segment_sum
 from onevec.tokens.batches import Tokens, cut_by_budget, iter_batches
 from onevec.tokens.huggingface import quiet
-from protocol.encoders import MINILM_LAYERS, minilm
 from protocol.producer import DIM, Context, Result
+from protocol.ready_made import MINILM_LAYERS, minilm
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
 

@@ -1,25 +1,42 @@
 """What a method of the benchmark is, and how its vectors are scored.
 
-Apart from the methods themselves: a new method leaves the kept results of all others valid.
+Apart from the methods themselves: a new method leaves the cached results of all others valid.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onevec.blocks import read
-from onevec.judge.outcomes import Outcome
 from onevec.judge.probes import run_probes
 from onevec.poolers import POOLERS
-from onevec.tokens.batches import Tokens
-from protocol.tasks import Unit
+from onevec.ragged import Ragged
+from onevec.tokens.batches import iter_batches
+
+if TYPE_CHECKING:
+    from onevec.judge.outcomes import Outcome
+    from onevec.tokens.batches import Tokens
+    from protocol.tasks import Unit
 
 DIM = 64
+_BATCH_VALUES = 2**21  # of one batch: 8 MiB in fp32
+
+
+def read(tokens: Tokens) -> Iterator[Ragged]:
+    """Go through a source in order, batch by batch."""
+    for _, batch in iter_batches(tokens, max(1, _BATCH_VALUES // tokens.dim)):
+        yield batch
+
+
+def pooled(name: str, tokens: Tokens) -> np.ndarray:
+    """Plain pooling in fp32."""
+    pooler = POOLERS[name]().build(tokens.dim)
+    return np.concatenate([pooler(batch).float().numpy() for batch in read(tokens)])
 
 
 def nothing() -> np.ndarray:
@@ -66,17 +83,12 @@ class Context:
     cost: dict[str, float] = field(default_factory=dict)  # of pooling the train part, in seconds
 
     def pool(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Plain pooling of both parts in fp32."""
+        """Plain pooling of both parts."""
         if name not in self.pooled:
-            pooler = POOLERS[name]().build(self.train.dim)
-
-            def run(part: Tokens) -> np.ndarray:
-                return np.concatenate([pooler(batch).float().numpy() for batch in read(part)])
-
             began = time.process_time()
-            train = run(self.train)
+            train = pooled(name, self.train)
             self.cost[name] = time.process_time() - began
-            self.pooled[name] = train, run(self.test)
+            self.pooled[name] = train, pooled(name, self.test)
         return self.pooled[name]
 
 
@@ -86,10 +98,7 @@ class Producer:
 
     Attributes
     ----------
-    family : str
-        plain, trivial, candidate, onevec, peer, text peer, bound or dimension.
-    code : tuple of str
-        Files and folders that decide its result; a change there makes old results stale.
+    family : {"plain", "trivial", "onevec", "peer", "text peer", "bound"}
     seeds : callable
         How many fits a row gets.
     rows : tuple of str, optional
@@ -99,12 +108,17 @@ class Producer:
     name: str
     family: str
     run: Callable[[Context, int], Iterator[Result]]
-    code: tuple[str, ...]
     seeds: Callable[[str], int] = lambda row: 1
     rows: tuple[str, ...] | None = None
 
     def applies(self, row: str) -> bool:
         return self.rows is None or row in self.rows
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules whose code decides its results: its own, and this one, which scores."""
+        run = self.run.func if isinstance(self.run, functools.partial) else self.run
+        return run.__module__, __name__
 
 
 def score(result: Result, unit: Unit) -> dict[str, dict[str, Outcome]]:

@@ -426,7 +426,7 @@ def _with_layers(tokens: Tokens, poolers: Iterable[Pooler]) -> Tokens:
     if len(tokens.layers) == 1:
         raise InputError(
             f"{tokens.path} holds one layer, and the pooler mixes several: encode again with "
-            "layer=[...]"
+            "layers=[...]"
         )
     return tokens.stacked()
 

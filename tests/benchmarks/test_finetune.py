@@ -47,15 +47,16 @@ def start(unit, tmp_path_factory):
 def test_a_run_and_its_continuation(unit, start, tmp_path, monkeypatch):
     monkeypatch.setattr(command.tasks, "units", lambda name, data: [unit])
     monkeypatch.setattr(command, "start_of", lambda name: start)
+    monkeypatch.setattr(command, "KEPT", tmp_path / "kept")
     out = tmp_path / "r.json"
     words = ["--data", "x", "--only", "trec", "--steps", "2", "--peer-steps", "2", "--rounds", "1"]
     words += ["--precision", "fp32"]
     monkeypatch.setattr(sys, "argv", ["finetune.py", *words, "--out", str(out)])
     command.main()
     result = json.loads(out.read_text())
-    told = result["rows"]["trec"]
-    rows = told["rows"]
-    states = ("frozen", "fine-tuned") + ("last state",) * (told["best step"] == 0)
+    entry = result["rows"]["trec"]
+    rows = entry["rows"]
+    states = ("frozen", "fine-tuned") + ("last state",) * (entry["best step"] == 0)
     assert list(rows) == [f"{state} + {what}" for state in states for what in ("mean", "onevec")]
     assert rows["frozen + mean"]["gain"] == 0
     assert all(0 <= row["score"] <= 100 for row in rows.values())
@@ -64,9 +65,10 @@ def test_a_run_and_its_continuation(unit, start, tmp_path, monkeypatch):
     for recipe in recipes.values():
         assert [len(each) for each in recipe["seconds"].values()] == [1, 1]
         assert set(recipe["score"]) == {"theirs", "ours"}
-    written = out.stat().st_mtime_ns
-    command.main()  # all of it is kept
-    assert out.stat().st_mtime_ns == written
+    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
+    command.main()  # all of it is cached
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()} == cached
+    assert json.loads(out.read_text()) == result
     words[words.index("--steps") + 1] = "3"
     monkeypatch.setattr(sys, "argv", ["finetune.py", *words, "--out", str(out)])
     command.main()  # of other settings the rows alone

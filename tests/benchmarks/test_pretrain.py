@@ -30,7 +30,7 @@ def test_scores_gains_and_seconds(tmp_path, monkeypatch):
     (targets,) = row["units"].values()
     for recipes in targets.values():
         assert "gain" not in recipes["masked"]["mean"]
-        for method in ("mean", "onevec_quick"):
+        for method in ("mean", "onevec"):
             cell, base = recipes["contrastive"][method], recipes["masked"][method]
             assert cell["gain"] == pytest.approx(cell["score"] - base["score"], abs=0.02)
             assert cell["interval"][0] <= cell["gain"] <= cell["interval"][1]

@@ -7,6 +7,7 @@ import pytest
 
 import use_select
 from onevec.use.select import SELECTORS
+from protocol.made_by import made_by
 
 
 def test_labels_needed_lie_between_budgets():
@@ -49,7 +50,7 @@ def test_the_section_joins_the_others(tmp_path, measured):
         "encoder": "none", "classes": 4, "budgets": [8, 16, 32],
         "curves": use_select.summarise(hits, truth, [8, 16, 32]),
     }  # fmt: skip
-    section = {"tasks": {"made-up": entry}}
+    section = {"made_by": made_by(seeds=[0]), "tasks": {"made-up": entry}}
     use_select.write_section("selection", section, out)
     whole = json.loads(out.read_text())
     assert whole["search"] == {"kept": 1}

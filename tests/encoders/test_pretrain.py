@@ -83,7 +83,7 @@ def test_frames_learn_and_encode(tmp_path, waves, tokenizer):
     both = [short, min(waves, key=lambda wave: abs(len(wave) - 20))]
     padded = encode(both, tmp_path / "e", dtype="float32", progress=False)
     torch.testing.assert_close(alone[0], padded[0], atol=1e-5, rtol=1e-4)
-    layers = encode(both, tmp_path / "e", out=tmp_path / "s", layer=[0, 1], progress=False)
+    layers = encode(both, tmp_path / "e", out=tmp_path / "s", layers=[0, 1], progress=False)
     assert list(layers.layers) == [0, 1]
     with pytest.raises(OnevecError, match=r"takes finite \(n, 4\) frames"):
         encode([np.ones((3, 5))], tmp_path / "e", progress=False)

@@ -32,12 +32,13 @@ def texts():
     return ["".join(rng.choice(list("abcdefghz"), size=n)) for n in lengths]
 
 
-def encoded(texts, encoder, **options):
+def encoded(texts, encoder, *, layer="last", **options):
     import warnings
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* sequences were longer .*")
-        return encode(texts, encoder, dtype="float32", progress=False, **options)
+        options = {"layers": layer, "dtype": "float32", "progress": False, **options}
+        return encode(texts, encoder, **options)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def test_text_equals_transformers(bert, proteins):
 
 
 def test_inner_layers_and_special_tokens(bert, proteins, tmp_path):
-    store = encode(proteins, bert, out=tmp_path / "s", layer=[0, -2, -1], dtype="float32")
+    store = encode(proteins, bert, out=tmp_path / "s", layers=[0, -2, -1], dtype="float32")
     assert store.layers == [0, 2, 3]
     for layer in (0, 2, 3):
         expected = reference(bert, proteins[3], layer)[1:-1]
@@ -47,9 +47,7 @@ def test_inner_layers_and_special_tokens(bert, proteins, tmp_path):
     whole = encode(proteins, bert, special_tokens=True, dtype="float32")
     torch.testing.assert_close(whole[3], reference(bert, proteins[3]), **CLOSE)
     with pytest.raises(InputError, match="which has 3: pass 0"):
-        encode(proteins, bert, layer=7)
-    with pytest.raises(InputError, match="names a layer twice"):
-        encode(proteins, bert, layer=[3, -1], out=tmp_path / "t")
+        encode(proteins, bert, layers=7)
 
 
 @pytest.mark.parametrize("kind", ["bert", "sentence_folder", "onnx_folder"])
@@ -69,8 +67,8 @@ def test_sentence_transformer_object(sentence_folder, bert, proteins):
 
     model = SentenceTransformer(str(sentence_folder), device="cpu")
     for layer in (-1, 1):
-        of_object = encode(proteins, model, layer=layer, dtype="float32")
-        of_folder = encode(proteins, bert, layer=layer, dtype="float32")
+        of_object = encode(proteins, model, layers=layer, dtype="float32")
+        of_folder = encode(proteins, bert, layers=layer, dtype="float32")
         torch.testing.assert_close(of_object.values, of_folder.values, **CLOSE)
 
 
@@ -130,8 +128,10 @@ def test_callable():
         encode(["ab", "c"], lambda s: spell(s[:1]))
     with pytest.raises(InputError, match="returned NoneType for 2"):
         encode(["ab", "c"], lambda s: None)
-    with pytest.raises(InputError, match="gives its last layer only"):
-        encode(["ab", "c"], spell, layer=2)
+    with pytest.raises(
+        InputError, match=r"got layers=2 for .* gives the last only: leave layers out"
+    ):
+        encode(["ab", "c"], spell, layers=2)
     steps = encode([np.arange(3), np.arange(2)], lambda s: [np.eye(4)[x] for x in s])
     assert steps.lengths.tolist() == [3, 2]
 

@@ -200,9 +200,9 @@ def test_bad_vectors_are_named_by_their_row(tmp_path):
         encode(np.zeros(5))
     with pytest.raises(InputError, match="no token vectors and no encoder"):
         encode([1, 2, 3])
-    with pytest.raises(InputError, match="leave layer out"):
-        encode(vectors(), layer=3)
-    with pytest.raises(InputError, match="need a store"):
+    with pytest.raises(InputError, match="leave layers out"):
+        encode(vectors(), layers=3)
+    with pytest.raises(InputError, match="needs a store"):
         encode(vectors(), dtype="int8")
     with pytest.raises(InputError, match="got dtype='float64'"):
         encode(vectors(), dtype="float64")

@@ -222,7 +222,7 @@ def test_in_one_call_from_python(room):
 
 def test_a_layer_that_is_not_the_last_and_another_encoder(room, tmp_path):
     texts = [line.split(",")[3] for line in (room / "rna.csv").read_text().splitlines()[1:]]
-    store = encode(texts, room / "encoder", out=tmp_path / "s", layer=[1, 2])
+    store = encode(texts, room / "encoder", out=tmp_path / "s", layers=[1, 2])
     model = OneVec(dim=4, pooler="mean|std").fit(store.layer(1))
     assert "@layer1" in str(model.fingerprint_)
     index = Index.build(model.transform(store.layer(1)))
@@ -237,7 +237,7 @@ def test_a_layer_that_is_not_the_last_and_another_encoder(room, tmp_path):
 
 def test_a_model_that_mixes_layers(room, tmp_path):
     texts = [line.split(",")[3] for line in (room / "rna.csv").read_text().splitlines()[1:]]
-    store = encode(texts, room / "encoder", out=tmp_path / "s", layer=[0, 1, 2])
+    store = encode(texts, room / "encoder", out=tmp_path / "s", layers=[0, 1, 2])
     model = OneVec(dim=4, pooler="layer_mix", training={"steps": 2}).fit(store)
     index = Index.build(model.transform(store))
     found = search(index, texts[:5], 1, model=model, encoder=room / "encoder")

@@ -30,14 +30,21 @@ def encode(
         str | None,
         typer.Option(help="Hugging Face, sentence-transformers or ONNX model. Not for arrays."),
     ] = None,
-    layer: Annotated[
-        list[int] | None,
-        typer.Option(help="Hidden states to take, by default -1, the last; repeatable."),
-    ] = None,
+    layers: Annotated[
+        str,
+        typer.Option(
+            help="Hidden states to take: last, middle, all, numbers, or several as last,middle. "
+            "[CLS], where there is one, is kept beside them."
+        ),
+    ] = "last",
     column: Column = None,
     id_column: Annotated[str | None, typer.Option(help="Column that names the rows.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float16",
-    special_tokens: Annotated[bool, typer.Option(help="Keep [CLS], [SEP] and the like.")] = False,
+    dtype: Annotated[
+        str, typer.Option(help="float32, float16, or int8: two layers for the price of one.")
+    ] = "float16",
+    special_tokens: Annotated[
+        bool, typer.Option(help="Keep [CLS], [SEP] and the like among the tokens.")
+    ] = False,
     max_length: Annotated[int | None, typer.Option(help="Longest input in tokens.")] = None,
     long: Annotated[str, typer.Option(help="Longer ones: truncate, or window.")] = "truncate",
     overlap: Annotated[int, typer.Option(help="Tokens that windows share.")] = 64,
@@ -52,23 +59,28 @@ def encode(
     Example: `onevec encode proteins.fasta --encoder my-encoder --out store`
     """
     from onevec.tokens.encode import encode as run
+    from onevec.tokens.store import TokenStore
 
-    store = run(
-        data, encoder, out=out, layer=layer or -1, column=column, id_column=id_column, dtype=dtype,
+    run(
+        data, encoder, out=out, layers=layers, column=column, id_column=id_column, dtype=dtype,
         special_tokens=special_tokens, max_length=max_length, long=long, overlap=overlap,
         precision=precision, device=device, resume=resume, overwrite=overwrite,
     )  # fmt: skip
+    store = TokenStore(out)
     facts = {
         "store": str(out),
         "sequences": len(store),
         "tokens": int(store.lengths.sum()),
         "dim": store.dim,
+        "layers": store.layers,
+        "cls": store.has_cls,
+        "bytes": store.bytes,
     }
     show(
         facts,
         as_json,
         f"{out}: {facts['sequences']:,} sequences, {facts['tokens']:,} token vectors "
-        f"of {store.dim} dimensions",
+        f"of {store.dim} dimensions; {store.price}",
     )
 
 

@@ -85,7 +85,7 @@ def vectors_of(
     pieces = frozen.cut(texts, 0)
     values, ids = [], []
     for piece in pieces:
-        values.append(frozen.run([piece], [layer])[0][layer])
+        values.append(frozen.run([piece], [layer])[0][layer].tokens)
         ids.append(torch.from_numpy(np.asarray(frozen.token_ids(piece))))
     lengths = torch.tensor([len(each) for each in values])
     return model.transform(Ragged(torch.cat(values), lengths, {"ids": torch.cat(ids)}))

@@ -21,6 +21,7 @@ from onevec.tokens.huggingface import (
     HuggingFaceImage,
     HuggingFaceText,
     hidden_states,
+    is_causal,
     load_part,
     quiet,
     text_limit,
@@ -175,7 +176,8 @@ class SentenceTransformerEncoder(TextEncoder):
         if own is not None:
             limit = own if limit is None else min(own, limit)
         accepts = set(inspect.signature(self._model.forward).parameters)
-        super().__init__(tokenizer, limit, accepts, options, hard)
+        causal = is_causal(self._model)
+        super().__init__(tokenizer, limit, accepts, options, hard, causal=causal)
         self.fingerprint = hash_weights(self._model, tokenizer.get_vocab())
         self._first.to(options.device)
 

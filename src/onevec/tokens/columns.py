@@ -15,11 +15,15 @@ def token_vectors(
     values: Shaped[np.ndarray, "tokens dim"], offsets: Int[np.ndarray, " seqs_plus_one"]
 ) -> pa.Array:
     """Lay token vectors out as ``large_list<fixed_size_list>`` without a copy."""
+    return pa.LargeListArray.from_arrays(pa.array(offsets), vectors(values))
+
+
+def vectors(values: Shaped[np.ndarray, "rows dim"]) -> pa.Array:
+    """Lay vectors out as ``fixed_size_list`` without a copy."""
     flat = pa.Array.from_buffers(
         pa.from_numpy_dtype(values.dtype), values.size, [None, pa.py_buffer(values.reshape(-1))]
     )
-    vectors = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), vectors)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def token_id_column(parts: list[Any], offsets: Int[np.ndarray, " seqs_plus_one"]) -> pa.Array:

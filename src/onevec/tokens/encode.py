@@ -19,7 +19,7 @@ from onevec.ragged import Ragged
 from onevec.tokens import layout
 from onevec.tokens.adapters import kind_of, open_encoder
 from onevec.tokens.chunks import Chunk, sized
-from onevec.tokens.frozen import FrozenEncoder, Options, Piece
+from onevec.tokens.frozen import FrozenEncoder, Options, Piece, States, asked_layers
 from onevec.tokens.progress import Bar
 from onevec.tokens.readers import open_source
 from onevec.tokens.store import TokenStore
@@ -34,7 +34,7 @@ def encode(
     encoder: Any = None,
     *,
     out: str | Path | None = None,
-    layer: int | Sequence[int] = -1,
+    layers: int | str | Sequence[int | str] = "last",
     dtype: str = "float16",
     special_tokens: bool = False,
     max_length: int | None = None,
@@ -64,12 +64,17 @@ def encode(
         folder, or a function from a list of sequences to a list of ``(n, dim)`` arrays.
     out : path, optional
         Folder of the store to write. Without it the result stays in memory.
-    layer : int or list of int
-        Hidden states to take: -1 the last, 0 the embeddings. Several need ``out``.
+    layers : int, str, or list of them
+        Hidden states to take, of one pass: a number (0 the embeddings, -1 the last), "last",
+        "middle" (half the depth), "all" (but the embeddings), or several, such as "last,middle".
+        Several need ``out``; the store holds them in ascending order and reads the last.
     dtype : {"float16", "int8", "float32"}
-        How values are kept; ``int8`` needs ``out``.
+        How values are kept; ``int8`` needs ``out``, and keeps two layers for the price of one in
+        ``float16``.
     special_tokens : bool
-        Keep [CLS], [SEP] and their like, which are left out otherwise.
+        Keep [CLS], [SEP] and their like among the tokens. Otherwise they are left out, and a
+        store holds [CLS], where the encoder has one, apart (`TokenStore.cls`); of a sequence that
+        was read in windows, the mean of theirs.
     max_length : int, optional
         Longest input, special tokens included; the encoder's own limit when not given.
     long : {"truncate", "window"}
@@ -109,15 +114,20 @@ def encode(
     StoreError
         If ``out`` exists and neither ``resume`` nor ``overwrite`` is given.
     """
-    layers = (layer,) if isinstance(layer, int | np.integer) else tuple(layer)
+    asked = asked_layers(layers)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if batch_tokens is None:
         batch_tokens = _BATCH_TOKENS_CPU if device == "cpu" else _BATCH_TOKENS
     options = Options(
-        layers, special_tokens, max_length, long, overlap, _known_device(device), precision
+        special_tokens=special_tokens,
+        max_length=max_length,
+        long=long,
+        overlap=overlap,
+        device=_known_device(device),
+        precision=precision,
     )
     options.check()
-    _check_output(out, layers, dtype, batch_tokens)
+    _check_output(out, dtype, batch_tokens)
     for name, given in (("sequences", sequences), ("encoder", encoder)):
         if isinstance(given, str) and not given.strip():
             raise InputError(f"got an empty {name}: name a file, or an encoder, that exists")
@@ -132,14 +142,17 @@ def encode(
     kind = kind_of(first.sequences)
     frozen = open_encoder(encoder, kind, options)
     known = [-1] if frozen is None else frozen.known_layers(layers)
-    if frozen is None and layers != (-1,):
-        raise InputError(f"got layer={layer} for ready token vectors: leave layer out")
+    if frozen is None and set(asked) != {-1}:
+        raise InputError(f"got layers={layers!r} for ready token vectors: leave layers out")
+    if out is None and len(known) > 1:
+        raise InputError(f"got layers={layers!r}: several need a store; pass out=... (--out)")
     budget = _ARRAY_VALUES if frozen is None else frozen.chunk_batches * batch_tokens
     chunks = sized(itertools.chain([first], source.chunks), budget)
     bar = Bar(source.total, progress)
     if out is None:
         with bar:
-            ragged = _in_memory(_encoded(chunks, frozen, known, batch_tokens, bar), known[0], dtype)
+            encoded = _encoded(chunks, frozen, known, batch_tokens, bar)
+            ragged = _in_memory((tokens[known[0]] for _, tokens, _ in encoded), dtype)
         _warn_truncated(frozen)
         return ragged
     writer = TokenStoreWriter(
@@ -153,7 +166,7 @@ def encode(
     )
     with writer, bar:
         rest = _resumed(chunks, writer, bar)
-        for chunk, tokens in _encoded(rest, frozen, known, batch_tokens, bar):
+        for chunk, tokens, cls in _encoded(rest, frozen, known, batch_tokens, bar):
             raw = chunk.sequences
             is_text = kind_of(raw) == "text"
             writer.append(
@@ -161,8 +174,10 @@ def encode(
                 chunk.ids,
                 sequences=raw if is_text else None,
                 metadata=chunk.metadata,
+                cls=cls,
                 owned=not isinstance(raw, Ragged),  # a Ragged is the user's
             )
+            bar.note = _so_far(writer, source.total)
     _warn_truncated(frozen)
     return TokenStore(out)
 
@@ -178,13 +193,13 @@ def _known_device(device: str) -> str:
     return device
 
 
-def _check_output(out: Any, layers: tuple[int, ...], dtype: str, batch_tokens: int) -> None:
+def _check_output(out: Any, dtype: str, batch_tokens: int) -> None:
     if dtype not in layout.DTYPES:
         raise InputError(f"got dtype={dtype!r}: choose one of {', '.join(layout.DTYPES)}")
     if batch_tokens < 1:
         raise InputError(f"got batch_tokens={batch_tokens}: it must be at least 1")
-    if out is None and (len(layers) > 1 or dtype == "int8"):
-        raise InputError("several layers, and int8, need a store: pass out=... (--out)")
+    if out is None and dtype == "int8":
+        raise InputError('got dtype="int8": it needs a store; pass out=... (--out)')
 
 
 def _describe(frozen: FrozenEncoder | None) -> dict[str, Any]:
@@ -214,15 +229,22 @@ def _warn_truncated(frozen: FrozenEncoder | None) -> None:
         )
 
 
-def _in_memory(
-    encoded: Iterator[tuple[Chunk, dict[int, Ragged]]], layer: int, dtype: str
-) -> Ragged:
+def _so_far(writer: TokenStoreWriter, total: int | None) -> str:
+    """Say how many bytes are on disk, and about how many there will be."""
+    size, rows = writer.bytes_written, writer.rows_written
+    if not rows:
+        return ""
+    whole = f" of about {layout.bytes_text(size / rows * total)}" if total else ""
+    return layout.bytes_text(size) + whole
+
+
+def _in_memory(encoded: Iterator[Ragged], dtype: str) -> Ragged:
     parts = []
     largest = layout.FLOAT16_LARGEST
-    for _, tokens in encoded:
-        values = tokens[layer].values
+    for tokens in encoded:
+        values = tokens.values
         values = values.clamp(-largest, largest).half() if dtype == "float16" else values.float()
-        parts.append(tokens[layer].with_values(values))
+        parts.append(tokens.with_values(values))
     return Ragged.concat(parts)
 
 
@@ -232,42 +254,54 @@ def _encoded(
     layers: list[int],
     batch_tokens: int,
     bar: Bar,
-) -> Iterator[tuple[Chunk, dict[int, Ragged]]]:
-    """Yield each chunk with its token vectors by layer."""
+) -> Iterator[tuple[Chunk, dict[int, Ragged], dict[int, Tensor] | None]]:
+    """Yield each chunk with its token vectors, and classification tokens, by layer."""
     for chunk in chunks:
         if frozen is None:
-            tokens = {layers[0]: _checked(chunk.sequences, chunk.start)}
+            yield chunk, {layers[0]: _checked(chunk.sequences, chunk.start)}, None
         else:
-            tokens = _run(chunk, frozen, layers, batch_tokens)
-        yield chunk, tokens
+            yield chunk, *_run(chunk, frozen, layers, batch_tokens)
         bar.advance(len(chunk))
 
 
 def _run(
     chunk: Chunk, frozen: FrozenEncoder, layers: list[int], batch_tokens: int
-) -> dict[int, Ragged]:
+) -> tuple[dict[int, Ragged], dict[int, Tensor] | None]:
     """Encode one chunk: batches by length, results in the chunk's order."""
     pieces = frozen.cut(chunk.sequences, chunk.start)
-    results: list[dict[int, Tensor]] = [{}] * len(pieces)
+    results: list[dict[int, States]] = [{}] * len(pieces)
     for batch in _batches(pieces, batch_tokens):
         outputs = frozen.run([pieces[place] for place in batch], layers)
         for place, output in zip(batch, outputs, strict=True):
             results[place] = output
     lengths = torch.zeros(len(chunk), dtype=torch.int64)
     for piece, result in zip(pieces, results, strict=True):
-        lengths[piece.row] += len(result[layers[0]])
+        lengths[piece.row] += len(result[layers[0]].tokens)
     found = [ids for ids in map(frozen.token_ids, pieces) if ids is not None]
     fields = {"ids": torch.from_numpy(np.concatenate(found).astype(np.int64))} if found else {}
     # Pieces stand in the order of their rows, windows of one row in the order of its tokens.
-    return {
+    tokens = {
         layer: _checked(_joined(results, layer, lengths, fields), chunk.start) for layer in layers
     }
+    rows = torch.tensor([piece.row for piece in pieces])
+    fronts = {layer: _front(results, layer, rows) for layer in layers}
+    return tokens, {k: front for k, front in fronts.items() if front is not None} or None
+
+
+def _front(results: list[dict[int, States]], layer: int, rows: Tensor) -> Tensor | None:
+    """Return one classification token per sequence, the mean of its windows'; None without."""
+    found = [state for result in results if (state := result[layer].cls) is not None]
+    if len(found) < len(results):
+        return None
+    states, windows = torch.stack(found), torch.bincount(rows)
+    sums = states.new_zeros(len(windows), states.shape[1]).index_add_(0, rows, states)
+    return sums / windows[:, None]
 
 
 def _joined(
-    results: list[dict[int, Tensor]], layer: int, lengths: Tensor, fields: dict[str, Tensor]
+    results: list[dict[int, States]], layer: int, lengths: Tensor, fields: dict[str, Tensor]
 ) -> Ragged:
-    pieces = [result[layer] for result in results]
+    pieces = [result[layer].tokens for result in results]
     dims = {piece.shape[1] for piece in pieces}
     if len(dims) > 1:
         raise InputError(

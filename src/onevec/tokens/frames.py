@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onevec.errors import InputError
 from onevec.ragged import _as_matrix
-from onevec.tokens.frozen import FrozenEncoder, Options, Piece, hash_weights, kept_tokens
+from onevec.tokens.frozen import FrozenEncoder, Options, Piece, States, hash_weights, kept_states
 from onevec.tokens.huggingface import AutoEncoder
 
 FRAMES = "frames.safetensors"  # beside the backbone's weights: how frames enter it
@@ -112,7 +112,7 @@ class FrameEncoder(FrozenEncoder):
             )
         return pieces
 
-    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, States]]:
         """Pad on the right, run, cut out what is kept."""
         frames = nn.utils.rnn.pad_sequence([piece.inputs for piece in pieces], batch_first=True)
         lengths = torch.tensor([piece.length for piece in pieces])
@@ -120,4 +120,4 @@ class FrameEncoder(FrozenEncoder):
             embedded = self.input(frames.to(self.options.device))
         attention = (torch.arange(frames.shape[1]) < lengths[:, None]).to(torch.int64)
         features = {"inputs_embeds": embedded, "attention_mask": attention}
-        return kept_tokens(self._auto.hidden(features, layers), pieces)
+        return kept_states(self._auto.hidden(features, layers), pieces)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,13 +41,30 @@ class Options:
                 "max_length",
                 "a whole number of at least 1",
             ),
-            (all(isinstance(k, int | np.integer) for k in self.layers), "layers", "whole numbers"),
-            (bool(self.layers), "layers", "one layer or a list of them"),
-            (len(set(self.layers)) == len(self.layers), "layers", "different from each other"),
         )
         for holds, name, rule in rules:
             if not holds:
                 raise InputError(f"got {name}={getattr(self, name)!r}: it must be {rule}")
+
+
+def asked_layers(layers: Any) -> tuple[int | str, ...]:
+    """Read the argument ``layers`` of `onevec.encode`: numbers, "middle" and "all"; -1 is "last".
+
+    Raises
+    ------
+    InputError
+        For anything else; whether the encoder has them is for `FrozenEncoder.known_layers`.
+    """
+    given = layers.split(",") if isinstance(layers, str) else layers
+    given = given if isinstance(given, Sequence | np.ndarray) else [given]
+    names = [str(each).strip() for each in given]
+    if not names or not all(re.fullmatch(r"[+-]?\d+|last|middle|all", name) for name in names):
+        raise InputError(
+            f'got layers={layers!r}: pass "last", "middle", "all" or the number of a hidden state, '
+            'or several of them such as "last,middle" or [6, 12]'
+        )
+    names = ["-1" if name == "last" else name for name in names]
+    return tuple(name if name.isalpha() else int(name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,8 @@ class Piece:
         Which of its tokens belong to the result: from, to (exclusive).
     group : Hashable
         Only pieces of one group may share a batch.
+    cls : int or None
+        Which of its tokens is the classification token, where it is kept apart.
     """
 
     row: int
@@ -72,6 +92,14 @@ class Piece:
     length: int
     keep: tuple[int, int]
     group: Hashable = None
+    cls: int | None = None
+
+
+class States(NamedTuple):
+    """One hidden state of a `Piece`: the kept tokens (tokens, dim), and CLS (dim,) apart."""
+
+    tokens: Tensor
+    cls: Tensor | None = None
 
 
 class FrozenEncoder(ABC):
@@ -108,8 +136,8 @@ class FrozenEncoder(ABC):
         """Turn sequences into inputs; ``start`` is the first one's number, for messages."""
 
     @abstractmethod
-    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
-        """Return for each piece and layer the kept token vectors, in memory of their own."""
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, States]]:
+        """Return the states of each piece by layer, of one pass, in memory of their own."""
 
     def token_ids(self, piece: Piece) -> np.ndarray | None:
         """Return vocabulary entries of the kept tokens, if there is a vocabulary."""
@@ -124,32 +152,38 @@ class FrozenEncoder(ABC):
         self.truncated += 1
         return [(0, size, 0, size)]
 
-    def known_layers(self, layers: Sequence[int]) -> list[int]:
-        """Count layers from the front (-1 is the last), so that equal layers look equal.
+    def known_layers(self, layers: Any) -> list[int]:
+        """Return the numbers of the asked layers, counted from the embeddings (0) and ascending.
+
+        Of an encoder whose depth is not known there is the last only, and its number is -1.
 
         Raises
         ------
         InputError
             For a layer that the encoder does not have.
         """
-        if self.depth is None:
-            if list(layers) != [-1]:
+        asked, depth = asked_layers(layers), self.depth
+        if depth is None:
+            if set(asked) != {-1}:
                 raise InputError(
-                    f"got layer={list(layers)} for {self.name}, which gives its last layer only: "
-                    "leave layer out"
+                    f"got layers={layers!r} for {self.name}, which does not say how many layers it "
+                    "has and gives the last only: leave layers out"
                 )
             return [-1]
-        known = []
-        for layer in layers:
-            if not -self.depth - 1 <= layer <= self.depth:
+        known: set[int] = set()
+        for layer in asked:
+            if layer == "all":
+                known.update(range(1, depth + 1))
+            elif layer == "middle":
+                known.add(max(1, depth // 2))
+            elif -depth - 1 <= int(layer) <= depth:
+                known.add(int(layer) % (depth + 1))
+            else:
                 raise InputError(
-                    f"got layer={layer} for {self.name}, which has {self.depth}: pass 0 (the "
-                    f"embeddings) to {self.depth}, or -1 (the last) to {-self.depth - 1}"
+                    f"got layers={layers!r} for {self.name}, which has {depth}: pass 0 (the "
+                    f"embeddings) to {depth}, or -1 (the last) to {-depth - 1}"
                 )
-            known.append(layer % (self.depth + 1))
-        if len(set(known)) < len(known):
-            raise InputError(f"got layer={list(layers)}, which names a layer twice")
-        return known
+        return sorted(known)
 
 
 class CallableEncoder(FrozenEncoder):
@@ -170,7 +204,7 @@ class CallableEncoder(FrozenEncoder):
             for row, sequence in enumerate(sequences)
         ]
 
-    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, States]]:
         """Call the function and check what it returns."""
         output = self.function([piece.inputs for piece in pieces])
         if isinstance(output, Sequence | np.ndarray | Tensor | Ragged):
@@ -183,17 +217,22 @@ class CallableEncoder(FrozenEncoder):
             )
         rows = [self._start + piece.row for piece in pieces]
         return [
-            {layers[0]: _as_matrix(entry, row).cpu()}
+            {layers[0]: States(_as_matrix(entry, row).cpu())}
             for row, entry in zip(rows, output, strict=True)
         ]
 
 
-def kept_tokens(outputs: dict[int, Tensor], pieces: list[Piece]) -> list[dict[int, Tensor]]:
+def kept_states(outputs: dict[int, Tensor], pieces: list[Piece]) -> list[dict[int, States]]:
     """Take what is kept of each piece out of padded outputs, (seqs, width, dim) by layer."""
+
+    def kept(output: Tensor, piece: Piece) -> States:
+        # A copy: a view would keep the whole padded batch alive.
+        cls = None if piece.cls is None else output[piece.cls].clone()
+        return States(output[slice(*piece.keep)].clone(), cls)
+
     whole = {layer: output.float().cpu() for layer, output in outputs.items()}
-    # A copy: a view would keep the whole padded batch alive.
     return [
-        {layer: output[row, slice(*piece.keep)].clone() for layer, output in whole.items()}
+        {layer: kept(output[row], piece) for layer, output in whole.items()}
         for row, piece in enumerate(pieces)
     ]
 

@@ -16,8 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError, MissingExtraError
-from onevec.tokens.frozen import FrozenEncoder, Options, Piece, hash_weights
+from onevec.tokens.frozen import FrozenEncoder, Options, Piece, States, hash_weights
 from onevec.tokens.text import TextEncoder, sensible
+
+_CLASS_TOKENS = {"cls_token", "class_embedding"}  # what image models call the token in front
 
 
 @contextmanager
@@ -172,13 +174,19 @@ class HuggingFaceText(TextEncoder):
         tokenizer = load_part("AutoTokenizer", name)
         self.depth = self._auto.depth
         limit, hard = text_limit(self._auto.model, tokenizer)
-        super().__init__(tokenizer, limit, self._auto.accepts, options, hard)
+        causal = is_causal(self._auto.model)
+        super().__init__(tokenizer, limit, self._auto.accepts, options, hard, causal=causal)
         self.fingerprint = hash_weights(self._auto.model, tokenizer.get_vocab())
         self._auto.to_device()
 
     def hidden(self, features: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
         """Run the model."""
         return self._auto.hidden(features, layers)
+
+
+def is_causal(model: torch.nn.Module) -> bool:
+    """Whether a token attends only to itself and to those before it."""
+    return any(getattr(module, "is_causal", False) for module in model.modules())
 
 
 def text_limit(model: torch.nn.Module, tokenizer: Any) -> tuple[int | None, bool]:
@@ -238,7 +246,7 @@ class HuggingFaceAudio(FrozenEncoder):
             pieces.append(Piece(row, wave, 1 + len(wave) // 320, (0, 0), group=len(wave)))
         return pieces
 
-    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, States]]:
         """Extract features and run the model."""
         waves = [piece.inputs for piece in pieces]
         batch = self.extractor(waves, sampling_rate=self.rate, return_tensors="pt")
@@ -251,7 +259,7 @@ class HuggingFaceAudio(FrozenEncoder):
                 f"({_first_line(error)}): drop the ones that are too short"
             ) from error
         whole = {layer: output.float().cpu() for layer, output in outputs.items()}
-        return [{k: v[row].clone() for k, v in whole.items()} for row in range(len(pieces))]
+        return [{k: States(v[row].clone()) for k, v in whole.items()} for row in range(len(pieces))]
 
 
 class HuggingFaceImage(FrozenEncoder):
@@ -263,6 +271,8 @@ class HuggingFaceImage(FrozenEncoder):
         self._auto = AutoEncoder(name, options, "vision_model")
         self.depth = self._auto.depth
         self.processor = load_part("AutoImageProcessor", name)
+        parameters = {name.rsplit(".", 1)[-1] for name, _ in self._auto.model.named_parameters()}
+        self._has_cls = bool(parameters & _CLASS_TOKENS)
         self.fingerprint = hash_weights(self._auto.model, None)
         self._auto.to_device()
 
@@ -300,16 +310,18 @@ class HuggingFaceImage(FrozenEncoder):
         height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
         return (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
 
-    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, States]]:
         """Run the model; take class and register tokens, which stand in front, off."""
         features = {"pixel_values": torch.stack([piece.inputs for piece in pieces])}
-        found = {}
+        found: list[dict[int, States]] = [{} for _ in pieces]
         for layer, output in self._auto.hidden(features, layers).items():
-            tokens = output.float().cpu()
+            tokens, front = output.float().cpu(), None
             if tokens.ndim == 4:  # convolutional: (seqs, dim, height, width)
                 tokens = tokens.flatten(2).transpose(1, 2)
             patches = self._patches(pieces[0].inputs)
             if not self.options.special_tokens and patches and 0 < patches < tokens.shape[1]:
-                tokens = tokens[:, -patches:]
-            found[layer] = tokens
-        return [{k: v[row].clone() for k, v in found.items()} for row in range(len(pieces))]
+                front, tokens = tokens[:, 0], tokens[:, -patches:]
+            for row, states in enumerate(found):
+                cls = front[row].clone() if front is not None and self._has_cls else None
+                states[layer] = States(tokens[row].clone(), cls)
+        return found

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from onevec.errors import StoreError
@@ -19,7 +20,7 @@ VERSION = 1
 INDEX = "index.json"
 PART = ".part"  # ending of a file that is not yet whole
 DTYPES = ("float16", "int8", "float32")
-RESERVED = ("id", "token_id", "sequence", "values")
+RESERVED = ("id", "token_id", "sequence", "values", "values_cls")
 FLOAT16_LARGEST = 65504.0
 
 
@@ -31,6 +32,32 @@ def shard_name(number: int) -> str:
 def values_column(layers: list[int], layer: int) -> str:
     """Return the column that holds the token vectors of ``layer``."""
     return "values" if len(layers) == 1 else f"values_layer_{layer}"
+
+
+def cls_column(layers: list[int], layer: int) -> str:
+    """Return the column that holds the classification token of ``layer``, one vector per row."""
+    return f"{values_column(layers, layer)}_cls"
+
+
+def cls_dtype(dtype: str) -> str:
+    """Return how a classification token is kept: one vector per row, where int8 saves little."""
+    return "float32" if dtype == "float32" else "float16"
+
+
+def layer_bytes(index: dict[str, Any], dtype: str) -> int:
+    """Return how many bytes the vectors of one layer take in ``dtype``."""
+    values = index["tokens"] * np.dtype(dtype).itemsize
+    cls = index["rows"] * np.dtype(cls_dtype(dtype)).itemsize if index.get("cls") else 0
+    return index["dim"] * (values + cls)
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes in decimal units and three digits, such as ``1.31 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 999.5:  # what would be shown as 1,000 is 1 of the next unit
+            return f"{count:.3g} {unit}"
+        count /= 1_000
+    return f"{count:.3g} TB"
 
 
 def checksum(path: Path) -> str:
@@ -122,6 +149,8 @@ def _check_index(index: dict[str, Any]) -> None:
     for name, kind in kinds.items():
         if type(index[name]) is not kind:
             raise TypeError(name)
+    if type(index.get("cls", False)) is not bool:  # stores of earlier versions have no such entry
+        raise TypeError("cls")
     if index["dtype"] not in DTYPES or not all(
         isinstance(entry, dict) for entry in index["shards"]
     ):

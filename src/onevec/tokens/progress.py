@@ -13,6 +13,7 @@ class Bar:
         from rich.console import Console
 
         console = Console(stderr=True)
+        self.note = ""  # shown behind the rate
         self._bar: Any = None
         if show and console.is_terminal:
             from rich import progress
@@ -35,7 +36,8 @@ class Bar:
             return
         self._bar.update(self._task, advance=count)
         speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, rate=f"{speed:,.0f}/s" if speed else "")
+        rate = [f"{speed:,.0f}/s"] if speed else []
+        self._bar.update(self._task, rate=", ".join([*rate, self.note] if self.note else rate))
 
     def step(self, step: int, steps: int, loss: float) -> None:
         """Count one training step and show its loss."""

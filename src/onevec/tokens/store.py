@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from onevec.errors import InputError, StoreError
@@ -40,6 +40,7 @@ class _Shard:
 
     def __init__(self, path: Path, entry: dict[str, Any], index: dict[str, Any], layer: int):
         column = layout.values_column(index["layers"], layer)
+        self.cls: np.ndarray | None = None
         with layout.arrow_errors(path):
             self.batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
             lists = self.batch.column(column)
@@ -48,6 +49,9 @@ class _Shard:
             self.values = flat.reshape(-1, index["dim"])
             if len(self.offsets) - 1 != entry["rows"] or len(self.values) != entry["tokens"]:
                 raise ValueError("it does not hold what the index says")
+            if index.get("cls"):
+                front = self.batch.column(layout.cls_column(index["layers"], layer))
+                self.cls = front.values.to_numpy().reshape(entry["rows"], index["dim"])
         self.scale = None
         if index["dtype"] == "int8":
             self.scale = np.asarray(entry["scale"][column], dtype=np.float32)
@@ -114,7 +118,7 @@ class TokenStore:
         if layer not in self.layers:
             raise InputError(
                 f"layer {layer} is not in the store {self.path}: it has {self.layers}; "
-                "encode again with layer=[...]"
+                "encode again with layers=[...]"
             )
         return layer
 
@@ -136,8 +140,63 @@ class TokenStore:
 
     @property
     def layers(self) -> list[int]:
-        """The stored encoder layers."""
+        """The stored hidden states by number, ascending; 0 is the embeddings."""
         return list(self.info["layers"])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the shards on disk."""
+        return sum(entry["bytes"] for entry in self.info["shards"])
+
+    @property
+    def price(self) -> str:
+        """What the store takes on disk, by layer, and what another type would take."""
+        layers, dtype = self.layers, self.info["dtype"]
+        numbers = ", ".join(str(layer) for layer in layers if layer >= 0)
+        text = f"{len(layers)} layers ({numbers})" if len(layers) > 1 else f"layer {numbers}"
+        text = f"{text}{' with CLS' if self.has_cls else ''}: " if numbers else ""
+        text += f"{layout.bytes_text(self.bytes)} in {dtype}"
+        mine = layout.layer_bytes(self.info, dtype)
+        if len(layers) > 1:
+            text += f", {layout.bytes_text(mine)} a layer"
+        for other in ("float16", "int8"):
+            if other != dtype:
+                least = self.bytes + len(layers) * (layout.layer_bytes(self.info, other) - mine)
+                text += f"; {other} would take {layout.bytes_text(least)}"
+        return text
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether the classification token is stored, apart from the others."""
+        return bool(self.info.get("cls"))
+
+    @property
+    def cls(self) -> Float[np.ndarray, "seqs dim"] | None:
+        """The classification token of every sequence at the layer that is read, if stored."""
+        return self.cls_rows(np.arange(len(self))).numpy() if self.has_cls else None
+
+    def cls_rows(self, rows: Any) -> Float[Tensor, "rows dim"]:
+        """Return the classification token of some rows, given as for ``store[rows]``.
+
+        Raises
+        ------
+        InputError
+            If the store has none.
+        """
+        if not self.has_cls:
+            raise InputError(
+                f"the store {self.path} has no classification token: its encoder has none, or it "
+                "was written with special_tokens=True (--special-tokens); encode again without"
+            )
+        rows = _as_rows(rows, len(self)).numpy()
+        found = np.empty((len(rows), self.dim), dtype=np.float32)
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(shards):
+            mine = shards == number
+            states = self._shard(int(number)).cls
+            assert states is not None
+            found[mine] = states[rows[mine] - self._starts[number]]
+        return torch.from_numpy(found)
 
     @property
     def fingerprint(self) -> str | None:
@@ -276,7 +335,7 @@ class TokenStore:
         name = self.info["encoder"].get("name") or "arrays"
         return (
             f"TokenStore({str(self.path)!r}: {len(self)} sequences, {self.info['tokens']} tokens, "
-            f"dim {self.dim}, {self.info['dtype']}, from {name}, layer {self._layer})"
+            f"dim {self.dim}, {self.price}; from {name}, layer {self._layer})"
         )
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from onevec.errors import InputError
-from onevec.tokens.frozen import FrozenEncoder, Options, Piece, kept_tokens
+from onevec.tokens.frozen import FrozenEncoder, Options, Piece, States, kept_states
 
 _ABSURD = 10**7  # tokenizers without a limit say 10**30
 
@@ -32,6 +32,8 @@ class TextEncoder(FrozenEncoder):
         See `onevec.encode`.
     hard_limit : bool
         Whether ``limit`` cannot be exceeded (positions beyond it do not exist).
+    causal : bool
+        Whether the model reads from left to right, so that a token in front knows nothing.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class TextEncoder(FrozenEncoder):
         accepts: set[str],
         options: Options,
         hard_limit: bool = False,
+        *,
+        causal: bool = False,
     ):
         self.tokenizer = tokenizer
         self.options = options
@@ -60,6 +64,9 @@ class TextEncoder(FrozenEncoder):
         self._masks = "attention_mask" in accepts
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._frame: tuple[int, int] | None = None
+        cls = getattr(tokenizer, "cls_token_id", None)
+        apart = cls is not None and not causal and not options.special_tokens
+        self._has_cls = apart and tokenizer("")["input_ids"][:1] == [cls]
 
     @abstractmethod
     def hidden(
@@ -133,14 +140,15 @@ class TextEncoder(FrozenEncoder):
                 a = 0
             if special and number == len(windows) - 1:
                 b += tail
-            pieces.append(Piece(row, framed, len(framed["input_ids"]), (a, b)))
+            cls = 0 if self._has_cls and head else None
+            pieces.append(Piece(row, framed, len(framed["input_ids"]), (a, b), cls=cls))
         return pieces
 
     def token_ids(self, piece: Piece) -> np.ndarray:
         """Return vocabulary entries of the kept tokens."""
         return piece.inputs["input_ids"][slice(*piece.keep)]
 
-    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, Tensor]]:
+    def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, States]]:
         """Pad on the right, run, cut out what is kept."""
         width = max(piece.length for piece in pieces)
         features: dict[str, Tensor] = {}
@@ -153,7 +161,7 @@ class TextEncoder(FrozenEncoder):
         if self._masks:
             lengths = torch.tensor([piece.length for piece in pieces])
             features["attention_mask"] = (torch.arange(width) < lengths[:, None]).to(torch.int64)
-        return kept_tokens(self.hidden(features, layers), pieces)
+        return kept_states(self.hidden(features, layers), pieces)
 
 
 def sensible(limit: Any) -> int | None:

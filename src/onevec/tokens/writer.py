@@ -17,7 +17,7 @@ from torch import Tensor
 from onevec.errors import InputError, OnevecError, StoreError
 from onevec.ragged import Ragged
 from onevec.tokens import layout
-from onevec.tokens.columns import plain_column, token_id_column, token_vectors
+from onevec.tokens.columns import plain_column, token_id_column, token_vectors, vectors
 
 
 class TokenStoreWriter:
@@ -79,6 +79,7 @@ class TokenStoreWriter:
             "dim": dim,
             "dtype": dtype,
             "layers": [int(layer) for layer in layers],
+            "cls": None,  # known with the first rows
             "encoder": dict(encoder or {"name": None, "fingerprint": None, "depth": None}),
             "settings": dict(settings or {}),
             "columns": [],
@@ -121,7 +122,7 @@ class TokenStoreWriter:
                 )
         if self._index["dim"] not in (None, old["dim"]):
             raise StoreError(f"cannot resume {path}: dim {old['dim']} is not {self._index['dim']}")
-        self._index = old
+        self._index = {"cls": False, **old}
         self.resumed = True
         self._take_up(old)
 
@@ -145,6 +146,7 @@ class TokenStoreWriter:
 
     def _clear(self) -> None:
         self._values: dict[int, list[np.ndarray]] = {k: [] for k in self._index["layers"]}
+        self._cls: dict[int, list[np.ndarray]] = {k: [] for k in self._index["layers"]}
         self._lengths: list[np.ndarray] = []
         self._columns: dict[str, list[Any]] = {}
         self._bytes = 0
@@ -153,6 +155,11 @@ class TokenStoreWriter:
     def rows_written(self) -> int:
         """Rows in finished shards: where a resumed run goes on."""
         return self._index["rows"]
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of the finished shards."""
+        return sum(entry["bytes"] for entry in self._index["shards"])
 
     @property
     def rows_appended(self) -> int:
@@ -183,6 +190,7 @@ class TokenStoreWriter:
         sequences: Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         *,
+        cls: Any = None,
         owned: bool = False,
     ) -> None:
         """Add rows.
@@ -199,6 +207,8 @@ class TokenStoreWriter:
             The raw sequences.
         metadata : mapping of str to column, optional
             Further columns; never read by ``fit``.
+        cls : (rows, dim) array, or mapping of layer to one, optional
+            The state of the classification token, for all rows of a store or for none.
         owned : bool
             Whether the values are checked already and nobody else will change them, which saves
             a pass and a copy.
@@ -210,6 +220,7 @@ class TokenStoreWriter:
         """
         layers = self._as_layers(values, owned)
         first = next(iter(layers.values()))
+        front = self._as_cls(cls, len(first))
         start = self.rows_appended
         columns: dict[str, Any] = {
             "id": [str(i) for i in (ids if ids is not None else range(start, start + len(first)))]
@@ -233,11 +244,17 @@ class TokenStoreWriter:
         self._check_names(list(columns))
         for a, b in self._cuts(first.lengths):
             for layer, ragged in layers.items():
-                self._values[layer].append(self._cast(ragged[a:b].values, owned))
+                self._values[layer].append(
+                    self._cast(ragged[a:b].values, self._index["dtype"] == "float16", owned)
+                )
+            half = layout.cls_dtype(self._index["dtype"]) == "float16"
+            for layer, states in front.items():
+                self._cls[layer].append(self._cast(states[a:b], half, owned))
             self._lengths.append(first.lengths[a:b].cpu().numpy())
             for name, column in columns.items():
                 self._columns.setdefault(name, []).append(column[a:b])
-            self._bytes += sum(held[-1].nbytes for held in self._values.values())
+            held = [*self._values.values(), *(self._cls[layer] for layer in front)]
+            self._bytes += sum(parts[-1].nbytes for parts in held)
             if self._bytes >= self.shard_bytes:
                 self._flush()
 
@@ -262,6 +279,34 @@ class TokenStoreWriter:
                 ragged.check()
         return layers
 
+    def _as_cls(self, cls: Any, count: int) -> dict[int, Tensor]:
+        stored, wanted = cls is not None, self._index["layers"]
+        if self._index["cls"] is None:
+            self._index["cls"] = stored
+        if stored != self._index["cls"]:
+            raise InputError(
+                f"got rows {'with' if stored else 'without'} a classification token, earlier rows "
+                f"of {self.path} are {'without' if stored else 'with'}: all rows of a store have "
+                "one or none has; write them into a store of their own"
+            )
+        if not stored:
+            return {}
+        given = cls if isinstance(cls, Mapping) else {wanted[0]: cls}
+        if sorted(given) != sorted(wanted):
+            raise InputError(
+                f"got the classification token of the layers {sorted(given)} for a store of layers "
+                f"{wanted}: pass a mapping with an array for each"
+            )
+        found = {layer: torch.as_tensor(given[layer]) for layer in wanted}
+        shape = (count, self._index["dim"])
+        for states in found.values():
+            if tuple(states.shape) != shape or not bool(states.isfinite().all()):
+                raise InputError(
+                    f"got classification tokens of shape {tuple(states.shape)}: they must be "
+                    f"finite numbers of shape (rows, dim) = {shape}"
+                )
+        return found
+
     def _check_names(self, names: list[str]) -> None:
         if not self._index["columns"]:
             self._index["columns"] = names
@@ -275,7 +320,8 @@ class TokenStoreWriter:
         """Cut the rows where a shard becomes full."""
         size = 2 if self._index["dtype"] == "float16" else 4  # int8 is held as float32 until then
         per_token = size * self._index["dim"] * len(self._values)
-        ends = np.cumsum(lengths.cpu().numpy()) * per_token
+        # A classification token counts as one more: a little too much in int8.
+        ends = np.cumsum(lengths.cpu().numpy() + int(self._index["cls"])) * per_token
         a, done = 0, 0
         while a < len(ends):
             room = self.shard_bytes - self._bytes
@@ -284,9 +330,9 @@ class TokenStoreWriter:
             yield a, b
             a, done = b, int(ends[b - 1])
 
-    def _cast(self, values: Tensor, owned: bool) -> np.ndarray:
+    def _cast(self, values: Tensor, half: bool, owned: bool) -> np.ndarray:
         values = values.detach().cpu()
-        if self._index["dtype"] != "float16":
+        if not half:
             return values.to(torch.float32, copy=not owned).numpy()
         if values.dtype != torch.float16:
             low, high = torch.aminmax(values)
@@ -314,6 +360,9 @@ class TokenStoreWriter:
                 values = np.rint(values / scale).clip(-127, 127).astype(np.int8)
                 scales[name] = [float(s) for s in scale]
             arrays[name] = token_vectors(values, offsets)
+            if self._index["cls"]:
+                name = layout.cls_column(self._index["layers"], layer)
+                arrays[name] = vectors(np.concatenate(self._cls[layer]))
         for name, parts in self._columns.items():
             known = self._schema.field(name).type if self._schema is not None else None
             arrays[name] = (
@@ -373,9 +422,10 @@ class TokenStoreWriter:
         if self.path != self._final:
             self._take_the_place()
         if self.clipped:
+            wider = '"float32"' if self._index["cls"] else '"int8" or "float32"'
             warnings.warn(
                 f"{self.clipped} values beyond ±65504 were clipped to fit float16 in {self.path}: "
-                'use dtype="int8" or "float32" to keep them',
+                f"use dtype={wider} to keep them",
                 stacklevel=2,
             )
 

@@ -96,7 +96,7 @@ def encoded(
         raise InputError(f"got {sorted(taken)[0]}=...: what is encoded here is not kept")
     layers = [] if encoder is None else made_from(model.fingerprint_)[1]
     if layers:
-        encoding.setdefault("layer", sorted(layers))
+        encoding.setdefault("layers", sorted(layers))
     # A store, not memory: it knows its encoder, which the model checks.
     with tempfile.TemporaryDirectory() as room:
         encode(sequences, encoder, out=Path(room) / "store", **encoding)

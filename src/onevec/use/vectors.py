@@ -43,7 +43,7 @@ def vectors_of(model: OneVec, tokens: TokenStore) -> Vectors:
 
     A metadata column ``vector`` is called ``metadata_vector`` there.
     """
-    names = [n for n in tokens.columns if n not in RESERVED and not n.startswith("values_layer_")]
+    names = [n for n in tokens.columns if n not in RESERVED]
     columns = {f"metadata_{n}" if n in TAKEN else n: tokens.column(n) for n in names}
     made_by = model_fingerprint(model)
     return Vectors.of(model.transform(tokens), tokens.ids, columns, made_by=made_by)
