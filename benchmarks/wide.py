@@ -71,9 +71,9 @@ class Settings:
 
 
 def middle(store: TokenStore) -> int:
-    """The stored layer nearest to half of the encoder's depth; of two, the deeper."""
-    depth = store.info["encoder"]["depth"]
-    return min(store.layers, key=lambda layer: (abs(layer - depth / 2), -layer))
+    """The stored layer nearest to what `encode` calls the middle; of two, the deeper."""
+    half = max(1, store.info["encoder"]["depth"] // 2)
+    return min(store.layers, key=lambda layer: (abs(layer - half), -layer))
 
 
 def vectors(name: str, train: Tokens, test: Tokens) -> tuple[np.ndarray, np.ndarray, float]:

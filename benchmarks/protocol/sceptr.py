@@ -19,7 +19,7 @@ class Sceptr:
     """SCEPTR (Nagano et al. 2025): a transformer over the residues of a receptor's six loops.
 
     A token is one residue: its letter, where in its loop it stands, and which loop that is. In
-    front stands a token of its own, which is left out of what `states` returns.
+    front stands a classification token.
     """
 
     WIDTH = 29  # mask, CLS, 20 residues, relative position, 6 loops
@@ -52,7 +52,7 @@ class Sceptr:
 
     @torch.inference_mode()
     def states(self, receptors: Sequence[str]) -> dict[int, list[torch.Tensor]]:
-        """Hidden states 0 to 3 of each receptor's residues."""
+        """Hidden states 0 to 3 of each receptor: the classification token, then the residues."""
         inputs = [self.inputs(receptor) for receptor in receptors]
         batch = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
         lengths = torch.tensor([len(each) for each in inputs])
@@ -61,7 +61,7 @@ class Sceptr:
         for layer in self.stack.layers:
             states.append(layer(states[-1], src_key_padding_mask=padding))
         return {
-            number: [hidden[row, 1:length] for row, length in enumerate(lengths)]
+            number: [hidden[row, :length] for row, length in enumerate(lengths)]
             for number, hidden in enumerate(states)
         }
 
@@ -75,5 +75,7 @@ def write(model: Sceptr, receptors: Sequence[str], out: Path, layers: tuple[int,
             some = receptors[first : first + 128]
             states = model.states(some)
             writer.append(
-                {layer: Ragged.from_list(states[layer]) for layer in layers}, sequences=some
+                {k: Ragged.from_list([rows[1:] for rows in states[k]]) for k in layers},
+                sequences=some,
+                cls={k: torch.stack([rows[0] for rows in states[k]]) for k in layers},
             )

@@ -107,9 +107,9 @@ def test_sceptr_equals_its_reference(state):
     receptor = "/".join(held["cdrs"])
     states = model.states([receptor, "A*C///G/Y/K"])  # the other one is padded, and has gaps
     for number in range(4):
-        expected = held[f"{state}/hidden{number}"][1:]
+        expected = held[f"{state}/hidden{number}"]
         np.testing.assert_allclose(states[number][0].numpy(), expected, atol=1e-4)
-        assert len(states[number][1]) == 5
+        assert len(states[number][1]) == 6  # CLS stands in front
 
 
 # --- probes and descriptors ---------------------------------------------------------------------
@@ -305,10 +305,10 @@ def test_a_cell_belongs_to_labels_and_tokens(room, easy_tokens):
     assert wide.key_of(unit, (moved, tokens[1]), "default") != key
 
 
-def test_the_middle_layer_is_nearest_to_half_the_depth(tmp_path, easy_tokens):
+def test_the_middle_layer_is_that_of_encode(tmp_path, easy_tokens):
     ragged = Ragged.from_list(easy_tokens[0][:3])
     for number, (layers, depth, expected) in enumerate(
-        [((1, 2, 3), 3, 2), ((4, 8, 11, 12), 12, 8), ((1, 2, 3, 4, 5, 6), 6, 3), ((3, 6), 6, 3)]
+        [((1, 2, 3), 3, 1), ((4, 8, 11, 12), 12, 8), ((1, 2, 3, 4, 5, 6), 6, 3), ((3, 6), 6, 3)]
     ):
         path = tmp_path / str(number)
         about = {"name": "made", "fingerprint": "made", "depth": depth}
