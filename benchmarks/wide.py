@@ -35,16 +35,16 @@ from onevec.tokens.store import TokenStore
 from protocol import encoders, tasks, wide, wide_report
 from protocol.code_key import code_key
 from protocol.made_by import made_by
-from protocol.wide_probes import describe, plain_mean, score
+from protocol.wide_probes import PROBES, describe, plain_mean, score
 
 RESULTS = encoders.ROOT / "benchmarks/results"
 CELLS = encoders.CACHE / "wide"
 SEED, RESAMPLES = 0, 500
-MEAN = "mean"
-# What is compared: settings of `OneVec`; None is the plain mean, which does not go through it.
-METHODS: dict[str, dict[str, Any] | None] = {
-    MEAN: None,
-    "mean of middle": None,
+MEAN, MIDDLE_MEAN = "mean", "mean of middle"
+# What is compared: settings of `OneVec`, or words for what does not go through it.
+METHODS: dict[str, dict[str, Any] | str] = {
+    MEAN: "the native mean of the last layer, by NumPy",
+    MIDDLE_MEAN: "the native mean of the middle layer, by NumPy",
     "default": {},
     "equal weights": {"parts": {"mean": 1, "rich": 1, "plain": 1}},
     "rich": {"parts": ["rich"]},
@@ -53,7 +53,8 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "two layers": {"layers": {"last": 1.0, "middle": 0.6}},
     "64 dimensions": {"dim": 64},
 }
-SEVERAL = ("mean of middle", "two layers")  # need more than one stored hidden state
+UNUSABLE = (tasks.MissingDataError, encoders.NotMadeError, ImportError)
+SEVERAL = (MIDDLE_MEAN, "two layers")  # need more than one stored hidden state
 CHECKED = ("sceptr-masked, dash", "minilm, trec", "frames, gesture", "bags of events 0")
 CHECKED_METHODS = (MEAN, "default", "two layers")
 
@@ -79,8 +80,8 @@ def middle(store: TokenStore) -> int:
 def vectors(name: str, train: Tokens, test: Tokens) -> tuple[np.ndarray, np.ndarray, float]:
     """Vectors of both parts by a method, and the seconds of one core that fitting took."""
     settings = METHODS[name]
-    if settings is None:
-        if name == "mean of middle":
+    if isinstance(settings, str):
+        if name == MIDDLE_MEAN:
             train, test = train.layer(middle(train)), test.layer(middle(test))
         return plain_mean(train), plain_mean(test), 0.0
     began = time.process_time()
@@ -118,7 +119,9 @@ def key_of(unit: tasks.Unit, tokens: Sequence[Tokens], name: str) -> str:
         digest.update(f"{target.name} {target.kind}".encode())
         for labels in (target.train, target.y_train, target.test, target.y_test):
             digest.update(np.asarray(labels).astype("U").tobytes())
-    code = ("protocol.wide_probes", *(() if METHODS[name] is None else ("onevec.estimator",)))
+    code = ["protocol.wide_probes"]
+    if not isinstance(METHODS[name], str):
+        code.append("onevec.estimator")
     return hashlib.sha256(f"{digest.hexdigest()} {code_key(*code)}".encode()).hexdigest()[:24]
 
 
@@ -272,7 +275,7 @@ def _do(name: str, settings: Settings) -> dict[str, Any] | str:
         row = next(row for row in wide.rows() if row.id == name)
         try:
             return row_cells(row, settings)
-        except (tasks.MissingDataError, encoders.NotMadeError, ImportError) as error:
+        except UNUSABLE as error:
             return str(error)
 
 
@@ -316,10 +319,7 @@ def run(settings: Settings, jobs: int) -> dict[str, Any]:
     note = "closed form, one fit; probes of 10 and 5 draws; intervals of 500 paired resamples"
     return {
         "made_by": made_by(seeds=[SEED], threads=1, note=note),
-        "methods": {
-            name: "the native mean by NumPy" if settings is None else settings
-            for name, settings in METHODS.items()
-        },
+        "methods": METHODS,
         "left_out": left_out,
         "rows": entries(ordered),
     }
@@ -332,35 +332,26 @@ def picked(row: wide.Row, words: Sequence[str]) -> bool:
 def check(settings: Settings, path: Path) -> str:
     """Say how far a few cells of the present code lie from the file; a report, no gate."""
     kept = json.loads(path.read_text())
-    by_name = {each["name"]: each for each in kept["rows"]}
-    fresh = Settings(settings.data, settings.rows, fresh=True)
-    lines = []
+    before = {each["name"]: each["columns"] for each in kept["rows"]}
+    fresh = Settings(settings.data, fresh=True)
+    names = {row.name for row in wide.rows() if row.id in (settings.rows or CHECKED)}
+    cells, lines = {}, []
     for row in wide.rows():
-        if row.id not in (settings.rows or CHECKED):
-            continue
-        try:
-            found = row_cells(row, fresh, CHECKED_METHODS)
-        except (tasks.MissingDataError, encoders.NotMadeError, ImportError) as error:
-            lines.append(f"{row.id}: not checked: {error}")
-            continue
-        if row.id != row.name:  # the file holds an average of several
-            others = [each for each in wide.rows() if each.name == row.name]
-            cells = {each.id: row_cells(each, fresh, CHECKED_METHODS) for each in others}
-        else:
-            cells = {row.id: found}
-        for now in entries(cells):
-            before = by_name.get(now["name"])
-            if before is None:
-                lines.append(f"{now['name']}: not in {path.name}")
+        if row.name in names:
+            try:
+                cells[row.id] = row_cells(row, fresh, CHECKED_METHODS)
+            except UNUSABLE as error:
+                lines.append(f"{row.id}: not checked: {error}")
+    for now in entries(cells):
+        for method, column in now["columns"].items():
+            there = before.get(now["name"], {}).get(method)
+            if there is None:
+                lines.append(f"{now['name']}, {method}: not in {path.name}")
                 continue
-            for method, column in now["columns"].items():
-                apart = {
-                    probe: column[probe]["score"] - before["columns"][method][probe]["score"]
-                    for probe in column
-                    if isinstance(column[probe], dict)
-                }
-                words = ", ".join(f"{probe} {value:+.2f}" for probe, value in apart.items())
-                lines.append(f"{now['name']}, {method}: {words}")
+            probes = [probe for probe in PROBES if probe in column]
+            apart = [column[probe]["score"] - there[probe]["score"] for probe in probes]
+            words = ", ".join(f"{p} {a:+.2f}" for p, a in zip(probes, apart, strict=True))
+            lines.append(f"{now['name']}, {method}: {words}")
     return "\n".join([f"points from {path.name} ({kept['made_by']['commit'][:12]}):", *lines])
 
 
