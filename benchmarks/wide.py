@@ -2,6 +2,7 @@
 
     python benchmarks/wide.py                    every row; what is done is not done again
     python benchmarks/wide.py --rows minilm sceptr    rows whose name holds one of the words
+    python benchmarks/wide.py --table           the verdict's table anew, of wide.json
     python benchmarks/wide.py --check            a few cells by the present code, beside the file
 
 Everything goes through the public API: `OneVec(...)` is fitted without labels to the train part,
@@ -29,7 +30,9 @@ from typing import Any
 import numpy as np
 
 from onevec import OneVec
+from onevec.judge.measured import FILE
 from onevec.judge.outcomes import mean_resampled, mean_score
+from onevec.parts import frame_like
 from onevec.tokens.batches import Tokens
 from onevec.tokens.store import TokenStore
 from protocol import encoders, tasks, wide, wide_report
@@ -329,6 +332,28 @@ def picked(row: wide.Row, words: Sequence[str]) -> bool:
     return not words or any(word in (row.group, row.id) or word in row.id for word in words)
 
 
+def measured(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table that the verdict reads: gains of the default, and what tells rows apart.
+
+    The kind of a row is what `OneVec` sees, not what its group is called: one-hot events have no
+    varying norms. Ready frames have no encoder, so each set of them is one of its own.
+    """
+    rows = []
+    for row in made["rows"]:
+        data, name = row["descriptors"], row["name"]
+        bare = row["group"] in ("frames", "made")
+        kind = "frames" if bare and frame_like(int(data["dim"]), data["norm_cv"]) else "encoder"
+        encoder, _, task = name.partition(", ")
+        rows.append(
+            {
+                **{"kind": kind, "encoder": name if bare else encoder, "task": task or name},
+                "gain": round(row["columns"]["default"]["protocol"]["gain"], 2),
+                **{key: round(data[key], 4) for key in ("dim", "length", "icc", "norm_cv")},
+            }
+        )
+    return {"made_by": made["made_by"], "rows": rows}
+
+
 def check(settings: Settings, path: Path) -> str:
     """Say how far a few cells of the present code lie from the file; a report, no gate."""
     kept = json.loads(path.read_text())
@@ -361,12 +386,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", nargs="+", default=(), help="groups, or words in a row's name")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--check", action="store_true", help="recompute a few cells and compare")
+    parser.add_argument("--table", action="store_true", help="only make the verdict's table anew")
     parser.add_argument("--out", type=Path, help="another name for wide.json")
     options = parser.parse_args(arguments)
     settings = Settings(tasks.data_folder(options.data), tuple(options.rows))
     path = options.out or RESULTS / "wide.json"
     if options.check:
         print(check(settings, path))
+        return 0
+    if options.table:
+        FILE.write_text(json.dumps(measured(json.loads(path.read_text())), indent=1) + "\n")
+        print(f"written: {FILE}")
         return 0
     if options.rows and not options.out:
         print("some rows alone: pass --out to name their file; wide.json is of all rows")
