@@ -80,7 +80,7 @@ def summarize(
             "dimensions of the vector": model.vector_.dim_out,
             "dimensions of a token": model.n_features_in_,
             "effort": model.effort,
-            "encoder fingerprint": (model.fingerprint_ or "none (ready arrays)")[:16],
+            "encoder fingerprint": (model.fingerprint_ or "")[:16] or "none: ready arrays",
             **(facts or {}),
         },
         "pictures": {name: png(figure) for name, figure in pictures.items()},
@@ -144,6 +144,7 @@ def _gain_figure(evaluation: Mapping[str, Mapping[str, Any]]) -> Figure:
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
         axis.plot(entry["gain"], place, "o", color=colour)
     axis.axvline(0, color="#495057", linewidth=0.8)
+    axis.set_ylim(-0.5, len(names) - 0.5)
     axis.set_yticks(range(len(names)), [METHOD_NAMES.get(n, n) for n in reversed(names)])
     axis.set_xlabel("points over the mean (average of kNN and 10-shot), 95 % interval")
     return figure
@@ -155,6 +156,10 @@ def _length_figure(lengths: np.ndarray) -> Figure:
         lengths, bins=np.geomspace(max(1, lengths.min()), lengths.max() + 1, 40), color=_OTHER
     )
     axis.set_xscale("log")
+    ticks = [n * 10**power for power in range(8) for n in (1, 2, 5)]
+    ticks = [tick for tick in ticks if lengths.min() <= tick <= lengths.max()]
+    axis.minorticks_off()
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.set_xlabel("tokens")
     axis.set_ylabel("sequences")
     return figure
