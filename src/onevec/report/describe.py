@@ -75,7 +75,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         return {
             "kind": "onevec model",
             "token_dim": model.n_features_in_,
-            "dim": model.reduction_.dim_out,
+            "dim": model.vector_.dim_out,
             "choice": model.verdict_.choice,
             "beats_mean": model.verdict_.beats_mean,
             "probability": model.verdict_.probability,
