@@ -197,12 +197,16 @@ class TextGraph(nn.Module):
             hidden = [output.last_hidden_state]
         else:
             hidden = [output.hidden_states[layer] for layer in self.layers]
-        states = torch.stack([each.float() for each in hidden], dim=2)
+        hidden = [each.float() for each in hidden]
+        states = hidden[0] if len(hidden) == 1 else torch.stack(hidden, dim=2)
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
         content = place < attention_mask.sum(1, keepdim=True) - self.tail
-        # Content stands first: the special tokens in front are cut off.
-        tokens, mask, ids = (part[:, self.head :] for part in (states, content, input_ids))
-        return self.vector(tokens, mask.long(), ids, states[:, 0])
+        # Content stands first: the special tokens in front go to the end, where the mask is 0. Cut
+        # off, a batch could be one token long, for which the exporter writes another graph.
+        whole = (states, content & (place >= self.head), input_ids)
+        tokens, mask, ids = (torch.roll(part, -self.head, dims=1) for part in whole)
+        cls = torch.stack([each[:, 0] for each in hidden], dim=1)
+        return self.vector(tokens, mask.long(), ids, cls if self.vector.head.cls_layers else None)
 
 
 Batch = tuple[dict[str, Tensor], np.ndarray]
