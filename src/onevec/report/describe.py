@@ -76,9 +76,11 @@ def describe(path: str | Path) -> dict[str, Any]:
             "kind": "onevec model",
             "token_dim": model.n_features_in_,
             "dim": model.vector_.dim_out,
-            "choice": model.verdict_.choice,
+            "layers": model.layers_,
+            "parts": model.parts_,
             "beats_mean": model.verdict_.beats_mean,
-            "probability": model.verdict_.probability,
+            "expected_gain": model.verdict_.expected_gain,
+            "interval": model.verdict_.interval,
             "verdict": model.verdict_.sentence,
             "encoder": model.fingerprint_,
         }
