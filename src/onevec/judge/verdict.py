@@ -171,8 +171,8 @@ def cost(shorter: Mapping[str, float]) -> str:
 def _own(evidence: Mapping[str, float], held_out: int) -> str:
     found, by_mean = 100 * evidence["found"], 100 * evidence["found_by_mean"]
     return (
-        f"On {held_out:,} held-out sequences of these data, one half of a sequence is nearer to "
-        f"its own other half than to another's in {found:.1f} % of comparisons (by the mean "
-        f"{by_mean:.1f} %; chance 50 %), and {100 * evidence['neighbours']:.0f} % of the ten "
-        "nearest neighbours by the mean stay."
+        f"On {held_out:,} held-out sequences of these data, all parts together put one half of a "
+        f"sequence nearer to its own other half than to another's in {found:.1f} % of comparisons "
+        f"(the mean: {by_mean:.1f} %; chance: 50 %), and keep {100 * evidence['neighbours']:.0f} % "
+        "of the mean's ten nearest neighbours."
     )
