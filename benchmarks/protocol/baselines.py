@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from onevec.poolers import POOLERS
-from onevec.reduction import Candidate, Reduction
+from onevec.reduction import Recipe, Reduction
 from protocol.producer import DIM, Result, read
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def plain(context: Context, seed: int) -> Iterator[Result]:
             shift = train.mean(0)
             yield Result("mean_centred", train - shift, test - shift, cost)
         else:
-            plan = Candidate((name,), 0.0, 0.0)
+            plan = Recipe((name,), 0.0, 0.0)
             yield candidate_result(f"{name}_pca", plan, {name: (train, test)}, cost=cost)
 
 
@@ -44,16 +44,16 @@ def trivial(context: Context, seed: int) -> Iterator[Result]:
     features = {"mean": context.pool("mean")}
     cost = context.cost["mean"]
     for name, power in (("mean_pca", 0.0), ("mean_half_whitened", 0.5), ("mean_whitened", 1.0)):
-        yield candidate_result(name, Candidate(("mean",), 0.0, power), features, cost=cost)
+        yield candidate_result(name, Recipe(("mean",), 0.0, power), features, cost=cost)
     sides = [context.pool(name) for name in ("mean", "std", "max", "min")]
     cost = sum(context.cost[name] for name in ("mean", "std", "max", "min"))
     stacked = {"rich": tuple(np.hstack([side[part] for side in sides]) for part in (0, 1))}
-    yield candidate_result("rich_whitened", Candidate(("rich",), 0.0, 1.0), stacked, cost=cost)
+    yield candidate_result("rich_whitened", Recipe(("rich",), 0.0, 1.0), stacked, cost=cost)
 
 
 def candidate_result(
     name: str,
-    candidate: Candidate,
+    candidate: Recipe,
     features: dict[str, tuple[np.ndarray, np.ndarray]],
     *,
     dim: int = DIM,
