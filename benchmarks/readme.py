@@ -62,7 +62,7 @@ def figures() -> str:
             f"**Protein localisation** (10 classes, `make demo`; masked accuracy "
             f"{100 * demo['masked_accuracy']:.0f} %, commonest token "
             f"{100 * demo['unigram_accuracy']:.0f} %). "
-            f"Verdict: {demo['verdict']['sentence'].split(' (')[0]}.",
+            f"Verdict: {demo['verdict']['sentence']}",
             table(rows),
             "Fitted without labels on the train part, scored on the test part that neither the "
             "encoder nor the fit saw: balanced accuracy in %, gain in the mean of the two with its "

@@ -17,7 +17,7 @@ with gzip.open(ROOT / "data/chess_openings/chess_openings.csv.gz", "rt") as hand
 moves, volume = [r["moves"] for r in rows], np.array([r["volume"] for r in rows])
 
 tokens = encode(moves, ROOT / "encoders/chess", progress=False)
-vectors = OneVec(dim=64).fit_transform(tokens)  # no labels
+vectors = OneVec().fit_transform(tokens)  # no labels
 
 
 def accuracy(chosen):

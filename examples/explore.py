@@ -25,7 +25,7 @@ with tempfile.TemporaryDirectory() as room:
         metadata={name: [r[name] for r in rows] for name in ("name", "volume")},
         progress=False,
     )
-    model = OneVec(dim=64).fit(store)
+    model = OneVec().fit(store)
     write_vectors(model, folder / "store", folder / "vectors.parquet")
     found = explore(folder / "vectors.parquet", folder / "points.parquet", store=folder / "store")
     print(f"{found['rows']} points, placed by {found['method']}; look at them with")

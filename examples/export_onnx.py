@@ -1,4 +1,4 @@
-"""Encoder, pooling and reduction as one ONNX graph, run in onnxruntime on ragged batches.
+"""Encoder and the parts of the vector as one ONNX graph, run in onnxruntime on ragged batches.
 
 Proteins and an encoder that come with onevec. Prints the largest difference between the graph's
 vectors and those of the model.
@@ -18,7 +18,7 @@ from onevec.export.onnx import to_onnx
 texts = [text[:length] for length, text in enumerate(load_proteins()["test"]["sequence"][:60], 1)]
 with encoder_folder() as encoder, tempfile.TemporaryDirectory() as room:
     tokens = onevec.encode(texts, encoder, dtype="float32", progress=False)
-    model = onevec.OneVec(dim=32, pooler="mean|std").fit(tokens)
+    model = onevec.OneVec().fit(tokens)
     folder = Path(room) / "proteins"
     to_onnx(model, folder, encoder=encoder)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))

@@ -17,7 +17,7 @@ from onevec.export.sentence_transformers import to_sentence_transformers
 texts = [text[:100] for text in load_proteins()["test"]["sequence"][:120]]
 with encoder_folder() as encoder, tempfile.TemporaryDirectory() as room:
     tokens = onevec.encode(texts, encoder, dtype="float32", progress=False)
-    model = onevec.OneVec(dim=32, pooler="mean|covariance").fit(tokens)
+    model = onevec.OneVec(export="sentence-transformers").fit(tokens)
     folder = Path(room) / "proteins"
     facts = to_sentence_transformers(model, encoder, folder)
     print(f"road: {facts['road']}")  # native: plain modules of sentence-transformers

@@ -42,8 +42,10 @@ def main() -> None:
                 ids=proteins["uniprot"],
                 metadata={"location": proteins["location"]},
             )
-        data = vectors_of(OneVec(dim=64).fit(store), store)
-        column = pa.FixedSizeListArray.from_arrays(pa.array(data.vectors.ravel()), 64)
+        data = vectors_of(OneVec().fit(store), store)
+        column = pa.FixedSizeListArray.from_arrays(
+            pa.array(data.vectors.ravel()), data.vectors.shape[1]
+        )
         arrow = data.metadata.append_column("id", pa.array(data.ids)).append_column(
             "vector", column
         )

@@ -47,7 +47,7 @@ class ChessOpenings(AbsTaskClassification):
         self.data_loaded = True
 
 
-fitted = OneVec(dim=64).fit(encode([r["moves"] for r in parts["train"]], ENCODER, progress=False))
+fitted = OneVec().fit(encode([r["moves"] for r in parts["train"]], ENCODER, progress=False))
 for method in ("mean", "onevec"):
     model = MTEBModel(ENCODER, fitted, method=method, name=f"example/{method}")
     result = mteb.evaluate(model, ChessOpenings(), cache=None, show_progress_bar=False)

@@ -40,10 +40,13 @@ def main() -> None:
             ids=proteins["uniprot"],
             metadata={"location": proteins["location"]},
         )
-        data = vectors_of(OneVec(dim=64).fit(store), store)
+        data = vectors_of(OneVec().fit(store), store)
     client = QdrantClient(":memory:")
     client.create_collection(
-        "proteins", vectors_config=models.VectorParams(size=64, distance=models.Distance.COSINE)
+        "proteins",
+        vectors_config=models.VectorParams(
+            size=data.vectors.shape[1], distance=models.Distance.COSINE
+        ),
     )
     # Qdrant numbers its points; the ids travel with the metadata.
     payload = data.metadata.append_column("protein", [data.ids]).to_pylist()

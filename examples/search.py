@@ -34,7 +34,7 @@ def main() -> None:
     known, asked = sample(parts["val"], rows), sample(parts["test"], 100)
     with tempfile.TemporaryDirectory() as room, encoder_folder() as encoder:
         store = encode(known["sequence"], encoder, out=Path(room) / "store", ids=known["uniprot"])
-        model = OneVec(dim=64).fit(store)
+        model = OneVec().fit(store)
         vectors = model.transform(store)
         labels = {"location": known["location"], "length": [len(s) for s in known["sequence"]]}
         index = Index.build(vectors, known["uniprot"], labels, made_by=model_fingerprint(model))

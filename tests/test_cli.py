@@ -72,11 +72,15 @@ def test_the_chain(room):
     folder, said = room
     assert "masked accuracy" in said[0]
     assert "160 sequences" in said[1]
-    assert said[2].startswith(("Keep the mean", "Use "))
+    assert said[2].startswith("The vector holds the mean")
+    for part in ("mean", "rich", "plain"):
+        assert f"\n{part} " in said[2]
+    assert "reduced to 8 dimensions by PCA" in said[2]
+    assert "160 vectors of 8 dimensions" in said[3]
     table = pq.read_table(folder / "vectors.parquet")
     assert table.column_names == ["id", "vector", "family"]
     assert table["id"][0].as_py() == "s0"
-    assert "<h2>What was tried</h2>" in (folder / "report.html").read_text()
+    assert "<h2>The parts</h2>" in (folder / "report.html").read_text()
 
 
 def test_json_everywhere(room):
@@ -85,7 +89,12 @@ def test_json_everywhere(room):
     assert code == 0
     assert json.loads(out)["columns"] == ["id", "family"] or "family" in json.loads(out)["columns"]
     code, out, _ = run("inspect", folder / "model", "--json")
-    assert json.loads(out)["kind"] == "onevec model"
+    facts = json.loads(out)
+    assert facts["kind"] == "onevec model"
+    assert [part["name"] for part in facts["parts"]] == ["mean", "rich", "plain"]
+    assert (facts["dim"], facts["parts"][0]["last"]) == (8, facts["token_dim"])
+    code, out, _ = run("inspect", folder / "model")
+    assert "holds" in out and "the mean of the tokens" in out
     code, out, _ = run("inspect", folder / "encoder", "--json")
     assert json.loads(out)["kind"] == "encoder"
     code, out, _ = run(
@@ -112,6 +121,9 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
         ("fit", tmp_path / "none", "--out", tmp_path / "m"): "no token store",
         ("fit", folder / "store", "--out", folder / "model"): "exists",
         ("fit", folder / "store", "--out", tmp_path / "m", "--dim", 0): "dim=0",
+        ("fit", folder / "store", "--out", tmp_path / "m", "--parts", "mean,poor"): "part 'poor'",
+        ("fit", folder / "store", "--out", tmp_path / "m", "--parts", "mean=much"): "mean=much",
+        ("fit", folder / "store", "--out", tmp_path / "m", "--layers", "middle,9"): "layer 9",
         ("transform", tmp_path, folder / "store", "--out", tmp_path / "v.npy"): "config.json",
         ("transform", folder / "model", folder / "store", "--out", tmp_path / "v.txt"): ".npy",
         ("evaluate", folder / "model", folder / "store", "--labels", "kind"): "no column 'kind'",
@@ -192,6 +204,17 @@ def test_several_layers_are_stored_and_mixed(room, tmp_path):
     options = ("--pooler", "layer_mix", "--steps", 2, "--dim", 4)
     code, _, error = run("fit", store, "--out", tmp_path / "m", *options)
     assert code == 0, error
+    options = ("--layers", "last,middle=0.5", "--parts", "mean,rich=0.6,cls", "--json")
+    code, said, error = run("fit", store, "--out", tmp_path / "n", *options)
+    assert code == 0, error
+    made = json.loads(said)
+    last, middle = opened.layers[1], opened.layers[0]
+    weights = [(part["name"], part["layer"], part["weight"]) for part in made["parts"]]
+    inner = [("mean", 0.5), ("rich", 0.3), ("cls", 0.5)]
+    assert weights == [("mean", last, 1), ("rich", last, 0.6), ("cls", last, 1)] + [
+        (f"{name}@{middle}", middle, weight) for name, weight in inner
+    ]
+    assert made["dim"] == made["parts"][-1]["last"]
 
 
 def test_rows_without_a_label_are_left_out(room, tmp_path):

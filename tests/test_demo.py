@@ -42,13 +42,15 @@ def test_without_the_extras_it_says_so(monkeypatch):
 def test_the_whole_walk(tmp_path):
     said = []
     result = run_demo(tmp_path / "report.html", said.append)
-    assert result["dim"] == 64
+    assert [part["name"] for part in result["parts"]] == ["mean", "rich", "plain"]
+    assert result["dim"] == result["parts"][-1]["last"]
     assert set(result["mean"]) == {"dim", "knn", "shot10"}
     for name in ("mean_pca", "mean_whitened", "onevec"):
         assert set(result[name]) == ROW
-        assert result[name]["dim"] == 64
-    assert set(result["verdict"]) == {"choice", "probability", "sentence"}
+    assert result["onevec"]["dim"] == result["dim"]
+    assert result["mean_pca"]["dim"] == result["mean"]["dim"] < result["dim"]
     assert len(said) >= 5
     page = (tmp_path / "report.html").read_text()
-    assert result["verdict"]["choice"] in page
-    assert page.count("data:image/png;base64,") == 4
+    assert result["verdict"]["sentence"] in page
+    assert "<h2>The parts</h2>" in page
+    assert page.count("data:image/png;base64,") == 3

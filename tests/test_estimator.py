@@ -15,40 +15,46 @@ from onevec.judge.probes import evaluate
 
 @pytest.fixture
 def fitted(easy_tokens):
-    return OneVec(dim=8).fit(easy_tokens[0])
+    return OneVec().fit(easy_tokens[0])
 
 
-def test_beats_the_mean_where_the_spread_tells_more(easy_tokens, fitted):
+def test_gains_where_the_spread_tells_more(easy_tokens, fitted):
     tokens, kinds = easy_tokens
-    assert fitted.verdict_.beats_mean, fitted.verdict_.sentence
-    assert fitted.verdict_.probability > 0.7
     vectors = fitted.transform(tokens)
     mean = fitted.transform_baselines(tokens)["mean"]
     pairs = {"mean": (mean[:200], mean[200:]), "onevec": (vectors[:200], vectors[200:])}
     table = evaluate(pairs, kinds[:200], kinds[200:], draws=2)
     assert table["onevec"]["interval"][0] > 20
     assert table["onevec"]["knn"] > 95
+    said = fitted.verdict_
+    assert said.evidence["found"] > said.evidence["found_by_mean"] + 0.2
+    assert said.evidence["found_z"] > 4
 
 
-def test_keeps_the_mean_where_all_is_in_the_mean():
+def test_claims_nothing_where_all_is_in_the_mean():
     rng = np.random.default_rng(1)
     tokens = [rng.normal(size=(1, 24)) * 3 + 0.1 * rng.normal(size=(12, 24)) for _ in range(400)]
-    model = OneVec(dim=8).fit(tokens)
-    assert not model.verdict_.beats_mean, model.verdict_.sentence
-    assert model.verdict_.choice == "mean, PCA"
-    assert model.verdict_.sentence.startswith("Keep the mean")
+    assert not OneVec().fit(tokens).verdict_.beats_mean
 
 
-def test_keeps_the_mean_for_pure_noise():
+def test_claims_nothing_for_pure_noise():
     rng = np.random.default_rng(2)
     tokens = [rng.normal(size=(n, 16)) for n in rng.integers(4, 30, size=300)]
-    assert not OneVec(dim=8).fit(tokens).verdict_.beats_mean
+    assert not OneVec().fit(tokens).verdict_.beats_mean
 
 
-def test_few_sequences_say_why_nothing_was_compared(easy_tokens):
-    verdict = OneVec(dim=4).fit(easy_tokens[0][:29]).verdict_
-    assert not verdict.beats_mean
-    assert "could be held out" in verdict.sentence
+def native_mean(tokens):
+    return np.stack([np.asarray(each, np.float32).mean(0) for each in tokens])
+
+
+def test_few_sequences_keep_the_native_mean(easy_tokens, tmp_path):
+    tokens = easy_tokens[0][:29]
+    model = OneVec().fit(tokens)
+    assert model.verdict_.choice == "the mean"
+    assert model.verdict_.sentence.startswith("Keep the mean: there are only 29 sequences")
+    np.testing.assert_allclose(model.transform(tokens), native_mean(tokens), atol=1e-6)
+    again = load(model.save(tmp_path / "model"))
+    np.testing.assert_array_equal(again.transform(tokens), model.transform(tokens))
 
 
 def test_labels_are_never_read(easy_tokens):
@@ -94,7 +100,7 @@ def test_save_and_load(tmp_path, easy_tokens, fitted):
         fitted.transform_baselines(easy_tokens[0])["mean_whitened"],
     )
     assert loaded.verdict_ == fitted.verdict_
-    assert json.loads((tmp_path / "model/config.json").read_text())["format"] == 3
+    assert json.loads((tmp_path / "model/config.json").read_text())["format"] == 4
     with pytest.raises(OnevecError, match="exists"):
         fitted.save(tmp_path / "model")
 
@@ -121,6 +127,7 @@ def test_numpy_parameters_can_be_saved(tmp_path, easy_tokens):
     model = OneVec(dim=np.int64(500), random_state=np.int64(3), pooler="mean").fit(easy_tokens[0])
     card = (model.save(tmp_path / "m") / "README.md").read_text()
     assert "vector: 24 dimensions, from tokens of 24" in card
+    assert "| part | columns |" in card
     assert load(tmp_path / "m").dim == 500
 
 
@@ -239,7 +246,7 @@ def test_wide_tokens(tmp_path):
     rng = np.random.default_rng(4)
     tokens = [rng.normal(size=(n, 200)) for n in rng.integers(2, 9, size=150)]
     model = OneVec(dim=16, pooler="mean|std|vlad").fit(tokens)
-    assert {p.dim_in for n, p in model.blocks_.poolers.items() if n != "mean"} == {128}
+    assert {p.dim_in for n, p in model.blocks_[-1].poolers.items() if n != "mean"} == {128}
     vectors = model.transform(tokens)
     assert vectors.shape == (150, 16)
     np.testing.assert_array_equal(load(model.save(tmp_path / "m")).transform(tokens), vectors)
@@ -247,7 +254,17 @@ def test_wide_tokens(tmp_path):
     np.testing.assert_allclose(model.transform_baselines(tokens)["mean"], expected, atol=1e-5)
 
 
-def test_sequences_of_one_token():
+def test_sequences_of_one_token_keep_the_native_mean():
     rng = np.random.default_rng(3)
-    model = OneVec(dim=4).fit([rng.normal(size=(1, 8)) for _ in range(100)])
-    assert "two or more tokens" in model.verdict_.sentence
+    tokens = [rng.normal(size=(1, 8)) for _ in range(100)]
+    model = OneVec().fit(tokens)
+    assert "every sequence is one token" in model.verdict_.sentence
+    np.testing.assert_allclose(model.transform(tokens), native_mean(tokens), atol=1e-6)
+
+
+def test_a_model_of_the_format_before_is_named(tmp_path, fitted):
+    path = fitted.save(tmp_path / "model")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"format": 3}))
+    with pytest.raises(OnevecError, match="format 3.*fit it again"):
+        load(path)

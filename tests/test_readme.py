@@ -24,7 +24,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     assert code
     names = {}
     exec(code[1], names)
-    assert names["vectors"].shape == (500, 64)
+    assert names["vectors"].shape == (500, 640)
     assert "mean" in capsys.readouterr().out
 
 

@@ -10,12 +10,13 @@ from onevec.blocks import Blocks
 from onevec.estimator import OneVec
 from onevec.export.head import Head, difference
 from onevec.ragged import Ragged
-from onevec.recipe import BLOCKS, PLAIN
-from onevec.reduction import EVENED_MEAN, Candidate, Reduction
+from onevec.parts import BLOCKS, PLAIN
+from onevec.reduction import Recipe, Reduction
+from onevec.vector import Vector
 
-UNIT = Candidate(("a", "b"), 0.5, 0.0, unit=True)
-ALONE = Candidate(("b",), 0.0, 1.0, shrinkage=0.9)
-BLEND = Candidate.blend({UNIT: 0.5, ALONE: 2.0}, "both")
+UNIT = Recipe(("a", "b"), 0.5, 0.0, unit=True)
+ALONE = Recipe(("b",), 0.0, 1.0, shrinkage=0.9)
+SHRUNK = Recipe(("mean",), 0.0, 1.0, shrinkage=0.9)
 
 
 @pytest.fixture
@@ -34,22 +35,9 @@ def test_blocks_of_length_1_are_the_formula(features):
     np.testing.assert_allclose(np.abs(found.transform(features)), np.abs(wanted), atol=1e-5)
 
 
-def test_a_blend_is_the_average_of_what_its_parts_say(features):
-    found = Reduction(BLEND).fit(features, 5)
-    parts = [Reduction(part).fit(features, 10).transform(features) for part in (UNIT, ALONE)]
-    sides = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
-    side = np.hstack([0.5**0.5 * sides[0], 2**0.5 * sides[1]])
-    said = [part @ part.T for part in sides]
-    np.testing.assert_allclose(side @ side.T, 0.5 * said[0] + 2 * said[1], atol=1e-5)
-    _, _, axes = np.linalg.svd(side - side.mean(0), full_matrices=False)
-    wanted = (side - side.mean(0)) @ axes[:5].T
-    np.testing.assert_allclose(np.abs(found.transform(features)), np.abs(wanted), atol=1e-5)
-    assert BLEND.name == "both" and BLEND.blocks == ("a", "b")
-
-
 def test_a_cache_between_candidates_changes_nothing(features):
     cache = {}
-    for option in (UNIT, ALONE, BLEND, Candidate(("b",), 0.0, 0.0)):
+    for option in (UNIT, ALONE, Recipe(("b",), 0.0, 0.0)):
         for dim in (3, 12):
             found = Reduction(option).fit(features, dim, cache).transform(features)
             wanted = Reduction(option).fit(features, dim).transform(features)
@@ -60,7 +48,7 @@ def test_what_does_not_vary_gives_nothing_whatever_the_shrinkage():
     rng = np.random.default_rng(0)
     low = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 8)) + 1e3
     new = {"mean": rng.normal(size=(9, 8)) + 1e3}
-    for option in (EVENED_MEAN, Candidate(("mean",), 0.5, 0.5, unit=True, shrinkage=0.5)):
+    for option in (SHRUNK, Recipe(("mean",), 0.5, 0.5, unit=True, shrinkage=0.5)):
         reduction = Reduction(option).fit({"mean": low}, 8)
         for features in ({"mean": low}, new):
             found = reduction.transform(features)
@@ -71,7 +59,7 @@ def test_dead_features_change_nothing_in_the_last_shrinkage():
     rng = np.random.default_rng(0)
     blocks = {name: rng.normal(size=(90, 6)) * np.arange(1, 7) for name in ("a", "b")}
     wide = {name: np.hstack([block, np.zeros((90, 40))]) for name, block in blocks.items()}
-    option = Candidate(("a", "b"), 0.0, 1.0, shrinkage=0.9)
+    option = Recipe(("a", "b"), 0.0, 1.0, shrinkage=0.9)
     found, wanted = (Reduction(option).fit(each, 8).transform(each) for each in (wide, blocks))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
@@ -85,51 +73,47 @@ def test_an_outlier_is_no_longer_than_the_rest(features):
 
 
 def test_one_block_of_length_1_and_a_block_of_nothing(features):
-    alone = Reduction(Candidate(("a",), 0.5, 0.0, unit=True)).fit(features, 4)
+    alone = Reduction(Recipe(("a",), 0.5, 0.0, unit=True)).fit(features, 4)
     assert alone.transform(features).shape == (90, 4)
     features["b"] = np.zeros((90, 3))
     assert np.isfinite(Reduction(UNIT).fit(features, 4).transform(features)).all()
 
 
-@pytest.mark.parametrize("option", [UNIT, BLEND], ids=lambda each: each.name)
+@pytest.mark.parametrize("option", [UNIT, ALONE], ids=lambda each: each.name)
 def test_saved_and_opened(features, option):
     found = Reduction(option).fit(features, 5)
     config, arrays = found.state()
     again = Reduction.from_state(json.loads(json.dumps(config)), arrays)
-    assert again.candidate == option
+    assert again.recipe == option
     np.testing.assert_array_equal(again.transform(features), found.transform(features))
 
 
 def test_shrinkage_of_the_last_whitening_is_the_formula(features):
     block = features["a"] * np.geomspace(1, 100, 12)
-    found = Reduction(EVENED_MEAN).fit({"mean": block}, 5)
+    found = Reduction(SHRUNK).fit({"mean": block}, 5)
     variances = np.sort(np.linalg.eigvalsh(np.cov(block.T)))[::-1]
     wanted = variances[:5] / (0.1 * variances[:5] + 0.9 * variances.mean())
     np.testing.assert_allclose(found.transform({"mean": block}).var(0, ddof=1), wanted, rtol=1e-4)
     again = Reduction.from_state(*found.state())
-    assert again.candidate == EVENED_MEAN
+    assert again.recipe == SHRUNK
 
 
 def test_names_tell_them_apart():
     assert "length 1" in UNIT.name
-    assert UNIT.name != Candidate(("a", "b"), 0.5, 0.0).name
+    assert UNIT.name != Recipe(("a", "b"), 0.5, 0.0).name
 
 
-MEAN_STD = Candidate(("mean", "std"), 0.5, 0.0, unit=True)
+MEAN_STD = Recipe(("mean", "std"), 0.5, 0.0, unit=True)
 
 
-@pytest.mark.parametrize(
-    "option", [MEAN_STD, Candidate.blend({MEAN_STD: 2.0, EVENED_MEAN: 1.0}, "both")]
-)
-def test_the_torch_module_gives_the_same_vectors(option):
+def test_the_torch_module_gives_the_same_vectors():
     rng = np.random.default_rng(1)
     lengths = rng.integers(1, 9, size=80)
     values = torch.from_numpy(rng.normal(size=(lengths.sum(), 6)).astype(np.float32))
     tokens = Ragged(values, torch.from_numpy(lengths))
     model = OneVec(4, pooler="mean|std").fit(tokens)
     blocks = Blocks.fit(tokens, {"mean": ("mean", {}), "std": ("std", {})}, 0)
-    reduction = Reduction(option).fit(blocks.of(tokens), 4)
-    model._adopt(blocks, reduction)
+    model._adopt({-1: blocks}, Vector.alone(MEAN_STD, -1, blocks.of(tokens), 4))
     assert difference(Head(model)(tokens).numpy(), model.transform(tokens)) < 1e-5
 
 

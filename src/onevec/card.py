@@ -98,15 +98,9 @@ def _words(name: str, export: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
-    lines = [verdict["sentence"]]
-    if verdict["measured"]:
-        found = verdict["measured"]
-        lines += [
-            "",
-            f"The expected gain is that of {found['rows']} measured tasks of {found['encoders']} "
-            f"encoders or data sets; the nearest one, {found['left_out']}, is left out.",
-        ]
-    return "\n".join(lines)
+    left_out = verdict["measured"].get("left_out")
+    words = f"\n\nLeft out of what was measured: {left_out}, the nearest to these data."
+    return verdict["sentence"] + (words if left_out else "")
 
 
 def _parts(config: Mapping[str, Any]) -> str:
@@ -127,8 +121,10 @@ def _facts(config: Mapping[str, Any], export: Mapping[str, Any]) -> str:
     facts = {
         "vector": f"{config['vector_dim']} dimensions, from tokens of {config['token_dim']}",
         "encoder": export.get("encoder") or "the one that made the token vectors",
+        "hidden states": ", ".join(str(layer) for layer in config["layers"] if layer >= 0),
         "encoder fingerprint": f"`{config['fingerprint'] or 'none: fitted to ready arrays'}`",
     }
+    facts = {key: value for key, value in facts.items() if value}
     data = config.get("data")
     if data:
         facts["fitted to"] = f"{data['sequences']:,} sequences, {data['tokens']:,} token vectors"
@@ -145,7 +141,7 @@ def _facts(config: Mapping[str, Any], export: Mapping[str, Any]) -> str:
 
 def _limits(export: Mapping[str, Any]) -> str:
     limits = [
-        "The verdict speaks of the sequences it was fitted to; it promises nothing about labels.",
+        "The verdict says what such vectors gained elsewhere; it promises nothing about labels.",
         "The vectors inherit the encoder's blind spots and biases.",
     ]
     if "max_length" in export:

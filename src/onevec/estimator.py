@@ -312,6 +312,18 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ]
         return np.concatenate(parts)
 
+    def transform_states(
+        self, tokens: Mapping[int, Ragged], cls: Mapping[int, np.ndarray]
+    ) -> Float[np.ndarray, "seqs dim"]:
+        """Return the vectors of hidden states and classification tokens that are in memory."""
+        check_is_fitted(self, "vector_")
+        pooled: dict[int, Features] = {}
+        for layer, names in self.vector_.blocks.items():
+            pooled[layer] = self.blocks_[layer].of(tokens[layer], names=names) if names else {}
+        for layer in self.vector_.cls_layers:
+            pooled[layer] |= {"cls": cls[layer]}
+        return self.vector_.transform(pooled)
+
     def _pooled(self, layers: Mapping[int, Tokens], rows: np.ndarray) -> Pooled:
         """Pool what the vector reads, of some rows."""
         pooled: dict[int, Features] = {}

@@ -96,7 +96,7 @@ def default_weights(frames: bool) -> dict[str, float]:
 # Of token vectors without a named encoder. A layer norm makes the lengths of an encoder's states
 # alike (coefficient of variation 0.003 to 0.09 on 20 measured encoders; 0.3 to 0.8 for one tuned
 # text encoder of 384 dimensions); those of frames vary (0.15 to 2.9, at most 96 dimensions).
-_LENGTHS_VARY, _FRAME_DIM = 0.125, 128
+_NORMS_VARY, _FRAME_DIM = 0.125, 128
 
 
 def ready_frames(sample: Ragged, encoder: str | None) -> bool:
@@ -109,10 +109,15 @@ def ready_frames(sample: Ragged, encoder: str | None) -> bool:
     encoder : str or None
         Fingerprint of the encoder that made them, where one is known.
     """
-    if encoder or sample.dim >= _FRAME_DIM:
+    if encoder:
         return False
-    lengths = sample.values.double().norm(dim=1)
-    return bool(lengths.std() > _LENGTHS_VARY * lengths.mean())
+    norms = sample.values.double().norm(dim=1)
+    return frame_like(sample.dim, float(norms.std() / norms.mean().clamp(min=1e-300)))
+
+
+def frame_like(dim: int, norm_cv: float) -> bool:
+    """Whether dimension and the variation of norms are those of frames, see `ready_frames`."""
+    return dim < _FRAME_DIM and norm_cv > _NORMS_VARY
 
 
 def chosen(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from onevec.blocks import Features, under
 from onevec.nuisance import nuisance_directions
-from onevec.parts import Part, width_of
+from onevec.parts import PARTS, Part, width_of
 from onevec.project import PCA, Moments, load_projection, projection_state
 from onevec.project.base import Linear
 from onevec.reduction import MEAN, Recipe, Reduction, of_length_1
@@ -85,10 +85,13 @@ class FittedPart:
         return replace(made, length=float(np.sqrt((sizes**2).mean())) or 1.0)
 
     @classmethod
-    def as_it_is(cls, block: str, layer: int, reduction: Reduction | None, width: int) -> FittedPart:
+    def as_it_is(
+        cls, block: str, layer: int, reduction: Reduction | None, width: int
+    ) -> FittedPart:
         """Return what a block or a reduction gives, neither centred nor scaled."""
         recipe = reduction.recipe if reduction else Recipe((block,), 0.0, 0.0)
-        part = Part(recipe, None if reduction is None else width, recipe.name)
+        about = recipe.name if reduction else PARTS[MEAN].about
+        part = Part(recipe, None if reduction is None else width, about)
         return cls(block, layer, part, reduction, np.zeros(width), length=1.0)
 
     @property
@@ -128,9 +131,7 @@ class FittedPart:
         return config, arrays
 
     @classmethod
-    def from_state(
-        cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-    ) -> FittedPart:
+    def from_state(cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> FittedPart:
         """Rebuild from `state`."""
         recipe = config["part"]["recipe"]
         recipe = Recipe(**{**recipe, "blocks": tuple(recipe["blocks"])})
@@ -201,7 +202,9 @@ class Vector:
         return cls([FittedPart.as_it_is(MEAN, layer, None, width)])
 
     @classmethod
-    def alone(cls, recipe: Recipe, layer: int, features: Features, dim: int, **options: Any) -> Vector:
+    def alone(
+        cls, recipe: Recipe, layer: int, features: Features, dim: int, **options: Any
+    ) -> Vector:
         """Fit one recipe and take what it gives as it is; ``options`` are `Reduction.fit`'s."""
         reduction = Reduction(recipe).fit(features, dim, **options)
         name = "|".join(recipe.blocks)
@@ -283,4 +286,3 @@ class Vector:
             shorter = load_projection(kind, params, under(arrays, "shorter/"))
             assert isinstance(shorter, Linear), "a vector is shortened by PCA"
         return cls(parts, shorter)
-

@@ -6,7 +6,7 @@ import torch
 
 from onevec import OneVec, encode, pretrain
 from onevec.blocks import Blocks
-from onevec.reduction import Reduction
+from onevec.vector import Vector
 
 CONTEXT = 32
 
@@ -52,9 +52,10 @@ def fitted(tokens, pooler, dim=6, **options):
     model = OneVec(dim=dim, pooler=pooler, **options).fit(tokens)
     torch.manual_seed(0)
     with torch.no_grad():
-        for part in model.blocks_.poolers.values():
-            for parameter in part.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.5)
+        for blocks in model.blocks_.values():
+            for part in blocks.poolers.values():
+                for parameter in part.parameters():
+                    parameter.add_(torch.randn_like(parameter) * 0.5)
     return model
 
 
@@ -62,7 +63,8 @@ def made_of(tokens, specs, candidate, dim=6):
     """Fit a model that no pooler spec names."""
     model = fitted(tokens, "mean")
     blocks = Blocks.fit(tokens, {"mean": ("mean", {})} | specs, 0)
-    model._adopt(blocks, Reduction(candidate).fit(blocks.of(tokens), dim))
+    (layer,) = model.layers_
+    model._adopt({layer: blocks}, Vector.alone(candidate, layer, blocks.of(tokens), dim))
     return model
 
 

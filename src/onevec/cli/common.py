@@ -17,10 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""One vector per sequence, learned without labels, on top of a frozen model.
 
-The way: **encode** sequences with a frozen encoder into a store of token vectors, **fit** on the
-store, **transform** a store to vectors. `onevec demo` walks it on proteins. No encoder? Make one
-with **pretrain**. No label is ever fitted to: **evaluate** and the demo
-score with them.""",
+The way: **encode** sequences with a frozen encoder into a store of token vectors, **fit** a model
+to the store, **transform** a store to vectors. `onevec demo` walks it on proteins. No encoder? Make
+one with **pretrain**. The model never reads labels: **evaluate** and the demo score with them.""",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
@@ -39,6 +38,21 @@ def say(line: str) -> None:
 def show(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Print a result, as one JSON object or as text."""
     typer.echo(json.dumps(for_json(result), allow_nan=False, default=str) if as_json else text)
+
+
+def parts_table(parts: list[dict[str, Any]], dim: int) -> str:
+    """Lay out the parts of a vector, and what it is reduced to."""
+    from onevec.report.summarize import shown_parts
+
+    width = max(len("part"), *(len(row["name"]) for row in parts))
+    lines = [f"{'part':<{width}}  layer       columns  weight  holds"]
+    for row in shown_parts(parts):
+        line = f"{row['name']:<{width}}  {row['layer']:>5}{row['columns']:>14}"
+        lines.append(f"{line}{row['weight']:>8.2f}  {row['about']}")
+    whole = parts[-1]["last"]
+    if dim < whole:
+        lines.append(f"The {whole:,} columns are reduced to {dim:,} dimensions by PCA.")
+    return "\n".join(lines)
 
 
 def score_table(evaluation: dict[str, dict[str, Any]]) -> str:

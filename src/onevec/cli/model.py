@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onevec.cli.common import Json, Overwrite, Seed, app, say, score_table, show
+from onevec.cli.common import Json, Overwrite, Seed, app, parts_table, say, score_table, show
 from onevec.errors import InputError
 
 
@@ -15,13 +15,37 @@ from onevec.errors import InputError
 def fit(
     store: Annotated[Path, typer.Argument(help="Token store.")],
     out: Annotated[Path, typer.Option(help="Folder of the model to write.")],
-    dim: Annotated[str, typer.Option(help="Dimensions of the vector, or auto.")] = "64",
+    dim: Annotated[
+        str | None,
+        typer.Option(help="Fewer dimensions by PCA: a number, or auto. Default: the whole vector."),
+    ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            help="Parts and their weights, such as 'mean,rich=0.6'. Default: mean, rich, plain."
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Stored layers that the parts read: last, middle, all or numbers, with weights "
+            "as in 'last,middle=0.6'. Default: the last."
+        ),
+    ] = None,
     effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "quick",
     pooler: Annotated[
-        str, typer.Option(help="auto, or such as 'mean|std|vlad' or 'attention', which learns.")
+        str,
+        typer.Option(
+            help="auto: the parts. Else these poolers alone, such as 'mean|std|vlad' or "
+            "'attention', which learns."
+        ),
     ] = "auto",
     objective: Annotated[
-        str, typer.Option(help="What poolers learn for: 'info_nce', or 'vicreg=0.5,info_nce=1'.")
+        str,
+        typer.Option(
+            help="What a learned pooler, or one more part, is trained for: 'info_nce', or "
+            "'vicreg=0.5,info_nce=1'."
+        ),
     ] = "auto",
     steps: Annotated[
         int | None, typer.Option(help="Training steps; default by effort: 100, 400 or 1,500.")
@@ -31,7 +55,7 @@ def fit(
     ] = None,
     export: Annotated[
         str | None,
-        typer.Option(help="sentence-transformers: only what opens without onevec."),
+        typer.Option(help="sentence-transformers: only parts that open without onevec."),
     ] = None,
     nuisance: Annotated[
         list[str] | None,
@@ -41,9 +65,9 @@ def fit(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Learn the aggregation from a store, without labels, and say whether it beats the mean.
+    """Fit a model to a store, without labels; print the verdict and the parts of the vector.
 
-    Example: `onevec fit store --out model --dim 64`
+    Example: `onevec fit store --out model`
     """
     from onevec.estimator import OneVec, is_model
     from onevec.files import check_target
@@ -52,8 +76,8 @@ def fit(
     check_target(out, overwrite, what="onevec model", ours=is_model)
     training = {"steps": steps, "checkpoint": checkpoint, "progress": True}
     model = OneVec(
-        int(dim) if dim.isdecimal() else dim, effort=effort, pooler=pooler,
-        objective=objective, training=training, export=export,
+        int(dim) if dim is not None and dim.isdecimal() else dim, parts=parts, layers=layers,
+        effort=effort, pooler=pooler, objective=objective, training=training, export=export,
         nuisance=nuisance or None, random_state=seed,
     )  # fmt: skip
     if (steps, checkpoint) != (None, None) and not model.learns:
@@ -66,7 +90,14 @@ def fit(
     if not first_process():  # of `torchrun`: every process has the same model
         return
     model.save(out, overwrite=overwrite)
-    show({"model": str(out), "verdict": model.verdict_.as_dict()}, as_json, model.verdict_.sentence)
+    facts = {
+        "model": str(out),
+        "dim": model.vector_.dim_out,
+        "parts": model.parts_,
+        "verdict": model.verdict_.as_dict(),
+    }
+    table = parts_table(model.parts_, model.vector_.dim_out)
+    show(facts, as_json, f"{model.verdict_.sentence}\n\n{table}")
 
 
 @app.command()
@@ -109,7 +140,7 @@ def evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Score onevec and the mean's variants with labels; nothing but the probes is fitted to them.
+    """Score onevec and the mean's variants with labels, which only the probes are fitted to.
 
     Example: `onevec evaluate model train-store --test test-store --labels family`
     """
@@ -129,7 +160,7 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the verdict and its evidence as one HTML file.
+    """Write the verdict, its evidence and the parts of the vector as one HTML file.
 
     Example: `onevec report model --store store --out report.html`
     """
@@ -155,14 +186,17 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="Token store, model, index or encoder folder.")],
     as_json: Json = False,
 ) -> None:
-    """Say what a folder holds; checksums of stores and indexes are verified.
+    """Say what a folder holds; of a model its parts; checksums of stores and indexes are verified.
 
     Example: `onevec inspect store`
     """
     from onevec.report.describe import describe
 
     facts = describe(path)
-    show(facts, as_json, "\n".join(f"{name:<16}{value}" for name, value in facts.items()))
+    lines = [f"{name:<16}{value}" for name, value in facts.items() if name != "parts"]
+    if "parts" in facts:
+        lines += ["", parts_table(facts["parts"], facts["dim"])]
+    show(facts, as_json, "\n".join(lines))
 
 
 @app.command()

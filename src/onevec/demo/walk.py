@@ -17,8 +17,6 @@ from typing import Any
 
 from onevec.errors import MissingExtraError
 
-DIM = 64
-
 
 def load_proteins() -> dict[str, dict[str, list[str]]]:
     """Read the shipped data: for "val" and "test" the columns uniprot, location, sequence."""
@@ -101,9 +99,13 @@ def run_demo(
             f"in {encoded:.0f} s"
         )
         start = time.perf_counter()
-        model = OneVec(dim=DIM, random_state=random_state).fit(stores["val"])
+        model = OneVec(random_state=random_state).fit(stores["val"])
         fitted = time.perf_counter() - start
-        say(f"Fit      without labels in {fitted:.0f} s")
+        columns = ", ".join(f"{p['last'] - p['first']} {p['name']}" for p in model.parts_)
+        say(
+            f"Fit      without labels in {fitted:.0f} s: {model.vector_.dim_out} dimensions, "
+            f"side by side ({columns})"
+        )
         scored = every_method(model, stores["test"])
         vectors = {
             name: (memory, scored[name])
@@ -131,15 +133,11 @@ def run_demo(
                 },
             )
             write(summary, report)
-    verdict = model.verdict_
     return {
-        "dim": DIM,
+        "dim": model.vector_.dim_out,
+        "parts": model.parts_,
         **table,
-        "verdict": {
-            "choice": verdict.choice,
-            "probability": verdict.probability,
-            "sentence": verdict.sentence,
-        },
+        "verdict": model.verdict_.as_dict(),
         "masked_accuracy": made["masked_accuracy"],
         "unigram_accuracy": made["unigram_accuracy"],
         "seconds": round(time.perf_counter() - began, 1),

@@ -29,9 +29,8 @@ def open_text_encoder(
 ) -> TextEncoders:
     """Open the encoder as `onevec.encode` does, and compare it with the fitted one."""
     ours, fitted = made_from(model.fingerprint_)
-    if layer is None:
-        layer = fitted[0] if fitted else -1
-    options = Options((layer,), special_tokens, max_length)
+    asked = (layer,) if layer is not None else tuple(fitted) or (-1,)
+    options = Options(asked, special_tokens, max_length)
     options.check()
     frozen = open_encoder(encoder, "text", options)
     if not isinstance(frozen, TextEncoders):
@@ -39,23 +38,37 @@ def open_text_encoder(
             f"got the encoder {encoder!r}: only text encoders of transformers or "
             "sentence-transformers can be exported; pass one, or export to onnx without an encoder"
         )
-    frozen.options = replace(options, layers=tuple(frozen.known_layers((layer,))))
+    # The main hidden state first, as the model reads them.
+    layers = tuple(frozen.known_layers((each,))[0] for each in asked)
+    frozen.options = replace(options, layers=layers)
     if frozen.tokenizer.pad_token is None:
         raise InputError(
             f"the tokenizer of {frozen.name} has no padding token, which batches need: set one, "
             "such as tokenizer.pad_token = tokenizer.eos_token, and save the encoder again"
         )
-    theirs, (layer,) = frozen.fingerprint, frozen.options.layers
+    theirs = frozen.fingerprint
     if model.check_encoder and theirs and ours and theirs != ours:
         raise StoreError(
             f"the encoder {frozen.name} has the fingerprint {theirs[:14]}, the model was fitted to "
             f"{ours[:14]}: pass that encoder, or set check_encoder=False if you know they are the "
             "same"
         )
-    if model.check_encoder and fitted and layer != fitted[0]:
+    if model.check_encoder and fitted and list(layers) != fitted:
         raise StoreError(
-            f"got layer {layer}, the model was fitted to layer {fitted[0]} of its encoder: leave "
-            "layer (--layer) out"
+            f"got layer {layer}, the model was fitted to layer {', '.join(map(str, fitted))} of "
+            "its encoder: leave layer (--layer) out"
+        )
+    if len(layers) != len(model.layers_):
+        raise InputError(
+            f"the model reads {len(model.layers_)} layers, and bare arrays do not say which of the "
+            "encoder they are: fit it to a store that `encode` wrote with several layers"
+        )
+    if model.vector_.cls_layers and not any(
+        piece.cls is not None for piece in frozen.cut(sample_texts(frozen)[:1], 0)
+    ):
+        raise InputError(
+            f"the model reads a classification token, and {frozen.name} puts none before a text: "
+            "pass the encoder of the fit"
         )
     return frozen
 
@@ -81,14 +94,20 @@ def vectors_of(
     model: OneVec, frozen: TextEncoders, texts: list[str]
 ) -> Float[np.ndarray, "texts dim"]:
     """Encode and transform, in fp32: what an export has to give."""
-    (layer,) = frozen.options.layers
+    layers = frozen.options.layers
     pieces = frozen.cut(texts, 0)
-    values, ids = [], []
-    for piece in pieces:
-        values.append(frozen.run([piece], [layer])[0][layer].tokens)
-        ids.append(torch.from_numpy(np.asarray(frozen.token_ids(piece))))
-    lengths = torch.tensor([len(each) for each in values])
-    return model.transform(Ragged(torch.cat(values), lengths, {"ids": torch.cat(ids)}))
+    states = [frozen.run([piece], list(layers))[0] for piece in pieces]
+    ids = torch.cat([torch.from_numpy(np.asarray(frozen.token_ids(piece))) for piece in pieces])
+    lengths = torch.tensor([len(each[layers[0]].tokens) for each in states])
+    held = {}
+    for name, layer in zip(model.layers_, layers, strict=True):
+        values = torch.cat([each[layer].tokens for each in states])
+        held[name] = Ragged(values, lengths, {"ids": ids})
+    cls = {}
+    for name, layer in zip(model.layers_, layers, strict=True):
+        if name in model.vector_.cls_layers:
+            cls[name] = torch.stack([each[layer].cls for each in states]).numpy()
+    return model.transform_states(held, cls)
 
 
 def framing_of(frozen: TextEncoders) -> tuple[list[int], list[int]]:

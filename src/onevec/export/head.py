@@ -1,8 +1,8 @@
-"""A fitted model as one torch module: scaler, poolers, reduction."""
+"""A fitted model as one torch module: scalers, poolers, parts side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from onevec.blocks import show
+from onevec.blocks import Blocks, show
 from onevec.errors import InputError
 from onevec.poolers import POOLERS
-from onevec.project.base import Linear
 from onevec.ragged import Ragged
 from onevec.reduction import SHORTEST, Reduction
+from onevec.vector import FittedPart, Vector
 
 if TYPE_CHECKING:
     from onevec.estimator import OneVec
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # largest difference of an export, in units of the vectors' root mean square norm
 
 Affine = tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]
+Features = Mapping[str, Tensor]
 
 
-def affine_of(reduction: Reduction) -> Affine:
-    """Return a reduction as ``v = sum_b (f_b - centre_b) matrix_b + bias``, in fp64.
+def affine_of(vector: Vector) -> Affine:
+    """Return a vector as ``v = sum_b (f_b - centre_b) matrix_b + bias``, in fp64.
 
-    One that scales blocks to length 1 has no such form.
+    One in which anything is scaled to length 1 for each sequence has no such form.
 
     Returns
     -------
@@ -37,17 +38,43 @@ def affine_of(reduction: Reduction) -> Affine:
         Of shapes (width,) and (width, dim).
     bias : ndarray, shape (dim,)
     """
-    assert not reduction.candidate.unit, "a length is no affine function"
-    stages = {name: _linear(projection) for name, projection in reduction.inner.items()}
+    blocks: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    bias = np.zeros(vector.width)
+    for part, place in zip(vector.parts, vector.columns, strict=True):
+        assert part.length is not None, "a length is no affine function"
+        stages, offset = _stages(part)
+        scale = part.part.weight / part.length
+        columns = slice(place["first"], place["last"])
+        bias[columns] += scale * offset
+        for name, (centre, matrix) in stages.items():
+            first = blocks.get(name)
+            known = (centre, np.zeros((len(centre), vector.width))) if first is None else first
+            known[1][:, columns] += scale * matrix
+            bias[columns] += scale * (known[0] - centre) @ matrix
+            blocks[name] = known
+    if vector.shorter is None:
+        return blocks, bias
+    mean, matrix = vector.shorter.mean_, vector.shorter.matrix_
+    return {name: (c, m @ matrix) for name, (c, m) in blocks.items()}, (bias - mean) @ matrix
+
+
+def _stages(part: FittedPart) -> Affine:
+    """Return what a part is before it is scaled, as `affine_of` does."""
+    width = part.width
+    clear = np.eye(width) if part.blind is None else np.eye(width) - part.blind @ part.blind.T
+    if part.reduction is None:
+        return {part.block: (part.centre, clear)}, np.zeros(width)
+    reduction = part.reduction
+    assert not reduction.recipe.unit, "a length is no affine function"
     if reduction.outer is None:
-        ((name, only),) = stages.items()
-        return {name: (only.mean_, only.matrix_)}, np.zeros(only.matrix_.shape[1])
-    outer, blocks, first = _linear(reduction.outer), {}, 0
-    for name, inner in stages.items():
+        ((name, only),) = reduction.inner.items()
+        return {name: (only.mean_, only.matrix_ @ clear)}, -part.centre @ clear
+    outer, blocks, first = reduction.outer, {}, 0
+    for name, inner in reduction.inner.items():
         rows = slice(first, first := first + inner.matrix_.shape[1])
         matrix = inner.matrix_ @ outer.matrix_[rows] / reduction.energy[name]
-        blocks[name] = (inner.mean_, matrix)
-    return blocks, -outer.mean_ @ outer.matrix_
+        blocks[name] = (inner.mean_, matrix @ clear)
+    return blocks, (-outer.mean_ @ outer.matrix_ - part.centre) @ clear
 
 
 def kind_of(pooler: nn.Module) -> str:
@@ -55,59 +82,108 @@ def kind_of(pooler: nn.Module) -> str:
     return next(name for name, kind in POOLERS.items() if type(pooler) is kind)
 
 
-def _linear(projection: object) -> Linear:
-    assert isinstance(projection, Linear), "reductions are made of PCA and whitening"
-    return projection
+class _Maps(nn.Module):
+    """Holds arrays in fp32."""
+
+    def hold(self, name: str, array: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array, np.float32)))
+
+    def held(self, name: str) -> Tensor:
+        return self.get_buffer(name)
 
 
-class Reduced(nn.Module):
-    """A reduction: block features to the vector in fp32."""
-
-    centre: Tensor
-    matrix: Tensor
-    bias: Tensor
+class ReducedBlocks(_Maps):
+    """A `Reduction`: block features to its vector, without the last stage's centre."""
 
     def __init__(self, reduction: Reduction):
         super().__init__()
-        self.names = list(reduction.candidate.blocks)
-        self.unit = reduction.candidate.unit
-        self.parts = nn.ModuleList(Reduced(part) for part in reduction.parts)
-        self.sizes = reduction.sizes or [1.0] * len(self.names)
-        for number, inner in enumerate(reduction.inner.values() if self.unit else ()):
-            self._hold(f"centre{number}", _linear(inner).mean_)
-            self._hold(f"matrix{number}", _linear(inner).matrix_)
-        if self.unit:
-            outer = _linear(reduction.outer)
-            centre, matrix, bias = outer.mean_, outer.matrix_, np.zeros(outer.matrix_.shape[1])
-        else:
-            blocks, bias = affine_of(reduction)
-            centre = np.concatenate([blocks[name][0] for name in self.names])
-            matrix = np.vstack([blocks[name][1] for name in self.names])
-        self._hold("centre", centre)
-        self._hold("matrix", matrix)
-        self._hold("bias", bias)
+        self.names, self.unit = list(reduction.recipe.blocks), reduction.recipe.unit
+        for number, (name, inner) in enumerate(reduction.inner.items()):
+            energy = 1.0 if self.unit or reduction.outer is None else reduction.energy[name]
+            self.hold(f"centre{number}", inner.mean_)
+            self.hold(f"matrix{number}", inner.matrix_ / energy)
 
-    def _hold(self, name: str, array: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(array.astype(np.float32)))
+    def forward(self, features: Features) -> Float[Tensor, "seqs dim"]:
+        """Reduce the blocks and put them side by side."""
+        sides = []
+        for number, name in enumerate(self.names):
+            side = features[name] - self.held(f"centre{number}")
+            side = side @ self.held(f"matrix{number}")
+            sides.append(normalize(side, dim=1, eps=SHORTEST) if self.unit else side)
+        return torch.cat(sides, dim=1)
 
-    def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "seqs dim"]:
-        """Reduce block features to the vector."""
-        sides = [part(features) for part in self.parts] or [
-            self._reduced(number, features[name]) for number, name in enumerate(self.names)
-        ]
-        if self.unit:
-            sides = [
-                size * normalize(side, dim=1, eps=SHORTEST)
-                for size, side in zip(self.sizes, sides, strict=True)
-            ]
-        return (torch.cat(sides, dim=1) - self.centre) @ self.matrix + self.bias
 
-    def _reduced(self, number: int, block: Tensor) -> Tensor:
-        """Reduce one block; where none is scaled, the last stage does it along the way."""
-        if not self.unit:
-            return block
-        centre, matrix = getattr(self, f"centre{number}"), getattr(self, f"matrix{number}")
-        return (block - centre) @ matrix
+class PartModule(_Maps):
+    """A `FittedPart`: block features to its columns."""
+
+    def __init__(self, part: FittedPart):
+        super().__init__()
+        self.block, self.weight, self.length = part.block, part.part.weight, part.length
+        self.reduced = None if part.reduction is None else ReducedBlocks(part.reduction)
+        outer = None if part.reduction is None else part.reduction.outer
+        matrix = None if outer is None else outer.matrix_
+        centre = part.centre if matrix is None or outer is None else part.centre + outer.mean_ @ matrix
+        if part.blind is not None:
+            clear = np.eye(part.width) - part.blind @ part.blind.T
+            matrix = clear if matrix is None else matrix @ clear
+            centre = centre @ clear
+        self.hold("centre", centre)
+        self.mapped = matrix is not None
+        if matrix is not None:
+            self.hold("matrix", matrix)
+
+    def forward(self, features: Features) -> Float[Tensor, "seqs width"]:
+        """Return the part's columns, its weight in them."""
+        found = features[self.block] if self.reduced is None else self.reduced(features)
+        found = found @ self.held("matrix") if self.mapped else found
+        found = found - self.held("centre")
+        if self.length is None:
+            return self.weight * normalize(found, dim=1, eps=SHORTEST)
+        return self.weight / self.length * found
+
+
+class VectorModule(_Maps):
+    """A `Vector`: block features of each hidden state to the vector in fp32."""
+
+    def __init__(self, vector: Vector):
+        super().__init__()
+        self.layers = [part.layer for part in vector.parts]
+        self.parts = nn.ModuleList(PartModule(part) for part in vector.parts)
+        self.shortened = vector.shorter is not None
+        if vector.shorter is not None:
+            self.hold("mean", vector.shorter.mean_)
+            self.hold("matrix", vector.shorter.matrix_)
+
+    def forward(self, pooled: Mapping[int, Features]) -> Float[Tensor, "seqs dim"]:
+        """Put the parts side by side, and shorten the whole."""
+        sides = [part(pooled[at]) for at, part in zip(self.layers, self.parts, strict=True)]
+        whole = torch.cat(sides, dim=1)
+        return (whole - self.held("mean")) @ self.held("matrix") if self.shortened else whole
+
+
+class LayerModule(nn.Module):
+    """The scaler of one hidden state, and the poolers that the vector reads of it."""
+
+    shift: Tensor
+    scale: Tensor
+    axes: Tensor
+
+    def __init__(self, blocks: Blocks, names: list[str]):
+        super().__init__()
+        self.poolers = nn.ModuleDict({name: blocks.poolers[name] for name in names})
+        self.views = {name: blocks.view(name) for name in names}
+        for name in ("shift", "scale", "axes"):
+            self.register_buffer(name, getattr(blocks, name).clone())
+
+    def seen(self, values: Float[Tensor, "*tokens dim"]) -> dict[str, Tensor]:
+        """Return what the blocks see, by their views."""
+        return show(values, self.views.values(), self.shift, self.scale, self.axes)
+
+    def forward(self, tokens: Ragged) -> dict[str, Tensor]:
+        """Pool sequences by every pooler; an empty one to the features zero."""
+        values = self.seen(tokens.values.float())
+        seen = {view: tokens.with_values(shown) for view, shown in values.items()}
+        return {name: pooler(seen[self.views[name]]) for name, pooler in self.poolers.items()}
 
 
 class Head(nn.Module):
@@ -117,40 +193,72 @@ class Head(nn.Module):
     ----------
     model : OneVec
         Fitted. Its poolers are shared, not copied.
-    """
 
-    shift: Tensor
-    scale: Tensor
-    axes: Tensor
+    Attributes
+    ----------
+    layers : list of int
+        The hidden states that are read.
+    cls_layers : list of int
+        Those whose classification token is read.
+    """
 
     def __init__(self, model: OneVec):
         super().__init__()
-        self.names = list(model.reduction_.candidate.blocks)
-        found = model.blocks_.poolers
-        needs = [name for name in self.names if "layers" in found[name].needs]
-        if needs:
-            raise InputError(
-                f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand to it: "
-                "fit with another pooler"
-            )
-        self.poolers = nn.ModuleDict({name: found[name] for name in self.names})
-        self.reduce = Reduced(model.reduction_)
-        self.requires_grad_(False)
-        self.views = {name: model.blocks_.view(name) for name in self.names}
-        for name in ("shift", "scale", "axes"):
-            self.register_buffer(name, getattr(model.blocks_, name).clone())
-
-    def seen(self, values: Float[Tensor, "*tokens dim"]) -> dict[str, Tensor]:
-        """Return what the blocks see, by their views."""
-        return show(values, self.views.values(), self.shift, self.scale, self.axes)
-
-    def forward(self, tokens: Ragged) -> Float[Tensor, "seqs dim"]:
-        """Pool sequences, an empty one to the features zero, and reduce."""
-        values = self.seen(tokens.values.float())
-        seen = {view: tokens.with_values(shown) for view, shown in values.items()}
-        return self.reduce(
-            {name: pooler(seen[self.views[name]]) for name, pooler in self.poolers.items()}
+        vector = model.vector_
+        self.layers, self.cls_layers = list(vector.blocks), sorted(vector.cls_layers)
+        for blocks in model.blocks_.values():
+            needs = [name for name, each in blocks.poolers.items() if "layers" in each.needs]
+            if needs:
+                raise InputError(
+                    f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand "
+                    "to it: fit with another pooler"
+                )
+        self.pools = nn.ModuleList(
+            LayerModule(model.blocks_[layer], names) for layer, names in vector.blocks.items()
         )
+        self.reduce = VectorModule(vector)
+        self.requires_grad_(False)
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether a pooler weights vocabulary entries."""
+        pooled = [pooler for pool in self.pools for pooler in pool.poolers.values()]
+        return any("ids" in pooler.needs for pooler in pooled)
+
+    def forward(
+        self,
+        tokens: Ragged | Mapping[int, Ragged],
+        cls: Mapping[int, Float[Tensor, "seqs dim"]] | None = None,
+    ) -> Float[Tensor, "seqs dim"]:
+        """Pool sequences and reduce.
+
+        Parameters
+        ----------
+        tokens : Ragged, or mapping of int to Ragged
+            Of the one hidden state that is read, or of each.
+        cls : mapping of int to Tensor, optional
+            States of the classification token, where a part reads them.
+        """
+        held = tokens if isinstance(tokens, Mapping) else {self.layers[0]: tokens}
+        pooled = {at: pool(held[at]) for at, pool in zip(self.layers, self.pools, strict=True)}
+        return self.reduce(with_cls(pooled, self.cls_layers, cls))
+
+
+def with_cls(
+    pooled: Mapping[int, dict[str, Tensor]],
+    layers: list[int],
+    cls: Mapping[int, Tensor] | None,
+) -> Mapping[int, dict[str, Tensor]]:
+    """Add the states of the classification token to the features of the layers that read them."""
+    for layer in layers:
+        assert cls is not None, "a part reads the classification token"
+        pooled[layer]["cls"] = cls[layer].float()
+    return pooled
+
+
+def layer_words(layers: Sequence[int]) -> int | list[int]:
+    """One layer's number, or several."""
+    return layers[0] if len(layers) == 1 else list(layers)
 
 
 def difference(found: np.ndarray, wanted: np.ndarray) -> float:

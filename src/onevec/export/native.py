@@ -49,7 +49,7 @@ def _as_is(pooled: Columns, sequences: Program) -> Columns:
 
 @dataclass(frozen=True)
 class Part:
-    """What a block needs.
+    """What a block needs of the chain.
 
     Attributes
     ----------
@@ -245,10 +245,11 @@ class Chain:
 
 def native_chain(model: OneVec) -> Chain:
     """Write a model, whose poolers are all native, as a chain."""
-    blocks = model.blocks_
+    (layer,) = model.layers_
+    blocks = model.blocks_[layer]
     tokens = Program(blocks.dim)
     raw = Columns.of(np.arange(blocks.dim))
-    names = model.reduction_.candidate.blocks
+    names = model.vector_.blocks[layer]
     views = {"raw": raw}
     if not all(blocks.view(name) == "raw" for name in names):
         scale = _array(blocks.scale)
@@ -268,7 +269,7 @@ def native_chain(model: OneVec) -> Chain:
         if any(part.maximum == maximum for part in parts.values())
     )
     sequences = Program(len(modes) * len(places))
-    affine, bias = affine_of(model.reduction_)
+    affine, bias = affine_of(model.vector_)
     found = []
     for name, part in parts.items():
         first = len(places) * modes.index("max" if part.maximum else "mean")

@@ -28,7 +28,7 @@ from onevec.export.encoder import (
     transformer_of,
     vectors_of,
 )
-from onevec.export.head import TOLERANCE, Head, difference, kind_of
+from onevec.export.head import TOLERANCE, Head, difference, kind_of, layer_words, with_cls
 from onevec.export.padded import Padded
 from onevec.export.padded_poolers import PADDED
 from onevec.files import appears_whole, check_target
@@ -58,8 +58,11 @@ def to_onnx(
     (batch, tokens), as its tokenizer (which stands in the folder) makes them with padding on the
     right; special tokens are left out inside the graph. Without one it has ``tokens``, float32
     of shape (batch, tokens, dim), and ``mask``, int64 of shape (batch, tokens): ones, then
-    zeros; and ``ids`` too where a pooler weights vocabulary entries. The output is ``vector``,
-    float32 of shape (batch, dim). Both axes are dynamic.
+    zeros; and ``ids`` too where a pooler weights vocabulary entries. A model of several hidden
+    states has ``tokens`` of shape (batch, tokens, layers, dim), in the order of ``layers`` in the
+    manifest; one that reads the classification token has ``cls`` too, float32 of shape
+    (batch, layers, dim). The output is ``vector``, float32 of shape (batch, dim). The first two
+    axes are dynamic.
 
     Parameters
     ----------
@@ -95,7 +98,7 @@ def to_onnx(
     Hard assignments (VLAD, bag, bigrams) may go to another codeword where two are equally near.
     """
     _check_packages()
-    check_is_fitted(model, "reduction_")
+    check_is_fitted(model, "vector_")
     if encoder is None and (layer, special_tokens, max_length) != (None, False, None):
         raise InputError(
             "got layer, special_tokens or max_length without an encoder: they are of no use there"
@@ -104,16 +107,17 @@ def to_onnx(
         out, overwrite, what="ONNX export", ours=lambda at: (at / MANIFEST).is_file()
     )
     graph = VectorGraph(model)
-    facts: dict[str, Any] = {"format": 1, "road": "onnx", "dim": model.reduction_.dim_out}
+    facts: dict[str, Any] = {"format": 1, "road": "onnx", "dim": model.vector_.dim_out}
     if encoder is None:
         whole: nn.Module = graph
-        batches = list(_token_batches(model, graph.needs_ids))
+        batches = list(_token_batches(model, graph.head))
+        facts |= {"layers": graph.head.layers}
     else:
         frozen = open_text_encoder(model, encoder, layer, special_tokens, max_length)
         tokenizer = _tokenizer_of(frozen)
         whole = TextGraph(frozen, graph)
         batches = list(_text_batches(model, frozen, tokenizer))
-        facts |= {"layer": frozen.options.layers[0], "max_length": frozen.limit}
+        facts |= {"layer": layer_words(frozen.options.layers), "max_length": frozen.limit}
         facts |= {"encoder": hub_name(frozen.name) or Path(frozen.name).name}
     facts |= {"inputs": list(batches[0][0]), "onevec": onevec.__version__}
     with appears_whole(target) as part:
@@ -153,21 +157,25 @@ class VectorGraph(nn.Module):
     def __init__(self, model: OneVec):
         super().__init__()
         self.head = Head(model)
-        self.kinds = {name: kind_of(pooler) for name, pooler in self.head.poolers.items()}
-        self.needs_ids = any("ids" in model.blocks_.poolers[name].needs for name in self.kinds)
 
-    def forward(self, tokens: Tensor, mask: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, mask: Tensor, ids: Tensor | None = None, cls: Tensor | None = None
+    ) -> Tensor:
         """Return (batch, dim)."""
-        there = mask > 0
-        raw = Padded(tokens.masked_fill(~there.unsqueeze(-1), 0.0), there, ids)
-        values = self.head.seen(raw.values)
-        seen = {view: raw.with_values(shown) for view, shown in values.items()}
-        return self.head.reduce(
-            {
-                name: PADDED[self.kinds[name]](pooler, seen[self.head.views[name]])
-                for name, pooler in self.head.poolers.items()
+        there, pooled = mask > 0, {}
+        for place, (layer, pool) in enumerate(zip(self.head.layers, self.head.pools, strict=True)):
+            values = tokens if tokens.ndim == 3 else tokens[:, :, place]
+            raw = Padded(values.masked_fill(~there.unsqueeze(-1), 0.0), there, ids)
+            seen = {view: raw.with_values(each) for view, each in pool.seen(raw.values).items()}
+            pooled[layer] = {
+                name: PADDED[kind_of(pooler)](pooler, seen[pool.views[name]])
+                for name, pooler in pool.poolers.items()
             }
-        )
+        held = {}
+        for layer in self.head.cls_layers:
+            assert cls is not None, "a part reads the classification token"
+            held[layer] = cls[:, self.head.layers.index(layer)]
+        return self.head.reduce(with_cls(pooled, self.head.cls_layers, held))
 
 
 class TextGraph(nn.Module):
@@ -177,40 +185,56 @@ class TextGraph(nn.Module):
         super().__init__()
         # Not named `graph`: the exporter's own modules have an attribute of that name.
         self.encoder, self.vector = transformer_of(frozen), graph
-        (self.layer,), self.depth = frozen.options.layers, frozen.depth
+        self.layers, self.depth = frozen.options.layers, frozen.depth
         self.head, self.tail = (len(ids) for ids in framing_of(frozen))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (batch, dim)."""
-        last = self.layer in (-1, self.depth)
+        last = self.layers in ((-1,), (self.depth,))
         wide = {} if last else {"output_hidden_states": True}
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **wide)
-        hidden = output.last_hidden_state if last else output.hidden_states[self.layer]
+        if last:
+            hidden = [output.last_hidden_state]
+        else:
+            hidden = [output.hidden_states[layer] for layer in self.layers]
+        hidden = [each.float() for each in hidden]
+        states = hidden[0] if len(hidden) == 1 else torch.stack(hidden, dim=2)
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
         content = place < attention_mask.sum(1, keepdim=True) - self.tail
-        # Content stands first: the special tokens in front are cut off.
-        parts = (hidden.float(), content, input_ids)
-        tokens, mask, ids = (part[:, self.head :] for part in parts)
-        return self.vector(tokens, mask.long(), ids)
+        # Content stands first: the special tokens in front go to the end, where the mask is 0. Cut
+        # off, a batch could be one token long, for which the exporter writes another graph.
+        whole = (states, content & (place >= self.head), input_ids)
+        tokens, mask, ids = (torch.roll(part, -self.head, dims=1) for part in whole)
+        cls = torch.stack([each[:, 0] for each in hidden], dim=1)
+        return self.vector(tokens, mask.long(), ids, cls if self.vector.head.cls_layers else None)
 
 
 Batch = tuple[dict[str, Tensor], np.ndarray]
 
 
-def _token_batches(model: OneVec, with_ids: bool) -> Iterator[Batch]:
+def _token_batches(model: OneVec, head: Head) -> Iterator[Batch]:
     """Make ragged batches of tokens like the fitted ones, with the model's vectors."""
     source = torch.Generator().manual_seed(0)
-    blocks = model.blocks_
-    spread = blocks.scale.where(blocks.scale.isfinite(), torch.zeros(()))
     for lengths in ([7], [1, 9], [3, 1, 5], [17, 2, 30, 1], [12, 4, 4, 26, 11]):
         longest = max(lengths)
-        tokens = torch.randn(len(lengths), longest, blocks.dim, generator=source)
-        tokens = tokens * spread + blocks.shift
         mask = torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)
         ids = torch.randint(0, 50, mask.shape, generator=source)
-        ragged = Ragged(tokens[mask], torch.tensor(lengths), {"ids": ids[mask]})
-        given = {"tokens": tokens, "mask": mask.long()} | ({"ids": ids} if with_ids else {})
-        yield given, model.transform(ragged)
+        several, held, cls = [], {}, {}
+        for layer in head.layers:
+            blocks = model.blocks_[layer]
+            spread = blocks.scale.where(blocks.scale.isfinite(), torch.zeros(()))
+            drawn = torch.randn(len(lengths), longest + 1, blocks.dim, generator=source)
+            drawn = drawn * spread + blocks.shift
+            tokens, cls[layer] = drawn[:, 1:], drawn[:, 0]
+            several.append(tokens)
+            held[layer] = Ragged(tokens[mask], torch.tensor(lengths), {"ids": ids[mask]})
+        stacked = several[0] if len(several) == 1 else torch.stack(several, dim=2)
+        given = {"tokens": stacked.contiguous(), "mask": mask.long()}
+        given |= {"ids": ids} if head.needs_ids else {}
+        read = {layer: cls[layer].numpy() for layer in head.cls_layers}
+        if read:
+            given["cls"] = torch.stack([cls[layer] for layer in head.layers], dim=1)
+        yield given, model.transform_states(held, read)
 
 
 def _tokenizer_of(frozen: TextEncoders) -> Any:
@@ -263,6 +287,7 @@ def _quietly() -> Iterator[None]:
 
 def _export(graph: nn.Module, example: dict[str, Tensor], path: Path) -> None:
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    first = {0: torch.export.Dim.DYNAMIC}
     size = sum(held.numel() * held.element_size() for held in graph.state_dict().values())
     with _quietly(), torch.no_grad():
         torch.onnx.export(
@@ -271,7 +296,7 @@ def _export(graph: nn.Module, example: dict[str, Tensor], path: Path) -> None:
             f=str(path),
             input_names=list(example),
             output_names=["vector"],
-            dynamic_shapes=dict.fromkeys(example, axes),
+            dynamic_shapes={name: first if name == "cls" else axes for name in example},
             dynamo=True,
             external_data=size > _ONE_FILE,
             verbose=False,

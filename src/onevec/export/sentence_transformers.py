@@ -25,7 +25,7 @@ from onevec.export.encoder import (
     sample_texts,
     vectors_of,
 )
-from onevec.export.head import TOLERANCE, difference, kind_of
+from onevec.export.head import TOLERANCE, difference, kind_of, layer_words
 from onevec.export.native import Chain, native_chain
 from onevec.files import appears_whole, check_target
 from onevec.native import why_not_native
@@ -105,7 +105,7 @@ def to_sentence_transformers(
     text is left out too.
     """
     _check_version()
-    check_is_fitted(model, "reduction_")
+    check_is_fitted(model, "vector_")
     if samples is not None and not len(samples):
         raise InputError("got no samples: leave them out, or pass some texts for the check")
     if road not in ROADS:
@@ -116,10 +116,7 @@ def to_sentence_transformers(
         what="sentence-transformers export",
         ours=lambda at: (at / MANIFEST).is_file(),
     )
-    candidate = model.reduction_.candidate
-    poolers = [model.blocks_.poolers[name] for name in candidate.blocks]
-    named = ((kind_of(pooler), pooler.options) for pooler in poolers)
-    reason = why_not_native(named, candidate.unit)
+    reason = _why_not_native(model)
     if road == "native" and reason:
         raise InputError(
             f'{reason}: leave road="native" (--road native) out, or fit another pooler'
@@ -130,7 +127,7 @@ def to_sentence_transformers(
     facts: dict[str, Any] = {
         "format": 1,
         "dim": int(wanted.shape[1]),
-        "layer": frozen.options.layers[0],
+        "layer": layer_words(frozen.options.layers),
         "special_tokens": special_tokens,
         "max_length": frozen.limit,
         "encoder": hub_name(frozen.name) or Path(frozen.name).name,
@@ -161,6 +158,24 @@ def to_sentence_transformers(
         )
         (part / "README.md").write_text(card)
     return {"path": str(out), **facts}
+
+
+def _why_not_native(model: OneVec) -> str:
+    """Return why a model has no native chain; "" if it has one."""
+    parts = model.vector_.parts
+    if len(model.layers_) > 1:
+        return "the model reads several layers, and sentence-transformers' modules pool one"
+    if model.vector_.cls_layers:
+        return "the model reads the classification token beside the others"
+    poolers = [
+        model.blocks_[layer].poolers[name]
+        for layer, names in model.vector_.blocks.items()
+        for name in names
+    ]
+    named = ((kind_of(pooler), pooler.options) for pooler in poolers)
+    unit = (each.reduction for each in parts if each.reduction is not None)
+    scaled = any(each.length is None for each in parts) or any(each.recipe.unit for each in unit)
+    return why_not_native(named, scaled)
 
 
 def opened_by(facts: Mapping[str, Any]) -> str:
@@ -197,7 +212,8 @@ def _write(model: OneVec, encoder: Any, frozen: TextEncoders, part: Path, road: 
     else:
         from onevec.export.sentence_transformers_module import OneVecPooling
 
-        rest = [OneVecPooling(model, len(head), len(tail))]
+        layers = frozen.options.layers
+        rest = [OneVecPooling(model, len(head), len(tail), layers if len(layers) > 1 else None)]
         requirements = {"onevec": f">={onevec.__version__}"}
     with quiet():
         SentenceTransformer(modules=[first, *rest], device="cpu").save(
@@ -222,9 +238,11 @@ def _first_module(encoder: Any, frozen: TextEncoders) -> Any:
     dtype = next(first.parameters()).dtype
     if dtype != torch.float32:
         raise InputError(f"got an encoder in {dtype}: load it in float32")
-    (layer,) = frozen.options.layers
-    if layer not in (-1, frozen.depth):
-        how: Any = {"method": "forward", "method_output_name": ("hidden_states", layer)}
+    layers = frozen.options.layers
+    if len(layers) > 1:  # one pass gives all of them, as `all_layer_embeddings`
+        first.model.config.output_hidden_states = True
+    elif layers not in ((-1,), (frozen.depth,)):
+        how: Any = {"method": "forward", "method_output_name": ("hidden_states", layers[0])}
         first.modality_config = {"text": how}
         first.module_output_name = "token_embeddings"
     if frozen.limit is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +26,38 @@ class OneVecPooling(Module):
         Fitted.
     head, tail : int
         How many special tokens stand before and after the content and are left out.
+    layers : list of int, optional
+        The encoder's hidden states that are read, in the model's order; of one pass, which hands
+        them on as ``all_layer_embeddings``. By default ``token_embeddings``.
     """
 
     config_file_name = "onevec_pooling.json"
-    config_keys = ["head", "tail"]  # noqa: RUF012  (the base class annotates it)
+    config_keys = ["head", "tail", "layers"]  # noqa: RUF012  (the base class annotates it)
 
-    def __init__(self, model: OneVec, head: int = 0, tail: int = 0):
+    def __init__(
+        self, model: OneVec, head: int = 0, tail: int = 0, layers: Sequence[int] | None = None
+    ):
         super().__init__()
         self.model, self.head, self.tail = model, int(head), int(tail)
+        self.layers = list(layers or ())
         # In a list, so that `.half()` of the whole leaves it in fp32.
         self._held = [Head(model)]
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``sentence_embedding`` (seqs, dim)."""
         embeddings: Tensor = features["token_embeddings"]
-        pooled = self._held[0].to(embeddings.device)(self._content(embeddings, features))
+        states = [embeddings]
+        if self.layers:
+            states = [features["all_layer_embeddings"][layer] for layer in self.layers]
+        tokens, cls = {}, {}
+        for name, each in zip(self.model.layers_, states, strict=True):
+            tokens[name], cls[name] = self._content(each, features)
+        pooled = self._held[0].to(embeddings.device)(tokens, cls)
         features["sentence_embedding"] = pooled.to(embeddings.dtype)
         return features
 
-    def _content(self, embeddings: Tensor, features: dict[str, Any]) -> Ragged:
-        """Take padding and special tokens off."""
+    def _content(self, embeddings: Tensor, features: dict[str, Any]) -> tuple[Ragged, Tensor]:
+        """Take padding and special tokens off; return what is left, and each first state."""
         if "cu_seq_lens_q" in features:  # flash attention: one row, sequence after sequence
             counts = features["cu_seq_lens_q"].diff().long()
             values, ids = embeddings[0], features["input_ids"][0]
@@ -55,11 +68,12 @@ class OneVecPooling(Module):
         after = torch.repeat_interleave(counts, counts) - 1 - whole.positions
         kept = (whole.positions >= self.head) & (after >= self.tail)
         lengths = (counts - self.head - self.tail).clamp(min=0)
-        return Ragged(values[kept], lengths, {"ids": ids[kept]})
+        first = values[counts.cumsum(0) - counts]
+        return Ragged(values[kept], lengths, {"ids": ids[kept]}), first
 
     def get_embedding_dimension(self) -> int:
         """Return the dimensions of the vector."""
-        return self.model.reduction_.dim_out
+        return self.model.vector_.dim_out
 
     def save(
         self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any

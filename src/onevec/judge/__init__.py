@@ -1,1 +1,1 @@
-"""5. Which candidate beats the mean: scores without labels, the verdict, and labelled probes."""
+"""5. What the vector is worth: scores without labels, the verdict, and labelled probes."""

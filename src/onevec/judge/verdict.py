@@ -40,9 +40,10 @@ class Verdict:
     evidence : dict
         What these data say, no labels read: ``found`` and ``found_by_mean``, the share of other
         sequences that are less like one half of a sequence than its own other half is, by the
-        vector and by the mean, and ``found_z``, their difference in standard errors; ``neighbours``, the share of the ten nearest neighbours by the
-        mean that the vector has too; ``length_r2`` and ``length_r2_of_mean``, how well the
-        logarithm of the length can be read (R² of ridge). Empty of too few sequences.
+        vector and by the mean, and ``found_z``, their difference in standard errors;
+        ``neighbours``, the share of the ten nearest neighbours by the mean that the vector has
+        too; ``length_r2`` and ``length_r2_of_mean``, how well the logarithm of the length can be
+        read (R² of ridge). Empty of too few sequences.
     shorter : dict
         Where fewer dimensions were asked for, what that costs on these data: ``dim`` of ``whole``,
         the share of the ten nearest ``neighbours`` in the whole vector that stay, and that share
@@ -168,9 +169,10 @@ def cost(shorter: Mapping[str, float]) -> str:
 
 
 def _own(evidence: Mapping[str, float], held_out: int) -> str:
+    found, by_mean = 100 * evidence["found"], 100 * evidence["found_by_mean"]
     return (
-        f"On {held_out:,} held-out sequences of these data the vector finds the other half of a "
-        f"sequence with {100 * evidence['found']:.1f} % (the mean {100 * evidence['found_by_mean']:.1f}"
-        f" %; chance 50 %), and shares {100 * evidence['neighbours']:.0f} % of the ten nearest "
-        "neighbours with the mean."
+        f"On {held_out:,} held-out sequences of these data, all parts together put one half of a "
+        f"sequence nearer to its own other half than to another's in {found:.1f} % of comparisons "
+        f"(the mean: {by_mean:.1f} %; chance: 50 %), and keep {100 * evidence['neighbours']:.0f} % "
+        "of the mean's ten nearest neighbours."
     )

@@ -75,10 +75,12 @@ def describe(path: str | Path) -> dict[str, Any]:
         return {
             "kind": "onevec model",
             "token_dim": model.n_features_in_,
-            "dim": model.reduction_.dim_out,
-            "choice": model.verdict_.choice,
+            "dim": model.vector_.dim_out,
+            "layers": model.layers_,
+            "parts": model.parts_,
             "beats_mean": model.verdict_.beats_mean,
-            "probability": model.verdict_.probability,
+            "expected_gain": model.verdict_.expected_gain,
+            "interval": model.verdict_.interval,
             "verdict": model.verdict_.sentence,
             "encoder": model.fingerprint_,
         }

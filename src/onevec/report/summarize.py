@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onevec.errors import InputError
-from onevec.judge.verdict import LIKELY
+from onevec.judge.verdict import KEPT
 from onevec.report.picture import new_figure, png, points_figure
 from onevec.tokens.store import TokenStore
 
@@ -25,7 +24,7 @@ METHOD_NAMES = {
     "onevec": "onevec",
 }
 
-_CHOSEN, _OTHER = "#d9480f", "#1c7ed6"
+_OURS, _OTHER = "#d9480f", "#1c7ed6"
 
 
 def summarize(
@@ -60,7 +59,7 @@ def summarize(
     facts : mapping, optional
         Further lines, such as the encoder's accuracy.
     """
-    pictures = {"The candidates, judged without labels": _candidate_figure(model)}
+    pictures: dict[str, Figure] = {}
     if evaluation:
         pictures["Gain over the mean, with labels used for scoring only"] = _gain_figure(evaluation)
     if maps:
@@ -72,16 +71,19 @@ def summarize(
     return {
         "title": title,
         "verdict": model.verdict_.as_dict(),
-        "sure": model.verdict_.sure,
+        "kept": model.verdict_.choice == KEPT,
+        "dim": model.vector_.dim_out,
+        "whole": model.vector_.width,
+        "parts": shown_parts(model.parts_),
         "evaluation": {METHOD_NAMES.get(k, k): dict(v) for k, v in (evaluation or {}).items()},
         "facts": {
-            "token dimensions": model.n_features_in_,
-            "dimensions asked for": model.dim,
+            "dimensions of the vector": model.vector_.dim_out,
+            "dimensions of a token": model.n_features_in_,
             "effort": model.effort,
-            "encoder fingerprint": (model.fingerprint_ or "none (ready arrays)")[:16],
+            "encoder fingerprint": (model.fingerprint_ or "")[:16] or "none: ready arrays",
             **(facts or {}),
         },
-        "pictures": {name: png(figure) for name, figure in pictures.items() if figure},
+        "pictures": {name: png(figure) for name, figure in pictures.items()},
     }
 
 
@@ -113,31 +115,23 @@ def summarize_store(
     )
 
 
-def _candidate_figure(model: OneVec) -> Figure | None:
-    rows = model.verdict_.candidates
-    if not any(row.get("told", True) for row in rows):
-        return None
-    figure, (gains, chances) = new_figure(9, 0.8 + 0.42 * len(rows), 2)
-    order = rows[:0:-1]  # all but the mean, the first on top
-    place = np.arange(len(order))
-    low, high = model.verdict_.interval or (0.0, 0.0)
-    colours = [_CHOSEN if row["name"] == model.verdict_.choice else _OTHER for row in order]
-    silent: dict[str, Any] = {"expected_gain": math.nan, "probability": 0.0}  # nothing is claimed
-    order = [row if row.get("told", True) else row | silent for row in order]
-    expected = [row["expected_gain"] for row in order]
-    gains.errorbar(expected, place, xerr=(high - low) / 2, fmt="none", ecolor="#9aa5b1")
-    gains.scatter(expected, place, color=colours, zorder=3)
-    gains.axvline(0, color="#495057", linewidth=0.8)
-    gains.set_title("expected gain over the mean", fontsize=10)
-    gains.set_xlabel("points, 90 % interval", fontsize=9)
-    gains.set_yticks(place, [row["name"].replace(", ", ",\n") for row in order], fontsize=8)
-    chances.barh(place, [row["probability"] for row in order], color=colours, height=0.5)
-    chances.axvline(LIKELY, color="#495057", linewidth=0.8, linestyle="--")
-    chances.set_xlim(0, 1)
-    chances.set_title("probability to beat the mean", fontsize=10)
-    chances.set_xlabel(f"taken from {LIKELY:.2f} on", fontsize=9)
-    chances.set_yticks(place, [""] * len(order))
-    return figure
+def shown_parts(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return `OneVec.parts_` as a person reads it: name, layer, columns, weight, share, about.
+
+    The share is that of the part's cosine in the dot product of two vectors.
+    """
+    total = sum(part["weight"] ** 2 for part in parts)
+    return [
+        {
+            "name": part["name"],
+            "layer": "–" if part["layer"] < 0 else part["layer"],  # unknown of bare arrays
+            "columns": f"{part['first']} to {part['last'] - 1}",
+            "weight": part["weight"],
+            "share": part["weight"] ** 2 / total,
+            "about": part["about"],
+        }
+        for part in parts
+    ]
 
 
 def _gain_figure(evaluation: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -146,10 +140,11 @@ def _gain_figure(evaluation: Mapping[str, Mapping[str, Any]]) -> Figure:
     for place, name in enumerate(reversed(names)):
         entry = evaluation[name]
         low, high = entry["interval"]
-        colour = _CHOSEN if name == "onevec" else _OTHER
+        colour = _OURS if name == "onevec" else _OTHER
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
         axis.plot(entry["gain"], place, "o", color=colour)
     axis.axvline(0, color="#495057", linewidth=0.8)
+    axis.set_ylim(-0.5, len(names) - 0.5)
     axis.set_yticks(range(len(names)), [METHOD_NAMES.get(n, n) for n in reversed(names)])
     axis.set_xlabel("points over the mean (average of kNN and 10-shot), 95 % interval")
     return figure
@@ -161,6 +156,10 @@ def _length_figure(lengths: np.ndarray) -> Figure:
         lengths, bins=np.geomspace(max(1, lengths.min()), lengths.max() + 1, 40), color=_OTHER
     )
     axis.set_xscale("log")
+    ticks = [n * 10**power for power in range(8) for n in (1, 2, 5)]
+    ticks = [tick for tick in ticks if lengths.min() <= tick <= lengths.max()]
+    axis.minorticks_off()
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.set_xlabel("tokens")
     axis.set_ylabel("sequences")
     return figure

@@ -26,8 +26,8 @@ def open_layers(X: Any, layers: Any) -> tuple[dict[int, Tokens], dict[int, float
         A store of one or several hidden states; a mapping holds the same sequences by hidden state.
     layers : None, int, str, sequence, or mapping of hidden state to weight
         None is the last of a mapping and of a store, or what the store is opened at.
-        Hidden states are numbers, "last", "middle" (the stored one nearest to half of the depth)
-        or "all". Without weights the last one asked for has 1 and the others share 0.6.
+        Hidden states are numbers, "last", "middle" (the stored one nearest to half of the depth,
+        rounded down) or "all". Without weights the last one asked for has 1 and the others share 0.6.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def _resolve(name: Any, stored: list[int], depth: int | None) -> list[int]:
     if name == "last":
         return stored[-1:]
     if name == "middle":
-        half = (stored[-1] if depth is None else depth) / 2
+        half = (stored[-1] if depth is None else depth) // 2  # what `encode` stores as "middle"
         inner = stored[:-1] or stored
         return [min(inner, key=lambda layer: (abs(layer - half), -layer))]
     if isinstance(name, int) and not isinstance(name, bool):

@@ -146,7 +146,7 @@ class MTEBModel:
     @property
     def _dim(self) -> int:
         if self.method == "onevec":
-            return self.model.reduction_.dim_out
+            return self.model.vector_.dim_out
         if self.method == "mean":
             return self.model.n_features_in_
         return self.model.baselines_[self.method].dim_out

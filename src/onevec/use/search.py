@@ -69,7 +69,7 @@ def search(
             raise InputError("got an encoder without a model: raw sequences need both")
         return index.search(queries, k, where)
     fitted = load(model) if isinstance(model, str | Path) else model
-    nothing = np.zeros((1, fitted.reduction_.dim_out), np.float32)
+    nothing = np.zeros((1, fitted.vector_.dim_out), np.float32)
     # What is wrong with model, k or filter shows before the sequences are encoded.
     index.search(Vectors.of(nothing, made_by=model_fingerprint(fitted)), k, where)
     return index.search(embed(queries, fitted, encoder, **encoding), k, where)

@@ -23,12 +23,14 @@ METHODS = ("mean", "mean_pca", "mean_whitened", "onevec")
 def model_fingerprint(model: OneVec | str | Path) -> str:
     """Return what tells a fitted model from any other: SHA-256 of all that makes its vectors.
 
-    Encoder, poolers and reduction count; the verdict, the baselines and the times of a training
-    do not. ``model`` may be the folder that `OneVec.save` wrote.
+    Encoder, poolers and parts count; the verdict, the baselines and the times of a training do
+    not. ``model`` may be the folder that `OneVec.save` wrote.
     """
     fitted = load(model) if isinstance(model, str | Path) else model
     config, arrays = fitted._state()
-    kept = {name: config[name] for name in ("token_dim", "fingerprint", "poolers", "reduction")}
+    kept = {name: config[name] for name in ("token_dim", "fingerprint", "poolers", "vector")}
+    for part in kept["vector"]["parts"]:
+        del part["part"]["about"]  # words
     text = json.dumps(kept, sort_keys=True, default=lambda number: number.item())
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
