@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LIBRARIES = {"onevec": "onevec", "onnx": "onnx"}
@@ -90,7 +90,17 @@ def model_card(
 
 def _words(name: str, export: Mapping[str, Any]) -> dict[str, Any]:
     inputs = export.get("inputs", ())
-    note = "`tokens` (batch, tokens, dim) float32; `mask` (batch, tokens) int64, ones, then zeros."
+    layers = export.get("layers", ())
+    several = len(layers) > 1
+    notes = {
+        "tokens": f"`tokens` (batch, tokens, {'layers, ' * several}dim) float32",
+        "mask": "`mask` (batch, tokens) int64, ones, then zeros",
+        "ids": "`ids` (batch, tokens) int64, the vocabulary entries",
+        "cls": "`cls` (batch, layers, dim) float32, the classification token",
+    }
+    note = "; ".join(notes[each] for each in inputs if each in notes) + "."
+    if several:
+        note += f" Layers are the hidden states {', '.join(map(str, layers))}, in this order."
     if "input_ids" in inputs:
         note = "The tokenizer stands in the folder; pad on the right. Both inputs are int64."
     fed = ", ".join(f'"{each}": {each}' for each in inputs)
@@ -121,7 +131,7 @@ def _facts(config: Mapping[str, Any], export: Mapping[str, Any]) -> str:
     facts = {
         "vector": f"{config['vector_dim']} dimensions, from tokens of {config['token_dim']}",
         "encoder": export.get("encoder") or "the one that made the token vectors",
-        "hidden states": ", ".join(str(layer) for layer in config["layers"] if layer >= 0),
+        "hidden states": _layers(export.get("layer", config["layers"])),
         "encoder fingerprint": f"`{config['fingerprint'] or 'none: fitted to ready arrays'}`",
     }
     facts = {key: value for key, value in facts.items() if value}
@@ -130,13 +140,17 @@ def _facts(config: Mapping[str, Any], export: Mapping[str, Any]) -> str:
         facts["fitted to"] = f"{data['sequences']:,} sequences, {data['tokens']:,} token vectors"
         facts["data fingerprint"] = f"`{data['fingerprint']}`"
     if "difference" in export:
-        if "layer" in export:
-            facts["layer"] = "the last" if export["layer"] == -1 else str(export["layer"])
         facts["checked"] = (
             f"opened and compared with onevec when written: largest difference "
             f"{export['difference']:.0e} of the vectors' root mean square norm"
         )
     return "\n".join(f"- {key}: {value}" for key, value in facts.items())
+
+
+def _layers(layers: int | Sequence[int]) -> str:
+    """Name the hidden states that are read; none where bare arrays do not say."""
+    numbers = [layers] if isinstance(layers, int) else layers
+    return ", ".join(str(layer) for layer in numbers if layer >= 0)
 
 
 def _limits(export: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ import torch
 from jaxtyping import Float
 
 from onevec.errors import InputError, StoreError
+from onevec.export.head import check_poolers
 from onevec.ragged import Ragged
 from onevec.tokens.adapters import SentenceTransformerEncoder, open_encoder
 from onevec.tokens.frozen import Options
 from onevec.tokens.huggingface import HuggingFaceText
+from onevec.tokens.layers import LAST
 from onevec.tokens.store import made_from
 
 if TYPE_CHECKING:
@@ -28,8 +31,9 @@ def open_text_encoder(
     model: OneVec, encoder: Any, layer: int | None, special_tokens: bool, max_length: int | None
 ) -> TextEncoders:
     """Open the encoder as `onevec.encode` does, and compare it with the fitted one."""
-    ours, fitted = made_from(model.fingerprint_)
-    asked = (layer,) if layer is not None else tuple(fitted) or (-1,)
+    check_poolers(model)
+    ours, held = made_from(model.fingerprint_)[0], model.layers_
+    asked = tuple(held) if layer is None else (layer,)
     options = Options(asked, special_tokens, max_length)
     options.check()
     frozen = open_encoder(encoder, "text", options)
@@ -38,8 +42,7 @@ def open_text_encoder(
             f"got the encoder {encoder!r}: only text encoders of transformers or "
             "sentence-transformers can be exported; pass one, or export to onnx without an encoder"
         )
-    # The main hidden state first, as the model reads them.
-    layers = tuple(frozen.known_layers((each,))[0] for each in asked)
+    layers = _known(frozen, asked)
     frozen.options = replace(options, layers=layers)
     if frozen.tokenizer.pad_token is None:
         raise InputError(
@@ -53,15 +56,11 @@ def open_text_encoder(
             f"{ours[:14]}: pass that encoder, or set check_encoder=False if you know they are the "
             "same"
         )
-    if model.check_encoder and fitted and list(layers) != fitted:
+    told = held != [LAST] and (model.check_encoder or len(held) > 1)
+    if layer is not None and told and layers != _known(frozen, held):
         raise StoreError(
-            f"got layer {layer}, the model was fitted to layer {', '.join(map(str, fitted))} of "
-            "its encoder: leave layer (--layer) out"
-        )
-    if len(layers) != len(model.layers_):
-        raise InputError(
-            f"the model reads {len(model.layers_)} layers, and bare arrays do not say which of the "
-            "encoder they are: fit it to a store that `encode` wrote with several layers"
+            f"got layer {layer}, the model was fitted to layer {', '.join(map(str, held))} of its "
+            "encoder: leave layer (--layer) out"
         )
     if model.vector_.cls_layers and not any(
         piece.cls is not None for piece in frozen.cut(sample_texts(frozen)[:1], 0)
@@ -71,6 +70,11 @@ def open_text_encoder(
             "pass the encoder of the fit"
         )
     return frozen
+
+
+def _known(frozen: TextEncoders, layers: Sequence[int]) -> tuple[int, ...]:
+    """Return the numbers of an encoder's hidden states in the order of the model's."""
+    return tuple(frozen.known_layers((each,))[0] for each in layers)
 
 
 def sample_texts(frozen: TextEncoders) -> list[str]:
@@ -106,7 +110,8 @@ def vectors_of(
     cls = {}
     for name, layer in zip(model.layers_, layers, strict=True):
         if name in model.vector_.cls_layers:
-            cls[name] = torch.stack([each[layer].cls for each in states]).numpy()
+            found = [front for each in states if (front := each[layer].cls) is not None]
+            cls[name] = torch.stack(found).numpy()
     return model.transform_states(held, cls)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -122,7 +122,9 @@ class PartModule(_Maps):
         self.reduced = None if part.reduction is None else ReducedBlocks(part.reduction)
         outer = None if part.reduction is None else part.reduction.outer
         matrix = None if outer is None else outer.matrix_
-        centre = part.centre if matrix is None or outer is None else part.centre + outer.mean_ @ matrix
+        centre = (
+            part.centre if matrix is None or outer is None else part.centre + outer.mean_ @ matrix
+        )
         if part.blind is not None:
             clear = np.eye(part.width) - part.blind @ part.blind.T
             matrix = clear if matrix is None else matrix @ clear
@@ -186,6 +188,17 @@ class LayerModule(nn.Module):
         return {name: pooler(seen[self.views[name]]) for name, pooler in self.poolers.items()}
 
 
+def check_poolers(model: OneVec) -> None:
+    """Raise `InputError` where a pooler reads what an export cannot hand to it."""
+    for blocks in model.blocks_.values():
+        needs = [name for name, each in blocks.poolers.items() if "layers" in each.needs]
+        if needs:
+            raise InputError(
+                f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand to it: "
+                "fit with another pooler"
+            )
+
+
 class Head(nn.Module):
     """Token vectors to the final vector in fp32: what `OneVec.transform` does, without its checks.
 
@@ -200,30 +213,31 @@ class Head(nn.Module):
         The hidden states that are read.
     cls_layers : list of int
         Those whose classification token is read.
+    needs_ids : bool
+        Whether a pooler weights vocabulary entries.
     """
 
     def __init__(self, model: OneVec):
         super().__init__()
         vector = model.vector_
         self.layers, self.cls_layers = list(vector.blocks), sorted(vector.cls_layers)
-        for blocks in model.blocks_.values():
-            needs = [name for name, each in blocks.poolers.items() if "layers" in each.needs]
-            if needs:
-                raise InputError(
-                    f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand "
-                    "to it: fit with another pooler"
-                )
+        check_poolers(model)
         self.pools = nn.ModuleList(
             LayerModule(model.blocks_[layer], names) for layer, names in vector.blocks.items()
+        )
+        self.needs_ids = any(
+            "ids" in model.blocks_[layer].poolers[name].needs
+            for layer, names in vector.blocks.items()
+            for name in names
         )
         self.reduce = VectorModule(vector)
         self.requires_grad_(False)
 
-    @property
-    def needs_ids(self) -> bool:
-        """Whether a pooler weights vocabulary entries."""
-        pooled = [pooler for pool in self.pools for pooler in pool.poolers.values()]
-        return any("ids" in pooler.needs for pooler in pooled)
+    def layer_modules(self) -> Iterator[tuple[int, LayerModule]]:
+        """Go through the hidden states and their poolers."""
+        for layer, pool in zip(self.layers, self.pools, strict=True):
+            assert isinstance(pool, LayerModule)
+            yield layer, pool
 
     def forward(
         self,
@@ -240,7 +254,7 @@ class Head(nn.Module):
             States of the classification token, where a part reads them.
         """
         held = tokens if isinstance(tokens, Mapping) else {self.layers[0]: tokens}
-        pooled = {at: pool(held[at]) for at, pool in zip(self.layers, self.pools, strict=True)}
+        pooled = {layer: pool(held[layer]) for layer, pool in self.layer_modules()}
         return self.reduce(with_cls(pooled, self.cls_layers, cls))
 
 

@@ -163,7 +163,7 @@ class VectorGraph(nn.Module):
     ) -> Tensor:
         """Return (batch, dim)."""
         there, pooled = mask > 0, {}
-        for place, (layer, pool) in enumerate(zip(self.head.layers, self.head.pools, strict=True)):
+        for place, (layer, pool) in enumerate(self.head.layer_modules()):
             values = tokens if tokens.ndim == 3 else tokens[:, :, place]
             raw = Padded(values.masked_fill(~there.unsqueeze(-1), 0.0), there, ids)
             seen = {view: raw.with_values(each) for view, each in pool.seen(raw.values).items()}
@@ -190,14 +190,14 @@ class TextGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (batch, dim)."""
-        last = self.layers in ((-1,), (self.depth,))
-        wide = {} if last else {"output_hidden_states": True}
+        inner = [layer for layer in self.layers if layer not in (-1, self.depth)]
+        wide = {"output_hidden_states": True} if inner else {}
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **wide)
-        if last:
-            hidden = [output.last_hidden_state]
-        else:
-            hidden = [output.hidden_states[layer] for layer in self.layers]
-        hidden = [each.float() for each in hidden]
+        # The last one comes after a final normalisation, if there is one.
+        hidden = [
+            (output.hidden_states[at] if at in inner else output.last_hidden_state).float()
+            for at in self.layers
+        ]
         states = hidden[0] if len(hidden) == 1 else torch.stack(hidden, dim=2)
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
         content = place < attention_mask.sum(1, keepdim=True) - self.tail

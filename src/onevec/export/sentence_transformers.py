@@ -65,8 +65,8 @@ def to_sentence_transformers(
     out : path
         The folder to write. It appears whole, after the check, or not at all.
     layer : int, optional
-        Which hidden states the model was fitted on, as for `onevec.encode`; a model that was
-        fitted to a store knows, else it is the last.
+        Which hidden state the model was fitted on, as for `onevec.encode`; a model that was fitted
+        to a store, or to a mapping of hidden states, knows, else it is the last.
     road : {"auto", "native", "module"}
         "native" writes modules that sentence-transformers itself brings: the folder needs
         neither onevec nor ``trust_remote_code=True``. "module" writes `OneVecPooling`, which
@@ -238,11 +238,11 @@ def _first_module(encoder: Any, frozen: TextEncoders) -> Any:
     dtype = next(first.parameters()).dtype
     if dtype != torch.float32:
         raise InputError(f"got an encoder in {dtype}: load it in float32")
-    layers = frozen.options.layers
-    if len(layers) > 1:  # one pass gives all of them, as `all_layer_embeddings`
+    main, *others = frozen.options.layers
+    if others:  # one pass gives all of them, as `all_layer_embeddings`
         first.model.config.output_hidden_states = True
-    elif layers not in ((-1,), (frozen.depth,)):
-        how: Any = {"method": "forward", "method_output_name": ("hidden_states", layers[0])}
+    elif main not in (-1, frozen.depth):
+        how: Any = {"method": "forward", "method_output_name": ("hidden_states", main)}
         first.modality_config = {"text": how}
         first.module_output_name = "token_embeddings"
     if frozen.limit is not None:

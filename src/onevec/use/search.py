@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from onevec.errors import InputError
 from onevec.estimator import OneVec, load
 from onevec.tokens.encode import encode
+from onevec.tokens.layers import LAST
 from onevec.tokens.layout import is_store
 from onevec.tokens.store import TokenStore, made_from
 from onevec.use.calibration import FEWEST, Calibration
@@ -90,11 +91,13 @@ def embed(sequences: Any, model: OneVec, encoder: Any = None, **encoding: Any) -
 def encoded(
     sequences: Any, model: OneVec, encoder: Any = None, **encoding: Any
 ) -> Iterator[TokenStore]:
-    """Encode sequences for a model, at its layer, into a store that goes afterwards."""
+    """Encode sequences for a model, at its layers, into a store that goes afterwards."""
     taken = {"out", "resume", "overwrite"} & set(encoding)
     if taken:
         raise InputError(f"got {sorted(taken)[0]}=...: what is encoded here is not kept")
-    layers = [] if encoder is None else made_from(model.fingerprint_)[1]
+    layers = []
+    if encoder is not None:  # a pooler may mix layers beside those that parts read
+        layers = made_from(model.fingerprint_)[1] or [n for n in model.layers_ if n != LAST]
     if layers:
         encoding.setdefault("layers", sorted(layers))
     # A store, not memory: it knows its encoder, which the model checks.
