@@ -66,7 +66,7 @@ def test_labels_are_never_read(easy_tokens):
 
 
 def test_the_same_seed_gives_the_same_vectors(easy_tokens, fitted):
-    again = OneVec(dim=8).fit(easy_tokens[0])
+    again = OneVec().fit(easy_tokens[0])
     np.testing.assert_array_equal(again.transform(easy_tokens[0]), fitted.transform(easy_tokens[0]))
 
 
