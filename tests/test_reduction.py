@@ -35,7 +35,7 @@ def test_blocks_of_length_1_are_the_formula(features):
     np.testing.assert_allclose(np.abs(found.transform(features)), np.abs(wanted), atol=1e-5)
 
 
-def test_a_cache_between_candidates_changes_nothing(features):
+def test_a_cache_between_recipes_changes_nothing(features):
     cache = {}
     for option in (UNIT, ALONE, Recipe(("b",), 0.0, 0.0)):
         for dim in (3, 12):
