@@ -9,8 +9,8 @@ import torch
 from onevec.blocks import Blocks
 from onevec.estimator import OneVec
 from onevec.export.head import Head, difference
-from onevec.ragged import Ragged
 from onevec.parts import BLOCKS, PLAIN
+from onevec.ragged import Ragged
 from onevec.reduction import Recipe, Reduction
 from onevec.vector import Vector
 

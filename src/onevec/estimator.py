@@ -30,7 +30,7 @@ from onevec.judge.verdict import (
     verdict,
 )
 from onevec.native import NATIVE_POOLERS, why_not_native
-from onevec.objectives import Objective, make_objective
+from onevec.objectives import make_objective
 from onevec.parts import (
     ASKING,
     BLOCKS,
@@ -259,8 +259,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         why = _why_kept(tokens, pooled[main]) if usual else ""
         if why:
             number = dim if isinstance(dim, int) else None
-            mean = Vector.mean(main, tokens.dim)
-            return mean.shortened(pooled, number), keep_the_mean(why)
+            mean = Vector.mean(main, pooled[main], nuisance).shortened(pooled, number)
+            return mean, keep_the_mean(why, mean.dim_out, mean.width)
         given: dict[str, Any] = {
             "token_dim": tokens.dim,
             "per_sequence": self.export is None,

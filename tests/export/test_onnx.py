@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onevec.recipe import BLOCKS, candidates
 from transformers import AutoTokenizer
 
 from onevec import Ragged
@@ -16,7 +17,6 @@ from onevec.export.onnx import GRAPH, to_onnx
 from onevec.export.padded import Padded
 from onevec.export.padded_poolers import PADDED
 from onevec.poolers import POOLERS
-from onevec.recipe import BLOCKS, candidates
 from tests.export.conftest import encoded, error, fitted, made_of
 
 DIM = 12

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onevec.recipe import BLOCKS, EXTREMES
 from sentence_transformers import SentenceTransformer
 
 import onevec
@@ -18,7 +19,6 @@ from onevec.export.sentence_transformers import MANIFEST, to_sentence_transforme
 from onevec.export.sentence_transformers_module import OneVecPooling
 from onevec.native import ALONE, NATIVE_POOLERS, native_candidates, why_not_native
 from onevec.poolers import POOLERS
-from onevec.recipe import BLOCKS, EXTREMES
 from onevec.reduction import EVENED_MEAN, MEAN_PCA, Candidate
 from tests.export.conftest import encoded, error, fitted, made_of
 

@@ -26,7 +26,12 @@ FILE = Path(__file__).with_name("measured.json")
 COVERED = 0.9  # of measured rows, where there are enough of them; fewer cover less
 _FEWEST = 5  # rows from which a range is said
 # What tells which measured row is nearest, on scales on which rows lie about as far apart.
-_SCALES = {"dim": math.log, "length": math.log, "icc": float, "norm_cv": lambda v: math.log(v + 0.01)}
+_SCALES = {
+    "dim": math.log,
+    "length": math.log,
+    "icc": float,
+    "norm_cv": lambda v: math.log(v + 0.01),
+}
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def gain_range(
     if len(left) < _FEWEST:
         return None
     gains = np.sort([row["gain"] for row in left])
-    drop = int((1 - COVERED) / 2 * (len(gains) + 1))  # so many beyond either end
+    drop = int((1 - COVERED) * (len(gains) + 1) / 2 + 1e-9)  # so many beyond either end
     drop = max(drop, 1)
     return Range(
         gain=float(gains.mean()),
