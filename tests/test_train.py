@@ -158,7 +158,7 @@ if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a first fit must not hinder a 
     OneVec(6, pooler="attention", training={"steps": 2, "batch": 16}).fit(tokens)
 model = OneVec(6, pooler="gated_attention", objective="info_nce", training=training).fit(tokens)
 if os.environ.get("RANK", "0") == "0":
-    pooler = model.blocks_[-1].poolers["gated_attention"]
+    pooler = model.blocks_[model.layers_[0]].poolers["gated_attention"]
     np.savez(sys.argv[1], vectors=model.transform(tokens), steps=model.training_.best_step,
              score=[entry["score"] for entry in model.training_.history],
              **{name: value.numpy() for name, value in pooler.state_dict().items()})

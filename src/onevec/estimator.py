@@ -269,8 +269,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         why = _why_kept(tokens, pooled[main]) if usual else ""
         if why:
             number = dim if isinstance(dim, int) else None
-            mean = Vector.mean(main, tokens.dim)
-            return mean.shortened(pooled, number), keep_the_mean(why)
+            mean = Vector.mean(main, pooled[main], nuisance).shortened(pooled, number)
+            return mean, keep_the_mean(why, mean.dim_out, mean.width)
         given: dict[str, Any] = {
             "token_dim": tokens.dim,
             "per_sequence": self.export is None,

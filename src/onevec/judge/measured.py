@@ -128,7 +128,7 @@ def gain_range(
     if len(left) < _FEWEST:
         return None
     gains = np.sort([row["gain"] for row in left])
-    drop = int((1 - COVERED) / 2 * (len(gains) + 1))  # so many beyond either end
+    drop = int((1 - COVERED) * (len(gains) + 1) / 2 + 1e-9)  # so many beyond either end
     drop = max(drop, 1)
     return Range(
         gain=float(gains.mean()),
