@@ -122,7 +122,9 @@ class PartModule(_Maps):
         self.reduced = None if part.reduction is None else ReducedBlocks(part.reduction)
         outer = None if part.reduction is None else part.reduction.outer
         matrix = None if outer is None else outer.matrix_
-        centre = part.centre if matrix is None or outer is None else part.centre + outer.mean_ @ matrix
+        centre = (
+            part.centre if matrix is None or outer is None else part.centre + outer.mean_ @ matrix
+        )
         if part.blind is not None:
             clear = np.eye(part.width) - part.blind @ part.blind.T
             matrix = clear if matrix is None else matrix @ clear
