@@ -237,8 +237,9 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             sample=sample,
         )
         plain, facts = baselines(pooled[main], vector.dim_out), facts_of(tokens)
+        read = {at: held for at, held in layers.items() if at == main or at in vector.blocks}
         # All at once: a fit that is interrupted leaves what was fitted before.
-        self.n_features_in_, self.fingerprint_ = tokens.dim, fingerprint
+        self.n_features_in_, self.fingerprint_ = tokens.dim, _fingerprint(read)
         self.verdict_, self.training_, self.baselines_, self.data_ = said, trained, plain, facts
         self._adopt({layer: each.blocks for layer, each in found.items()}, vector)
         return self
