@@ -9,8 +9,8 @@ import torch
 from onevec.blocks import Blocks
 from onevec.estimator import OneVec
 from onevec.export.head import Head, difference
-from onevec.ragged import Ragged
 from onevec.parts import BLOCKS, PLAIN
+from onevec.ragged import Ragged
 from onevec.reduction import Recipe, Reduction
 from onevec.vector import Vector
 
@@ -35,7 +35,7 @@ def test_blocks_of_length_1_are_the_formula(features):
     np.testing.assert_allclose(np.abs(found.transform(features)), np.abs(wanted), atol=1e-5)
 
 
-def test_a_cache_between_candidates_changes_nothing(features):
+def test_a_cache_between_recipes_changes_nothing(features):
     cache = {}
     for option in (UNIT, ALONE, Recipe(("b",), 0.0, 0.0)):
         for dim in (3, 12):

@@ -74,7 +74,7 @@ def test_a_clone_is_unfitted_and_equal(data):
     model = quick(random_state=3, training={"steps": 5}).fit(data[0])
     copy = clone(model)
     assert copy.get_params() == model.get_params()
-    assert not hasattr(copy, "reduction_")
+    assert not hasattr(copy, "vector_")
     np.testing.assert_array_equal(copy.fit(data[0]).transform(data[0]), model.transform(data[0]))
 
 

@@ -19,7 +19,7 @@ from onevec.errors import InputError, StoreError
 from onevec.objectives import OBJECTIVES, Context, make_objective
 from onevec.poolers import POOLERS
 from onevec.ragged import Ragged
-from onevec.reduction import Candidate
+from onevec.reduction import Recipe
 from onevec.train import Training, train
 from onevec.train.head import Head, World, gradients
 from onevec.train.offer import draw_rows, marks_of
@@ -76,12 +76,12 @@ def test_every_objective_trains_on_a_real_store(objective, store):
     assert all(np.isfinite(value) for value in terms.values())
 
 
-def test_objectives_mix_and_the_candidates_get_a_learned_head(store):
+def test_objectives_mix_and_the_vector_gets_a_learned_part(store):
     model = OneVec(16, objective={"vicreg": 0.5, "held_out_statistics": 1.0}, training=SMALL).fit(
         store
     )
-    names = [row["name"] for row in model.verdict_.candidates]
-    assert "residual, PCA" in names
+    assert [part["name"] for part in model.parts_] == ["mean", "rich", "plain", "learned"]
+    assert not model.verdict_.beats_mean and "As told" in model.verdict_.sentence
     terms = model.training_.history[-1]["terms"]
     assert {"vicreg.variance", "total"} <= set(terms)
 
@@ -90,16 +90,16 @@ def parts(tokens, pooler="gated_attention", dim=6):
     tokens = Ragged.from_list(tokens)
     specs = {"mean": ("mean", {}), "std": ("std", {}), pooler: (pooler, {})}
     prepared = prepare(tokens, specs, "quick", 0)
-    return tokens, prepared, Candidate((pooler,), 0.5, 0.5), dim
+    return tokens, prepared, Recipe((pooler,), 0.5, 0.5), dim
 
 
 def test_pieces_give_the_gradient_of_the_whole_batch():
-    tokens, prepared, candidate, dim = parts(needles(40)[0])
+    tokens, prepared, recipe, dim = parts(needles(40)[0])
     views = tokens[:20], tokens[20:]
     found = []
     for piece_tokens in (10**6, 100):
         torch.manual_seed(0)
-        head = Head(prepared, candidate, dim)
+        head = Head(prepared, recipe, dim)
         objective = make_objective({"info_nce": 1.0, "vicreg": 0.1}).fit(tokens, dim)
         context = Context(views, views[0], torch.arange(20), torch.Generator())
         head.zero_grad()
@@ -158,7 +158,7 @@ if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a first fit must not hinder a 
     OneVec(6, pooler="attention", training={"steps": 2, "batch": 16}).fit(tokens)
 model = OneVec(6, pooler="gated_attention", objective="info_nce", training=training).fit(tokens)
 if os.environ.get("RANK", "0") == "0":
-    pooler = model.blocks_.poolers["gated_attention"]
+    pooler = model.blocks_[model.layers_[0]].poolers["gated_attention"]
     np.savez(sys.argv[1], vectors=model.transform(tokens), steps=model.training_.best_step,
              score=[entry["score"] for entry in model.training_.history],
              **{name: value.numpy() for name, value in pooler.state_dict().items()})
@@ -254,11 +254,11 @@ class Collapse(OBJECTIVES["align_uniform"]):
 
 
 def test_the_monitor_stops_a_run_that_collapses():
-    tokens, prepared, candidate, dim = parts(needles(200)[0], "deep_sets")
+    tokens, prepared, recipe, dim = parts(needles(200)[0], "deep_sets")
     told = train(
         tokens,
         prepared,
-        candidate,
+        recipe,
         Collapse(),
         Training.of({"steps": 400, "evaluations": 40, "patience": 99, "learning_rate": 0.05}),
         dim=dim,
@@ -341,12 +341,12 @@ def test_reencoded_views_must_be_of_the_fitted_sequences():
 
 def test_numpy_seeds_and_wide_offsets():
     tokens = [t + 1000.0 for t in needles(80)[0]]
-    ragged, prepared, candidate, dim = parts(tokens)
-    candidate = Candidate(("mean", "gated_attention"), 0.5, 0.5)
-    head = Head(prepared, candidate, dim)
+    ragged, prepared, _, dim = parts(tokens)
+    recipe = Recipe(("mean", "gated_attention"), 0.5, 0.5)
+    head = Head(prepared, recipe, dim)
     from onevec.reduction import Reduction
 
-    reduction = Reduction(candidate).fit(prepared.fitted, dim)
+    reduction = Reduction(recipe).fit(prepared.fitted, dim)
     expected = reduction.transform(prepared.blocks.of(ragged))
     with torch.no_grad():
         np.testing.assert_allclose(head(ragged).numpy(), expected, atol=0.02)
@@ -360,12 +360,12 @@ def test_layers_are_part_of_a_stacked_fingerprint(store):
 
 
 def test_patience_ends_a_run_and_the_best_state_is_kept():
-    tokens, prepared, candidate, dim = parts(needles(200)[0])
-    pooler = prepared.blocks.poolers[candidate.blocks[0]]
+    tokens, prepared, recipe, dim = parts(needles(200)[0])
+    pooler = prepared.blocks.poolers[recipe.blocks[0]]
     before = {name: value.clone() for name, value in pooler.state_dict().items()}
     settings = {"steps": 50, "evaluations": 50, "patience": 2, "learning_rate": 1e-9}
     told = train(
-        tokens, prepared, candidate, make_objective("vicreg"), Training.of(settings),
+        tokens, prepared, recipe, make_objective("vicreg"), Training.of(settings),
         dim=dim, effort="quick", random_state=0,
     )  # fmt: skip
     assert told.steps <= 4 or told.best_step > 0

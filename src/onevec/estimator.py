@@ -30,7 +30,7 @@ from onevec.judge.verdict import (
     verdict,
 )
 from onevec.native import NATIVE_POOLERS, why_not_native
-from onevec.objectives import Objective, make_objective
+from onevec.objectives import make_objective
 from onevec.parts import (
     ASKING,
     BLOCKS,
@@ -226,10 +226,20 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         pooled = {layer: each.features for layer, each in found.items()}
         for layer in {layer for _, layer, part in asked if part.reads == "cls"}:
             pooled[layer] = pooled[layer] | _cls_of(layers[layer], found[layer].rows)
-        vector, said = self._judged(layers, found, pooled, asked, names, trained, frames, sample)
+        vector, said = self._judged(
+            layers,
+            found,
+            pooled,
+            asked=asked,
+            names=names,
+            trained=trained,
+            frames=frames,
+            sample=sample,
+        )
         plain, facts = baselines(pooled[main], vector.dim_out), facts_of(tokens)
+        read = {at: held for at, held in layers.items() if at == main or at in vector.blocks}
         # All at once: a fit that is interrupted leaves what was fitted before.
-        self.n_features_in_, self.fingerprint_ = tokens.dim, fingerprint
+        self.n_features_in_, self.fingerprint_ = tokens.dim, _fingerprint(read)
         self.verdict_, self.training_, self.baselines_, self.data_ = said, trained, plain, facts
         self._adopt({layer: each.blocks for layer, each in found.items()}, vector)
         return self
@@ -239,6 +249,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         layers: Mapping[int, Tokens],
         found: Mapping[int, Prepared],
         pooled: Pooled,
+        *,
         asked: list[tuple[str, int, Part]],
         names: Sequence[str],
         trained: Trained | None,
@@ -259,8 +270,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         why = _why_kept(tokens, pooled[main]) if usual else ""
         if why:
             number = dim if isinstance(dim, int) else None
-            mean = Vector.mean(main, tokens.dim)
-            return mean.shortened(pooled, number), keep_the_mean(why)
+            mean = Vector.mean(main, pooled[main], nuisance).shortened(pooled, number)
+            return mean, keep_the_mean(why, mean.dim_out, mean.width)
         given: dict[str, Any] = {
             "token_dim": tokens.dim,
             "per_sequence": self.export is None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from onevec.errors import InputError
@@ -141,14 +142,31 @@ def chosen(
     for name, value in named.items():
         own = isinstance(value, Part)
         part = value if own else PARTS.get(name) or _of_poolers(name)
-        part = part if own else replace(part, weight=_weight(name, value))
+        part = replace(part, weight=_weight(name, part.weight if own else value))
         if part.weight > 0:
             parts[name] = part
-            for block in part.recipe.blocks if part.reads == "tokens" else ():
-                specs[block] = BLOCKS.get(block) or (block.removeprefix(_OWN), {})
+            specs |= _specs_of(name, part)
     if not parts:
         raise InputError(f"got parts={given!r}: name at least one part with a weight above 0")
     return parts, specs
+
+
+def _specs_of(name: str, part: Part) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the specs of the blocks that a part pools from tokens."""
+    if part.width is None and len(part.recipe.blocks) != 1:
+        raise InputError(
+            f"got the part {name!r} of the blocks {', '.join(part.recipe.blocks)} without a width: "
+            "features that stay as they are come from one block; give it a width"
+        )
+    specs: dict[str, tuple[str, dict[str, Any]]] = {}
+    for block in part.recipe.blocks if part.reads == "tokens" else ():
+        specs[block] = BLOCKS.get(block) or (block.removeprefix(_OWN), {})
+        if specs[block][0] not in POOLERS:
+            raise InputError(
+                f"got the part {name!r} of the block {block!r}: choose from {', '.join(BLOCKS)}, "
+                f"or name poolers ({', '.join(POOLERS)})"
+            )
+    return specs
 
 
 _OWN = "own_"  # before a pooler whose name is that of a block with other options
@@ -206,7 +224,7 @@ def weighted(text: str, what: str) -> dict[str, float]:
 
 
 def _weight(name: str, value: Any) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not 0 <= float(value) < math.inf:
         raise InputError(f"got the weight {value!r} of {name!r}: it must be a number of 0 or more")
     return float(value)

@@ -197,9 +197,18 @@ class Vector:
         return cls(parts).shortened(pooled, dim)
 
     @classmethod
-    def mean(cls, layer: int, width: int) -> Vector:
-        """Return the native mean, exactly."""
-        return cls([FittedPart.as_it_is(MEAN, layer, None, width)])
+    def mean(
+        cls,
+        layer: int,
+        features: Features,
+        nuisance: Float[np.ndarray, "seqs columns"] | None = None,
+    ) -> Vector:
+        """Return the native mean, exactly; in which directions nuisance shows is taken out."""
+        means = features[MEAN]
+        part = FittedPart.as_it_is(MEAN, layer, None, means.shape[1])
+        if nuisance is not None:
+            part = replace(part, blind=nuisance_directions(means.astype(np.float64), nuisance))
+        return cls([part])
 
     @classmethod
     def alone(

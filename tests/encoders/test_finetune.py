@@ -328,7 +328,7 @@ def test_a_pooler_is_trained_with_the_encoder(room, tmp_path):
     tokens = encode(topics(20, seed=1), out, out=tmp_path / "store", progress=False)
     assert model.transform(tokens).shape == (20, 8)  # its encoder is the one that was saved
     assert model.pooler == "attention|std"
-    trained = model.blocks_.poolers["attention"].scorer.weight.weight
+    trained = model.blocks_[model.layers_[0]].poolers["attention"].scorer.weight.weight
     assert bool(trained.any()) == (made["best_step"] > 0)
 
 

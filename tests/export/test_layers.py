@@ -102,11 +102,13 @@ def test_a_mapping_says_which_states_they_are(tmp_path, bert, texts):  # noqa: F
     assert facts["layer"] == [3, 1]
     with pytest.raises(StoreError, match="fitted to layer 3, 1 of its encoder: leave layer"):
         to_sentence_transformers(model, bert, tmp_path / "x", layer=3)
-    inner = OneVec(parts="mean,plain").fit({1: held[1]})
-    check(tmp_path / "inner", inner, bert, texts, inner.transform({1: held[1]}))
-    # Bare arrays do not say: there the argument does.
-    bare = OneVec(parts="mean,plain").fit(held[1])
-    check(tmp_path / "bare", bare, bert, texts, bare.transform(held[1]), layer=1)
+    # Bare arrays do not say; the argument does.
+    inner, bare = (OneVec(parts="mean,plain").fit(each) for each in ({1: held[1]}, held[1]))
+    for model, options in ((inner, {}), (bare, {"layer": 1})):
+        facts = to_sentence_transformers(model, bert, tmp_path / "st", overwrite=True, **options)
+        assert facts["layer"] == 1
+        found = by_sentence_transformers(tmp_path / "st", texts)
+        assert error(found, bare.transform(held[1])) < 1e-4
 
 
 def test_a_pooler_that_mixes_layers_is_refused_by_every_road(tmp_path, bert, texts):  # noqa: F811

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from onevec.blocks import Blocks, show
 from onevec.errors import InputError
-from onevec.poolers import POOLERS
+from onevec.poolers import POOLERS, Pooler
 from onevec.ragged import Ragged
 from onevec.reduction import SHORTEST, Reduction
 from onevec.vector import FittedPart, Vector
@@ -177,6 +177,12 @@ class LayerModule(nn.Module):
         for name in ("shift", "scale", "axes"):
             self.register_buffer(name, getattr(blocks, name).clone())
 
+    def each(self) -> Iterator[Pooler]:
+        """The poolers."""
+        for pooler in self.poolers.values():
+            assert isinstance(pooler, Pooler)
+            yield pooler
+
     def seen(self, values: Float[Tensor, "*tokens dim"]) -> dict[str, Tensor]:
         """Return what the blocks see, by their views."""
         return show(values, self.views.values(), self.shift, self.scale, self.axes)
@@ -213,8 +219,6 @@ class Head(nn.Module):
         The hidden states that are read.
     cls_layers : list of int
         Those whose classification token is read.
-    needs_ids : bool
-        Whether a pooler weights vocabulary entries.
     """
 
     def __init__(self, model: OneVec):
@@ -225,19 +229,19 @@ class Head(nn.Module):
         self.pools = nn.ModuleList(
             LayerModule(model.blocks_[layer], names) for layer, names in vector.blocks.items()
         )
-        self.needs_ids = any(
-            "ids" in model.blocks_[layer].poolers[name].needs
-            for layer, names in vector.blocks.items()
-            for name in names
-        )
         self.reduce = VectorModule(vector)
         self.requires_grad_(False)
 
-    def layer_modules(self) -> Iterator[tuple[int, LayerModule]]:
-        """Go through the hidden states and their poolers."""
-        for layer, pool in zip(self.layers, self.pools, strict=True):
+    def each_layer(self) -> Iterator[LayerModule]:
+        """What pools each hidden state."""
+        for pool in self.pools:
             assert isinstance(pool, LayerModule)
-            yield layer, pool
+            yield pool
+
+    @property
+    def needs_ids(self) -> bool:
+        """Whether a pooler weights vocabulary entries."""
+        return any("ids" in pooler.needs for pool in self.each_layer() for pooler in pool.each())
 
     def forward(
         self,
@@ -254,7 +258,9 @@ class Head(nn.Module):
             States of the classification token, where a part reads them.
         """
         held = tokens if isinstance(tokens, Mapping) else {self.layers[0]: tokens}
-        pooled = {layer: pool(held[layer]) for layer, pool in self.layer_modules()}
+        pooled = {
+            at: pool(held[at]) for at, pool in zip(self.layers, self.each_layer(), strict=True)
+        }
         return self.reduce(with_cls(pooled, self.cls_layers, cls))
 
 

@@ -238,11 +238,11 @@ def _first_module(encoder: Any, frozen: TextEncoders) -> Any:
     dtype = next(first.parameters()).dtype
     if dtype != torch.float32:
         raise InputError(f"got an encoder in {dtype}: load it in float32")
-    main, *others = frozen.options.layers
-    if others:  # one pass gives all of them, as `all_layer_embeddings`
+    layers = list(frozen.options.layers)
+    if len(layers) > 1:  # one pass gives all of them, as `all_layer_embeddings`
         first.model.config.output_hidden_states = True
-    elif main not in (-1, frozen.depth):
-        how: Any = {"method": "forward", "method_output_name": ("hidden_states", main)}
+    elif layers[0] not in (-1, frozen.depth):
+        how: Any = {"method": "forward", "method_output_name": ("hidden_states", layers[0])}
         first.modality_config = {"text": how}
         first.module_output_name = "token_embeddings"
     if frozen.limit is not None:

@@ -17,7 +17,7 @@ from onevec.judge.unlabelled import (
     without_length,
 )
 from onevec.parts import ASKING
-from onevec.reduction import MEAN, Recipe, Reduction
+from onevec.reduction import Recipe, Reduction
 from onevec.tokens.batches import Tokens
 from onevec.views import halves
 

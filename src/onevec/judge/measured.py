@@ -1,6 +1,6 @@
 """What the default vector was worth on measured encoders and tasks, whose labels are known.
 
-The table beside this file is made by `benchmarks/wide.py --table` from benchmarks/results/wide.json.
+The table beside this file is made of benchmarks/results/wide.json by `benchmarks/wide.py --table`.
 A range of measured gains is no model: if the new data are like any one of those measured, their
 gain lies in the range with the probability that `gain_range` says (order statistics: Wilks 1941,
 "Determination of sample sizes for setting tolerance limits").
@@ -26,7 +26,12 @@ FILE = Path(__file__).with_name("measured.json")
 COVERED = 0.9  # of measured rows, where there are enough of them; fewer cover less
 _FEWEST = 5  # rows from which a range is said
 # What tells which measured row is nearest, on scales on which rows lie about as far apart.
-_SCALES = {"dim": math.log, "length": math.log, "icc": float, "norm_cv": lambda v: math.log(v + 0.01)}
+_SCALES = {
+    "dim": math.log,
+    "length": math.log,
+    "icc": float,
+    "norm_cv": lambda v: math.log(v + 0.01),
+}
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def gain_range(
     if len(left) < _FEWEST:
         return None
     gains = np.sort([row["gain"] for row in left])
-    drop = int((1 - COVERED) / 2 * (len(gains) + 1))  # so many beyond either end
+    drop = int((1 - COVERED) * (len(gains) + 1) / 2 + 1e-9)  # so many beyond either end
     drop = max(drop, 1)
     return Range(
         gain=float(gains.mean()),

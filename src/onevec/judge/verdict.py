@@ -10,7 +10,7 @@ from onevec.judge.measured import Range
 
 LEAST_SEQUENCES = 30  # with fewer nothing beside the mean is learned
 LEAST_HELD_OUT = 10  # and with fewer held out nothing is said of these data
-SURELY = 2.0  # standard errors by which the vector must find the other half more often
+SURELY = 3.0  # standard errors by which the vector must find the other half more often
 CONTAINED = "the mean and what it misses, side by side"
 KEPT = "the mean"
 
@@ -22,7 +22,8 @@ class Verdict:
     Attributes
     ----------
     choice : str
-        `CONTAINED`, `KEPT` (the native mean, exactly), or what the user asked for.
+        `CONTAINED`, `KEPT` (the native mean, exactly, or its leading directions), or what the
+        user asked for.
     beats_mean : bool
         Whether "better than the mean" is claimed: the whole range of measured gains is above 0,
         and on these data too the vector finds the other half of a sequence surely more often.
@@ -68,9 +69,13 @@ class Verdict:
         return asdict(self)
 
 
-def keep_the_mean(why: str) -> Verdict:
-    """Return the verdict that the native mean is kept."""
-    return Verdict(KEPT, False, f"Keep the mean: {why}.")
+def keep_the_mean(why: str, dim: int, native: int) -> Verdict:
+    """Return the verdict that the native mean is kept, perhaps shortened."""
+    if dim >= native:
+        return Verdict(KEPT, False, f"Keep the mean: {why}.")
+    words = f"Keep the mean: {why}. Its {native} dimensions are shortened to the leading {dim}."
+    shorter = {"dim": dim, "whole": native, "native": native}
+    return Verdict(KEPT, False, words, shorter=shorter)
 
 
 def verdict(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
+
+import numpy as np
 
 from onevec.errors import InputError
 from onevec.ragged import Ragged
@@ -27,7 +29,7 @@ def open_layers(X: Any, layers: Any) -> tuple[dict[int, Tokens], dict[int, float
     layers : None, int, str, sequence, or mapping of hidden state to weight
         None is the last of a mapping and of a store, or what the store is opened at.
         Hidden states are numbers, "last", "middle" (the stored one nearest to half of the depth,
-        rounded down) or "all". Without weights the last one asked for has 1 and the others share 0.6.
+        rounded down) or "all". Without weights the last has 1 and the others share 0.6.
 
     Raises
     ------
@@ -96,9 +98,9 @@ def _check_alike(held: Mapping[int, Tokens]) -> None:
 
 
 def _number(layer: Any) -> int:
-    if isinstance(layer, bool) or not isinstance(layer, int):
+    if isinstance(layer, bool) or not isinstance(layer, int | np.integer):
         raise InputError(f"got the layer {layer!r}: a mapping of layers has whole numbers as keys")
-    return layer
+    return int(layer)
 
 
 def _weights(asked: Any, stored: list[int], depth: int | None, current: int) -> dict[int, float]:
@@ -107,14 +109,15 @@ def _weights(asked: Any, stored: list[int], depth: int | None, current: int) -> 
         return {current: 1.0}
     given: dict[Any, float | None]
     if isinstance(asked, Mapping):
-        given = dict(asked)
+        given = {_hashable(name): weight for name, weight in asked.items()}
     elif isinstance(asked, str):
         given = {}
         for entry in asked.split(","):
             name, _, number = entry.partition("=")
             given[name.strip()] = _weight(number, entry) if number else None
     else:
-        given = dict.fromkeys(asked if isinstance(asked, Sequence) else [asked])
+        several = isinstance(asked, Sequence | Set) or np.ndim(asked) > 0
+        given = {_hashable(name): None for name in (asked if several else [asked])}
     found: dict[int, float | None] = {}
     for name, weight in given.items():
         for layer in _resolve(name, stored, depth):
@@ -125,6 +128,13 @@ def _weights(asked: Any, stored: list[int], depth: int | None, current: int) -> 
     usual = {first: 1.0} | dict.fromkeys(others, INNER_WEIGHT / math.sqrt(max(1, len(others))))
     weights = {layer: usual[layer] if found[layer] is None else found[layer] for layer in usual}
     return {layer: weight for layer, weight in weights.items() if weight} or {first: 1.0}
+
+
+def _hashable(name: Any) -> Any:
+    """A name as it can be a key; what names no layer is refused by its words."""
+    if isinstance(name, np.integer):
+        return int(name)
+    return name if isinstance(name, str | int) else repr(name)
 
 
 def _resolve(name: Any, stored: list[int], depth: int | None) -> list[int]:

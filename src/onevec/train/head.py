@@ -24,18 +24,18 @@ class Head(nn.Module):
     """Blocks side by side, then a linear map that starts as their closed-form reduction.
 
     The linear map belongs to training alone: afterwards the reduction is fitted anew to the
-    trained blocks, as for every other candidate.
+    trained blocks, as for every other recipe.
     """
 
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, prepared: Prepared, candidate: Recipe, dim: int):
+    def __init__(self, prepared: Prepared, recipe: Recipe, dim: int):
         super().__init__()
         self.blocks = prepared.blocks
-        self.names = list(candidate.blocks)
+        self.names = list(recipe.blocks)
         self.poolers = nn.ModuleDict({name: self.blocks.poolers[name] for name in self.names})
-        reduction = Reduction(candidate).fit(prepared.fitted, dim)
+        reduction = Reduction(recipe).fit(prepared.fitted, dim)
         widths = [self.blocks.poolers[name].dim_out for name in self.names]
         # The reduction is affine: its values at the mean and one deviation from it in each
         # dimension are all there is to know. (From 0 rounding would eat features far from it.)

@@ -44,7 +44,7 @@ _LEAST_HELD_OUT = 10
 def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
     tokens: Tokens,
     prepared: Prepared,
-    candidate: Recipe,
+    recipe: Recipe,
     objective: Objective,
     training: Training,
     *,
@@ -62,7 +62,7 @@ def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
         The sequences; those that ``prepared`` holds out are never trained on.
     prepared : Prepared
         Fitted blocks and their features at the start; the features are not renewed.
-    candidate : Recipe
+    recipe : Recipe
         The blocks that make the vector.
     objective : Objective
         What is minimised, on vectors of ``dim`` dimensions.
@@ -87,7 +87,7 @@ def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
     short = _check_enough(tokens, rows, views, judged)
     world = World(training.device)
     with prepared.blocks.on(world.device):
-        head = Head(prepared, candidate, dim).to(world.device)
+        head = Head(prepared, recipe, dim).to(world.device)
         exam = Exam.set(tokens, judged, random_state, {})
         monitor = Monitor(tokens, exam.rows, views.size, random_state)
         offer = Offer(
@@ -98,7 +98,7 @@ def train(  # noqa: PLR0915 - the one loop, to be read from top to bottom
         )
         objective.to(world.device).train()
         optimizer = torch.optim.AdamW(_groups(head, objective, training.weight_decay))
-        score = HeldOutScore(exam, prepared, candidate, dim)
+        score = HeldOutScore(exam, prepared, recipe, dim)
         run = Run(head, objective, optimizer, Trained(left_out=short))
         pair, context = offer.batch(
             draw_rows(rows, training.batch, 0, random_state), 0, world.device

@@ -13,8 +13,8 @@ from torch import Tensor
 from onevec.blocks import Features, Prepared, read
 from onevec.errors import InputError
 from onevec.objectives import Context, Objective
-from onevec.ragged import Ragged
 from onevec.parts import RICH
+from onevec.ragged import Ragged
 from onevec.reduction import MEAN, Recipe, Reduction
 from onevec.segment import segment_mean, segment_sum
 from onevec.tokens.batches import Tokens
@@ -80,8 +80,7 @@ class Offer:
             first = self._cut(picked, self._generator(0)).first
             known = self._features(first)
             self.statistics = [
-                Reduction(Recipe((name,), 0.0, 1.0)).fit(known, _STATISTICS_WIDTH)
-                for name in known
+                Reduction(Recipe((name,), 0.0, 1.0)).fit(known, _STATISTICS_WIDTH) for name in known
             ]
         if "teachers" in self.needs:
             self._engage(teachers, prepared, picked)

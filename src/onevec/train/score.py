@@ -20,9 +20,9 @@ class HeldOutScore:
     What no training changes is pooled once.
     """
 
-    def __init__(self, exam: Exam, prepared: Prepared, candidate: Recipe, dim: int):
-        self.exam, self.candidate, self.dim = exam, candidate, dim
-        self.blocks = prepared.blocks.only(candidate.blocks)
+    def __init__(self, exam: Exam, prepared: Prepared, recipe: Recipe, dim: int):
+        self.exam, self.recipe, self.dim = exam, recipe, dim
+        self.blocks = prepared.blocks.only(recipe.blocks)
         some = np.random.default_rng(0).permutation(prepared.rows[: prepared.count])[:_REFIT]
         self.rows = np.sort(some)
         still = {
@@ -44,7 +44,7 @@ class HeldOutScore:
             self._headed(still, lengths) | more
             for still, lengths, more in zip(self.still, self.lengths, moving, strict=True)
         )
-        reduction = Reduction(self.candidate).fit(known, self.dim)
+        reduction = Reduction(self.recipe).fit(known, self.dim)
         evidence = self.exam.evidence([reduction.transform(half) for half in halves])
         return float(evidence.predictability.mean() + evidence.pseudo_labels.mean())
 
