@@ -266,5 +266,5 @@ def test_a_model_of_the_format_before_is_named(tmp_path, fitted):
     path = fitted.save(tmp_path / "model")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"format": 3}))
-    with pytest.raises(OnevecError, match="format 3.*fit it again"):
+    with pytest.raises(OnevecError, match=r"format 3.*fit it again"):
         load(path)

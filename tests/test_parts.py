@@ -359,7 +359,7 @@ def test_a_real_encoder_with_two_layers(bert, tmp_path):  # noqa: F811
     again = load(model.save(tmp_path / "m"))
     np.testing.assert_array_equal(again.transform(held), model.transform(held))
     one = encode(texts[:9], bert, out=tmp_path / "one", progress=False)
-    with pytest.raises(InputError, match="layer|got the layer") as caught:
+    with pytest.raises(InputError, match="layer") as caught:
         model.transform(one)
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="got the layer 2: choose from 1, 3"):
@@ -470,7 +470,7 @@ def test_an_old_model_is_to_be_fitted_again(fitted, tmp_path):
     path = fitted.save(tmp_path / "m")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"format": 3}))
-    with pytest.raises(StoreError, match="format 3, .* made of parts: fit it again with"):
+    with pytest.raises(StoreError, match=r"format 3, .* made of parts: fit it again with"):
         load(path)
 
 

@@ -22,7 +22,8 @@ class Verdict:
     Attributes
     ----------
     choice : str
-        `CONTAINED`, `KEPT` (the native mean, exactly, or its leading directions), or what the user asked for.
+        `CONTAINED`, `KEPT` (the native mean, exactly, or its leading directions), or what the
+        user asked for.
     beats_mean : bool
         Whether "better than the mean" is claimed: the whole range of measured gains is above 0,
         and on these data too the vector finds the other half of a sequence surely more often.
