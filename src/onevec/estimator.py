@@ -226,7 +226,16 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         pooled = {layer: each.features for layer, each in found.items()}
         for layer in {layer for _, layer, part in asked if part.reads == "cls"}:
             pooled[layer] = pooled[layer] | _cls_of(layers[layer], found[layer].rows)
-        vector, said = self._judged(layers, found, pooled, asked, names, trained, frames, sample)
+        vector, said = self._judged(
+            layers,
+            found,
+            pooled,
+            asked,
+            names=names,
+            trained=trained,
+            frames=frames,
+            sample=sample,
+        )
         plain, facts = baselines(pooled[main], vector.dim_out), facts_of(tokens)
         # All at once: a fit that is interrupted leaves what was fitted before.
         self.n_features_in_, self.fingerprint_ = tokens.dim, fingerprint
@@ -240,6 +249,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         found: Mapping[int, Prepared],
         pooled: Pooled,
         asked: list[tuple[str, int, Part]],
+        *,
         names: Sequence[str],
         trained: Trained | None,
         frames: bool,
