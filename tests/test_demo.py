@@ -1,3 +1,4 @@
+import html
 import json
 
 import pytest
@@ -50,7 +51,7 @@ def test_the_whole_walk(tmp_path):
     assert result["onevec"]["dim"] == result["dim"]
     assert result["mean_pca"]["dim"] == result["mean"]["dim"] < result["dim"]
     assert len(said) >= 5
-    page = (tmp_path / "report.html").read_text()
+    page = html.unescape((tmp_path / "report.html").read_text())
     assert result["verdict"]["sentence"] in page
     assert "<h2>The parts</h2>" in page
     assert page.count("data:image/png;base64,") == 3

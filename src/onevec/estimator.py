@@ -230,15 +230,16 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             layers,
             found,
             pooled,
-            asked,
+            asked=asked,
             names=names,
             trained=trained,
             frames=frames,
             sample=sample,
         )
         plain, facts = baselines(pooled[main], vector.dim_out), facts_of(tokens)
+        read = {at: held for at, held in layers.items() if at == main or at in vector.blocks}
         # All at once: a fit that is interrupted leaves what was fitted before.
-        self.n_features_in_, self.fingerprint_ = tokens.dim, fingerprint
+        self.n_features_in_, self.fingerprint_ = tokens.dim, _fingerprint(read)
         self.verdict_, self.training_, self.baselines_, self.data_ = said, trained, plain, facts
         self._adopt({layer: each.blocks for layer, each in found.items()}, vector)
         return self
@@ -248,8 +249,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         layers: Mapping[int, Tokens],
         found: Mapping[int, Prepared],
         pooled: Pooled,
-        asked: list[tuple[str, int, Part]],
         *,
+        asked: list[tuple[str, int, Part]],
         names: Sequence[str],
         trained: Trained | None,
         frames: bool,

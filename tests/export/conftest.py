@@ -7,6 +7,7 @@ import torch
 from onevec import OneVec, encode, pretrain
 from onevec.blocks import Blocks
 from onevec.vector import Vector
+from tests.tokens.conftest import ALPHABET, bert  # noqa: F401  (a fixture)
 
 CONTEXT = 32
 
@@ -46,6 +47,40 @@ def tokens(encoder, texts):
     return encoded(texts, encoder)
 
 
+@pytest.fixture(scope="session")
+def many(texts):
+    """Enough of them for what stands beside the mean."""
+    rng = np.random.default_rng(2)
+    return texts + ["".join(rng.choice(list("abcdefgh"), size=n)) for n in rng.integers(1, 28, 100)]
+
+
+@pytest.fixture(scope="session")
+def many_tokens(encoder, many):
+    return encoded(many, encoder)
+
+
+@pytest.fixture(scope="session")
+def proteins():
+    """Texts for the tiny BERT, the first ones of one token."""
+    rng = np.random.default_rng(3)
+    lengths = [1, 1, 2, *rng.integers(1, 40, 157)]
+    return ["".join(rng.choice(list(ALPHABET), size=n)) for n in lengths]
+
+
+@pytest.fixture(scope="session")
+def layered(bert, proteins, tmp_path_factory):  # noqa: F811
+    """A store of two hidden states and their classification tokens."""
+    folder = tmp_path_factory.mktemp("layered") / "store"
+    return encoded(proteins, bert, out=folder, layer="last,middle")
+
+
+@pytest.fixture(scope="session")
+def layered_model(layered):
+    """Every part that there is by default, and the classification token, of both hidden states."""
+    parts = {"mean": 1, "rich": 1, "plain": 1, "cls": 1}
+    return OneVec(layers="last,middle", parts=parts).fit(layered)
+
+
 def fitted(tokens, pooler, dim=6, **options):
     """Fit a model; learned parts are moved far from where they start."""
     options = {"training": {"steps": 1, "progress": False}, **options}
@@ -59,12 +94,12 @@ def fitted(tokens, pooler, dim=6, **options):
     return model
 
 
-def made_of(tokens, specs, candidate, dim=6):
+def made_of(tokens, specs, recipe, dim=6):
     """Fit a model that no pooler spec names."""
     model = fitted(tokens, "mean")
     blocks = Blocks.fit(tokens, {"mean": ("mean", {})} | specs, 0)
     (layer,) = model.layers_
-    model._adopt({layer: blocks}, Vector.alone(candidate, layer, blocks.of(tokens), dim))
+    model._adopt({layer: blocks}, Vector.alone(recipe, layer, blocks.of(tokens), dim))
     return model
 
 

@@ -1,35 +1,41 @@
-"""`OneVec(export="sentence-transformers")`: what it chooses can be opened without onevec."""
+"""`OneVec(export="sentence-transformers")`: its vectors can be made without onevec."""
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from onevec import OneVec, load
 from onevec.errors import InputError
 from onevec.export.head import kind_of
 from onevec.export.sentence_transformers import to_sentence_transformers
-from onevec.judge import calibration
-from onevec.native import native_candidates, why_not_native
+from onevec.native import why_not_native
+from onevec.parts import NATIVE_WEIGHTS
+from tests.export.conftest import error
 from tests.test_cli import run
 
 
-def test_only_native_candidates_are_compared(easy_tokens):
+def test_its_parts_are_native_and_of_length_1_on_average(easy_tokens):
     tokens, _ = easy_tokens
-    hopeful = calibration.Calibration({}, 9.0, {}, 5.0)  # whatever differs is better
-    with calibration.use(hopeful):
-        model = OneVec(dim=8, export="sentence-transformers").fit(tokens)
-    names = [each.name for each in native_candidates()]
-    assert [row["name"] for row in model.verdict_.candidates] == names
-    assert model.verdict_.sure and model.verdict_.choice == names[1]
-    assert not why_not_native((kind_of(p), p.options) for p in model.blocks_.poolers.values())
+    model = OneVec(export="sentence-transformers").fit(tokens)
+    assert [part["name"] for part in model.parts_] == list(NATIVE_WEIGHTS)
+    poolers = model.blocks_[-1].poolers.values()
+    assert not why_not_native((kind_of(each), each.options) for each in poolers)
+    vectors = model.transform(tokens).astype(np.float64)
+    for part in model.parts_:
+        squares = (vectors[:, part["first"] : part["last"]] ** 2).sum(1)
+        assert abs(squares.mean() - 1) < 1e-4 and squares.std() > 0.01
 
 
-def test_the_choice_is_exported_natively(tmp_path, encoder, tokens):
-    model = OneVec(dim=6, export="sentence-transformers").fit(tokens)
+@pytest.mark.parametrize("options", [{}, {"dim": 5}, {"parts": {"mean": 1, "moments": 0.5}}])
+def test_what_it_fits_is_exported_natively(tmp_path, encoder, many, many_tokens, options):
+    model = OneVec(export="sentence-transformers", **options).fit(many_tokens)
     model.save(tmp_path / "model")
     again = load(tmp_path / "model")
     assert again.export == "sentence-transformers"
     facts = to_sentence_transformers(again, encoder, tmp_path / "st", road="native")
     assert facts["difference"] < 1e-4
+    found = SentenceTransformer(str(tmp_path / "st"), device="cpu").encode(many)
+    assert error(found, model.transform(many_tokens)) < 1e-4
 
 
 def test_native_poolers_are_taken_as_told_and_others_refused(easy_tokens):

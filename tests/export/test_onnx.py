@@ -7,17 +7,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onevec.recipe import BLOCKS, candidates
 from transformers import AutoTokenizer
 
-from onevec import Ragged
+from onevec import OneVec, Ragged
 from onevec.errors import InputError, StoreError
 from onevec.export import onnx as exporting
 from onevec.export.onnx import GRAPH, to_onnx
 from onevec.export.padded import Padded
 from onevec.export.padded_poolers import PADDED
+from onevec.parts import PARTS
 from onevec.poolers import POOLERS
-from tests.export.conftest import encoded, error, fitted, made_of
+from tests.export.conftest import encoded, error, fitted
 
 DIM = 12
 OPTIONS = {  # besides the defaults: what changes the path through a function
@@ -131,9 +131,54 @@ def test_a_graph_that_reads_ids(tmp_path, ragged):
     assert facts["inputs"] == ["tokens", "mask", "ids"]
 
 
-@pytest.mark.parametrize("candidate", candidates()[1:], ids=lambda each: each.name)
-def test_graphs_of_the_recipe_s_candidates(tmp_path, ragged, candidate):
-    check(tmp_path, ragged, made_of(ragged, BLOCKS, candidate))
+DEFAULT = [{}, {"dim": 9}, {"parts": [name for name in PARTS if name != "cls"]}]
+
+
+@pytest.mark.parametrize("options", DEFAULT, ids=["default", "shortened", "all parts"])
+def test_graphs_of_parts(tmp_path, ragged, options):
+    model = OneVec(**options).fit(ragged)
+    assert len(model.parts_) >= 3
+    check(tmp_path, ragged, model)
+
+
+def test_a_graph_of_the_mean_that_is_kept(tmp_path, ragged):
+    model = OneVec().fit(ragged[:20])
+    assert [part["name"] for part in model.parts_] == ["mean"]
+    check(tmp_path, ragged, model)
+
+
+def test_a_graph_of_several_layers_from_token_vectors(tmp_path, layered_model, layered):
+    facts = to_onnx(layered_model, tmp_path / "onnx")
+    assert facts["inputs"] == ["tokens", "mask", "cls"] and facts["layers"] == [3, 1]
+    assert facts["difference"] < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / GRAPH))
+    wanted = layered_model.transform(layered)
+    stores = [layered.layer(layer) for layer in facts["layers"]]
+    for rows in ([0], [0, 5, 1], [9, 8, 7, 6]):
+        held = [store[np.array(rows)] for store in stores]
+        several = [
+            rectangle(each, int(each.lengths.max()) + 2, fill=float("nan"))[:2] for each in held
+        ]
+        given = {
+            "tokens": torch.stack([values for values, _ in several], dim=2),
+            "mask": several[0][1].long(),
+            "cls": torch.stack([store.cls_rows(np.array(rows)) for store in stores], dim=1),
+        }
+        assert error(feed(session, given), wanted[rows]) < 1e-4
+
+
+def test_a_graph_of_several_layers_from_token_ids(tmp_path, bert, layered_model, layered, proteins):
+    facts = to_onnx(layered_model, tmp_path / "onnx", encoder=bert)
+    assert facts["layer"] == [3, 1] and facts["difference"] < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / GRAPH))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "onnx")
+    wanted = layered_model.transform(layered)
+    for rows in ([0], [0, 4], [2, 9, 1, 30]):
+        batch = tokenizer([proteins[row] for row in rows], padding=True, return_tensors="np")
+        assert error(feed(session, batch), wanted[rows]) < 1e-4
+    graph = onnx.load(str(tmp_path / "onnx" / GRAPH)).graph
+    gathers = [node for node in graph.node if node.op_type == "Softmax"]
+    assert len(gathers) == 3  # one attention for each layer of the encoder: it runs once
 
 
 @pytest.mark.slow

@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onevec.recipe import BLOCKS, EXTREMES
 from sentence_transformers import SentenceTransformer
 
 import onevec
+from onevec import OneVec
 from onevec.errors import InputError, StoreError
 from onevec.export import sentence_transformers as exporting
 from onevec.export.native import NATIVE
 from onevec.export.sentence_transformers import MANIFEST, to_sentence_transformers
 from onevec.export.sentence_transformers_module import OneVecPooling
-from onevec.native import ALONE, NATIVE_POOLERS, native_candidates, why_not_native
+from onevec.native import ALONE, NATIVE_POOLERS, why_not_native
+from onevec.parts import BLOCKS, NATIVE_WEIGHTS, PARTS
 from onevec.poolers import POOLERS
-from onevec.reduction import EVENED_MEAN, MEAN_PCA, Candidate
+from onevec.reduction import Recipe
+from onevec.vector import FittedPart, Vector
 from tests.export.conftest import encoded, error, fitted, made_of
 
 RICH = "dct|std|covariance|lagged_covariance"
@@ -56,14 +58,16 @@ def test_native_random_projection_with_options(tmp_path, encoder, texts, tokens,
 
 def check_with(folder, encoder, texts, tokens, pooler, options):
     specs = {"other": (pooler, options)}
-    model = made_of(tokens, specs, Candidate(("mean", "other"), 0.5, 0.5))
+    model = made_of(tokens, specs, Recipe(("mean", "other"), 0.5, 0.5))
     to_sentence_transformers(model, encoder, folder / "st", road="native")
     assert error(vectors(folder / "st", texts), model.transform(tokens)) < 1e-4
 
 
-@pytest.mark.parametrize("candidate", native_candidates(), ids=lambda each: each.name)
-def test_native_candidates(tmp_path, encoder, texts, tokens, candidate):
-    model = made_of(tokens, BLOCKS, candidate)
+@pytest.mark.parametrize("name", NATIVE_WEIGHTS)
+def test_native_parts(tmp_path, encoder, texts, tokens, name):
+    model = made_of(
+        tokens, {each: BLOCKS[each] for each in PARTS[name].recipe.blocks}, PARTS[name].recipe
+    )
     to_sentence_transformers(model, encoder, tmp_path / "st", road="native")
     assert error(vectors(tmp_path / "st", texts), model.transform(tokens)) < 1e-4
 
@@ -71,7 +75,8 @@ def test_native_candidates(tmp_path, encoder, texts, tokens, candidate):
 @pytest.mark.parametrize("name", ["mean_pca", "mean_whitened"])
 def test_whitened_and_rotated_means(tmp_path, encoder, texts, tokens, name):
     model = fitted(tokens, "mean")
-    model.reduction_ = model.baselines_[name]
+    baseline, (layer,) = model.baselines_[name], model.layers_
+    model.vector_ = Vector([FittedPart.as_it_is(name, layer, baseline, baseline.dim_out)])
     to_sentence_transformers(model, encoder, tmp_path / "st", road="native")
     wanted = model.transform_baselines(tokens)[name]
     assert error(vectors(tmp_path / "st", texts), wanted) < 1e-4
@@ -134,9 +139,9 @@ def test_every_pooler_is_native_or_says_why():
     for name in POOLERS:
         assert (why_not_native([(name, {})]) == "") == (name in NATIVE)
     assert set(ALONE) < set(NATIVE) == set(NATIVE_POOLERS) < set(POOLERS)
-    options = native_candidates()
-    assert options[0] == MEAN_PCA and {EXTREMES, EVENED_MEAN} < set(options) and len(options) == 4
-    assert not any(why_not_native([BLOCKS[b] for b in each.blocks]) for each in options)
+    for name in NATIVE_WEIGHTS:
+        assert not why_not_native([BLOCKS[block] for block in PARTS[name].recipe.blocks])
+    assert "length 1" in why_not_native([], unit=True)
     assert "one weighting" in why_not_native([("idf", {}), ("mean", {})])
     assert "roots" in why_not_native([("covariance", {"signed_root": True})])
 
@@ -154,6 +159,40 @@ def test_the_module_carries_every_other_model(tmp_path, encoder, texts, tokens, 
     assert whole.get_embedding_dimension() == wanted.shape[1]
     whole.save(str(tmp_path / "again"), create_model_card=False)
     assert error(vectors(tmp_path / "again", texts, trust_remote_code=True), wanted) < 1e-4
+
+
+@pytest.mark.parametrize("options", [{}, {"dim": 9}], ids=["default", "shortened"])
+def test_the_module_carries_parts(tmp_path, encoder, many, many_tokens, options):
+    model = OneVec(**options).fit(many_tokens)
+    assert [part["name"] for part in model.parts_] == ["mean", "rich", "plain"]
+    facts = to_sentence_transformers(model, encoder, tmp_path / "st")
+    assert facts["road"] == "module" and "length 1 one by one" in facts["reason"]
+    found = vectors(tmp_path / "st", many, trust_remote_code=True)
+    assert error(found, model.transform(many_tokens)) < 1e-4
+
+
+def test_the_mean_that_is_kept_is_native(tmp_path, encoder, texts):
+    tokens = encoded(texts[:20], encoder)
+    model = OneVec().fit(tokens)
+    facts = to_sentence_transformers(model, encoder, tmp_path / "st")
+    assert facts["road"] == "native" and facts["dim"] == 16
+    assert error(vectors(tmp_path / "st", texts[:20]), model.transform(tokens)) < 1e-4
+
+
+def test_several_layers_of_one_pass(tmp_path, bert, layered_model, layered, proteins):
+    facts = to_sentence_transformers(layered_model, bert, tmp_path / "st")
+    assert facts["road"] == "module" and "several layers" in facts["reason"]
+    assert facts["layer"] == [3, 1]
+    whole, passes = opened(tmp_path / "st", trust_remote_code=True), []
+    whole[0].auto_model.register_forward_hook(lambda *_: passes.append(1))
+    found = whole.encode(proteins, batch_size=len(proteins), show_progress_bar=False)
+    assert len(passes) == 1
+    assert error(found, layered_model.transform(layered)) < 1e-4
+    model = OneVec(parts=["mean", "cls"]).fit(layered)
+    facts = to_sentence_transformers(model, bert, tmp_path / "cls")
+    assert "classification token" in facts["reason"]
+    found = vectors(tmp_path / "cls", proteins, trust_remote_code=True)
+    assert error(found, model.transform(layered)) < 1e-4
 
 
 def test_folders_say_what_they_require(tmp_path, encoder, tokens):

@@ -106,7 +106,8 @@ def vectors_of(
     cls = {}
     for name, layer in zip(model.layers_, layers, strict=True):
         if name in model.vector_.cls_layers:
-            cls[name] = torch.stack([each[layer].cls for each in states]).numpy()
+            fronts = [each[layer].cls for each in states]
+            cls[name] = torch.stack([front for front in fronts if front is not None]).numpy()
     return model.transform_states(held, cls)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from onevec.blocks import Blocks, show
 from onevec.errors import InputError
-from onevec.poolers import POOLERS
+from onevec.poolers import POOLERS, Pooler
 from onevec.ragged import Ragged
 from onevec.reduction import SHORTEST, Reduction
 from onevec.vector import FittedPart, Vector
@@ -177,6 +177,12 @@ class LayerModule(nn.Module):
         for name in ("shift", "scale", "axes"):
             self.register_buffer(name, getattr(blocks, name).clone())
 
+    def each(self) -> Iterator[Pooler]:
+        """The poolers."""
+        for pooler in self.poolers.values():
+            assert isinstance(pooler, Pooler)
+            yield pooler
+
     def seen(self, values: Float[Tensor, "*tokens dim"]) -> dict[str, Tensor]:
         """Return what the blocks see, by their views."""
         return show(values, self.views.values(), self.shift, self.scale, self.axes)
@@ -221,11 +227,16 @@ class Head(nn.Module):
         self.reduce = VectorModule(vector)
         self.requires_grad_(False)
 
+    def each_layer(self) -> Iterator[LayerModule]:
+        """What pools each hidden state."""
+        for pool in self.pools:
+            assert isinstance(pool, LayerModule)
+            yield pool
+
     @property
     def needs_ids(self) -> bool:
         """Whether a pooler weights vocabulary entries."""
-        pooled = [pooler for pool in self.pools for pooler in pool.poolers.values()]
-        return any("ids" in pooler.needs for pooler in pooled)
+        return any("ids" in pooler.needs for pool in self.each_layer() for pooler in pool.each())
 
     def forward(
         self,
@@ -242,7 +253,9 @@ class Head(nn.Module):
             States of the classification token, where a part reads them.
         """
         held = tokens if isinstance(tokens, Mapping) else {self.layers[0]: tokens}
-        pooled = {at: pool(held[at]) for at, pool in zip(self.layers, self.pools, strict=True)}
+        pooled = {
+            at: pool(held[at]) for at, pool in zip(self.layers, self.each_layer(), strict=True)
+        }
         return self.reduce(with_cls(pooled, self.cls_layers, cls))
 
 

@@ -163,7 +163,8 @@ class VectorGraph(nn.Module):
     ) -> Tensor:
         """Return (batch, dim)."""
         there, pooled = mask > 0, {}
-        for place, (layer, pool) in enumerate(zip(self.head.layers, self.head.pools, strict=True)):
+        pools = zip(self.head.layers, self.head.each_layer(), strict=True)
+        for place, (layer, pool) in enumerate(pools):
             values = tokens if tokens.ndim == 3 else tokens[:, :, place]
             raw = Padded(values.masked_fill(~there.unsqueeze(-1), 0.0), there, ids)
             seen = {view: raw.with_values(each) for view, each in pool.seen(raw.values).items()}

@@ -238,10 +238,10 @@ def _first_module(encoder: Any, frozen: TextEncoders) -> Any:
     dtype = next(first.parameters()).dtype
     if dtype != torch.float32:
         raise InputError(f"got an encoder in {dtype}: load it in float32")
-    layers = frozen.options.layers
+    layers = list(frozen.options.layers)
     if len(layers) > 1:  # one pass gives all of them, as `all_layer_embeddings`
         first.model.config.output_hidden_states = True
-    elif layers not in ((-1,), (frozen.depth,)):
+    elif layers[0] not in (-1, frozen.depth):
         how: Any = {"method": "forward", "method_output_name": ("hidden_states", layers[0])}
         first.modality_config = {"text": how}
         first.module_output_name = "token_embeddings"

@@ -48,7 +48,9 @@ class OneVecPooling(Module):
         embeddings: Tensor = features["token_embeddings"]
         states = [embeddings]
         if self.layers:
-            states = [features["all_layer_embeddings"][layer] for layer in self.layers]
+            every = features["all_layer_embeddings"]
+            last = -1, len(every) - 1  # after a final normalisation, if there is one
+            states = [embeddings if at in last else every[at] for at in self.layers]
         tokens, cls = {}, {}
         for name, each in zip(self.model.layers_, states, strict=True):
             tokens[name], cls[name] = self._content(each, features)
@@ -68,7 +70,8 @@ class OneVecPooling(Module):
         after = torch.repeat_interleave(counts, counts) - 1 - whole.positions
         kept = (whole.positions >= self.head) & (after >= self.tail)
         lengths = (counts - self.head - self.tail).clamp(min=0)
-        first = values[counts.cumsum(0) - counts]
+        # Where there is a classification token, no sequence is empty.
+        first = values[(counts.cumsum(0) - counts).clamp(max=len(values) - 1)]
         return Ragged(values[kept], lengths, {"ids": ids[kept]}), first
 
     def get_embedding_dimension(self) -> int:

@@ -1,7 +1,6 @@
 """What the default vector was worth on measured encoders and tasks, whose labels are known.
 
-The table beside this file is made by `benchmarks/wide.py --table` from
-benchmarks/results/wide.json.
+The table beside this file is made of benchmarks/results/wide.json by `benchmarks/wide.py --table`.
 A range of measured gains is no model: if the new data are like any one of those measured, their
 gain lies in the range with the probability that `gain_range` says (order statistics: Wilks 1941,
 "Determination of sample sizes for setting tolerance limits").

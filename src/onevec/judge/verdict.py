@@ -10,7 +10,7 @@ from onevec.judge.measured import Range
 
 LEAST_SEQUENCES = 30  # with fewer nothing beside the mean is learned
 LEAST_HELD_OUT = 10  # and with fewer held out nothing is said of these data
-SURELY = 2.0  # standard errors by which the vector must find the other half more often
+SURELY = 3.0  # standard errors by which the vector must find the other half more often
 CONTAINED = "the mean and what it misses, side by side"
 KEPT = "the mean"
 

@@ -29,7 +29,7 @@ def open_layers(X: Any, layers: Any) -> tuple[dict[int, Tokens], dict[int, float
     layers : None, int, str, sequence, or mapping of hidden state to weight
         None is the last of a mapping and of a store, or what the store is opened at.
         Hidden states are numbers, "last", "middle" (the stored one nearest to half of the depth,
-        rounded down) or "all". Without weights the last one asked for has 1, the others share 0.6.
+        rounded down) or "all". Without weights the last has 1 and the others share 0.6.
 
     Raises
     ------
