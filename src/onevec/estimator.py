@@ -282,7 +282,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         held_out = int(seen.pop("held_out", 0))
         if dim == "auto":
             dim = smallest(curve) if curve else None
-        vector = Vector.fit(asked, pooled, dim=dim, nuisance=nuisance, **given)
+        width = None if dim is None else int(dim)
+        vector = Vector.fit(asked, pooled, dim=width, nuisance=nuisance, **given)
         if vector.shorter is not None:
             shorter |= {"dim": vector.dim_out, "whole": vector.width, "native": tokens.dim}
         else:
@@ -669,7 +670,8 @@ def evidence_of(
     whole, mean = vector.transform(of(held)), means.transform(of(held))
 
     def finds(way: Vector) -> np.ndarray:
-        return matched_retrieval(*(way.transform(half) for half in halves), lengths)
+        first, second = (way.transform(half) for half in halves)
+        return matched_retrieval(first, second, lengths)
 
     ours, theirs = finds(vector), finds(means)
     error = float((ours - theirs).std(ddof=1)) / len(held) ** 0.5
