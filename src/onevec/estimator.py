@@ -412,8 +412,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"got objective={self.objective!r} with pooler={self.pooler!r}, which has nothing "
                 f"to learn: leave the objective out, or choose from {known}"
             )
+        self._check_native((name, {}) for name in names)
         if self.pooler != "auto":
-            self._check_native((name, {}) for name in names)
             if self.parts is not None:
                 raise InputError(
                     f"got parts={self.parts!r} with pooler={self.pooler!r}: a named pooler is the "
