@@ -413,12 +413,11 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"to learn: leave the objective out, or choose from {known}"
             )
         self._check_native((name, {}) for name in names)
-        if self.pooler != "auto":
-            if self.parts is not None:
-                raise InputError(
-                    f"got parts={self.parts!r} with pooler={self.pooler!r}: a named pooler is the "
-                    "whole vector; leave one of them out"
-                )
+        if self.pooler != "auto" and self.parts is not None:
+            raise InputError(
+                f"got parts={self.parts!r} with pooler={self.pooler!r}: a named pooler is the "
+                "whole vector; leave one of them out"
+            )
         return names, learned
 
     def _train(self, tokens: Tokens, found: Prepared, learned: Sequence[str]) -> Trained:
