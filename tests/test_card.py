@@ -24,7 +24,7 @@ def test_a_card_holds_verdict_parts_fingerprint_use_limits_and_licence(easy_toke
     assert model.verdict_.sentence in body
     rows = [line for line in body.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(model.parts_)
-    assert rows[1] == "| mean | 0 to 23 | 0.35 | the mean of the tokens, as it is |"
+    assert rows[1] == "| mean | 0 to 23 | 1 | the mean of the tokens, as it is |"
     whole = model.parts_[-1]["last"]
     assert f"Their {whole} columns are reduced to 4 by PCA." in body
     facts = (

@@ -282,7 +282,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         held_out = int(seen.pop("held_out", 0))
         if dim == "auto":
             dim = smallest(curve) if curve else None
-        vector = Vector.fit(asked, pooled, dim=dim, nuisance=nuisance, **given)
+        width = None if dim is None else int(dim)
+        vector = Vector.fit(asked, pooled, dim=width, nuisance=nuisance, **given)
         if vector.shorter is not None:
             shorter |= {"dim": vector.dim_out, "whole": vector.width, "native": tokens.dim}
         else:
@@ -411,13 +412,12 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"got objective={self.objective!r} with pooler={self.pooler!r}, which has nothing "
                 f"to learn: leave the objective out, or choose from {known}"
             )
-        if self.pooler != "auto":
-            self._check_native((name, {}) for name in names)
-            if self.parts is not None:
-                raise InputError(
-                    f"got parts={self.parts!r} with pooler={self.pooler!r}: a named pooler is the "
-                    "whole vector; leave one of them out"
-                )
+        self._check_native((name, {}) for name in names)
+        if self.pooler != "auto" and self.parts is not None:
+            raise InputError(
+                f"got parts={self.parts!r} with pooler={self.pooler!r}: a named pooler is the "
+                "whole vector; leave one of them out"
+            )
         return names, learned
 
     def _train(self, tokens: Tokens, found: Prepared, learned: Sequence[str]) -> Trained:
@@ -669,7 +669,8 @@ def evidence_of(
     whole, mean = vector.transform(of(held)), means.transform(of(held))
 
     def finds(way: Vector) -> np.ndarray:
-        return matched_retrieval(*(way.transform(half) for half in halves), lengths)
+        first, second = (way.transform(half) for half in halves)
+        return matched_retrieval(first, second, lengths)
 
     ours, theirs = finds(vector), finds(means)
     error = float((ours - theirs).std(ddof=1)) / len(held) ** 0.5

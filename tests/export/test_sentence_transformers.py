@@ -184,7 +184,8 @@ def test_several_layers_of_one_pass(tmp_path, bert, layered_model, layered, prot
     assert facts["road"] == "module" and "several layers" in facts["reason"]
     assert facts["layer"] == [3, 1]
     whole, passes = opened(tmp_path / "st", trust_remote_code=True), []
-    whole[0].auto_model.register_forward_hook(lambda *_: passes.append(1))
+    # `Transformer` calls `forward`, which no hook sees: embeddings are called once a pass.
+    whole[0].auto_model.embeddings.register_forward_hook(lambda *_: passes.append(1))
     found = whole.encode(proteins, batch_size=len(proteins), show_progress_bar=False)
     assert len(passes) == 1
     assert error(found, layered_model.transform(layered)) < 1e-4

@@ -32,7 +32,7 @@ def test_raw_texts_get_the_vectors_of_the_store(bert, texts, store, options):  #
     wanted = model.transform(store)
     settings = {"dtype": "float32", "progress": False}
     found = embed(texts[:9], model, bert, **settings)
-    np.testing.assert_allclose(found.values, wanted[:9], **CLOSE)
+    np.testing.assert_allclose(found.vectors, wanted[:9], **CLOSE)
     index = Index.build(embed(str(store.path), model))
     hits = search(index, texts[2:9], 1, model=model, encoder=bert, **settings)
     assert hits.ids[:, 0].tolist() == [str(row) for row in range(2, 9)]
@@ -50,4 +50,4 @@ def test_the_mean_that_is_kept_reads_one_of_the_layers(bert, texts, tmp_path):  
     wanted = model.transform(store)
     np.testing.assert_allclose(wanted, model.transform_baselines(store)["mean"], **CLOSE)
     found = embed(texts[:9], model, bert, dtype="float32", progress=False)
-    np.testing.assert_allclose(found.values, wanted[:9], **CLOSE)
+    np.testing.assert_allclose(found.vectors, wanted[:9], **CLOSE)

@@ -74,7 +74,7 @@ def keep_the_mean(why: str, dim: int, native: int) -> Verdict:
     if dim >= native:
         return Verdict(KEPT, False, f"Keep the mean: {why}.")
     words = f"Keep the mean: {why}. Its {native} dimensions are shortened to the leading {dim}."
-    shorter = {"dim": dim, "whole": native, "native": native}
+    shorter: dict[str, float] = {"dim": dim, "whole": native, "native": native}
     return Verdict(KEPT, False, words, shorter=shorter)
 
 
