@@ -51,3 +51,16 @@ def test_the_mean_that_is_kept_reads_one_of_the_layers(bert, texts, tmp_path):  
     np.testing.assert_allclose(wanted, model.transform_baselines(store)["mean"], **CLOSE)
     found = embed(texts[:9], model, bert, dtype="float32", progress=False)
     np.testing.assert_allclose(found.vectors, wanted[:9], **CLOSE)
+
+
+def test_a_mapping_says_which_states_are_encoded(bert, texts):  # noqa: F811
+    options = {"dtype": "float32", "progress": False}
+    held = {layer: encode(texts, bert, layers=layer, **options) for layer in (1, 3)}
+    for layers, given in (("all", held), (None, {1: held[1]})):
+        model = OneVec(layers=layers, parts="mean,plain").fit(given)
+        found = embed(texts[:9], model, bert, **options)
+        np.testing.assert_allclose(found.vectors, model.transform(given)[:9], **CLOSE)
+    # Bare arrays do not say; the argument does.
+    model = OneVec(parts="mean,plain").fit(held[1])
+    found = embed(texts[:9], model, bert, layers=1, **options)
+    np.testing.assert_allclose(found.vectors, model.transform(held[1])[:9], **CLOSE)
