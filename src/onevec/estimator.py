@@ -180,6 +180,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             There so that scikit-learn's pipelines can call it.
         """
         self._check_parameters()
+        Training.of(self.training)  # refuses wrong settings also where nothing learns
         names, learned = self._named_poolers()
         layers, weights = open_layers(X, self.layers)
         main, tokens = next(iter(layers.items()))
