@@ -294,7 +294,7 @@ def read(tokens: Tokens, rows: np.ndarray | None = None) -> Iterator[Ragged]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Block features that candidates are compared on.
+    """Block features, to fit to and to judge on.
 
     Attributes
     ----------
@@ -365,6 +365,16 @@ class Prepared:
         """Places in ``rows`` of the held-out sequences that can be halved."""
         lengths = tokens.lengths.cpu().numpy()[self.rows]
         return self.count + np.flatnonzero(lengths[self.count :] >= 2)
+
+    def held_out_halves(self, held: np.ndarray) -> tuple[Features, Features] | None:
+        """Features of the halves of rows of `held_out_rows`, see `unsteady`; None without them."""
+        if self.halves is None:
+            return None
+        first, second = (
+            unsteady({n: block[held - self.count] for n, block in half.items()}, self.blocks)
+            for half in self.halves
+        )
+        return first, second
 
 
 def prepare(

@@ -14,30 +14,21 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from onevec.blocks import EFFORTS, Blocks, Features, Prepared, prepare, under, unsteady
+from onevec.blocks import EFFORTS, Blocks, Features, Prepared, prepare, under
 from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
-from onevec.judge.dimension import DIMENSIONS, dimension_curve, neighbours_kept, smallest
+from onevec.judge.evidence import findings_of, why_kept
 from onevec.judge.measured import describe, gain_range
-from onevec.judge.unlabelled import length_readability, matched_retrieval
-from onevec.judge.verdict import (
-    LEAST_HELD_OUT,
-    LEAST_SEQUENCES,
-    Verdict,
-    cost,
-    keep_the_mean,
-    verdict,
-)
+from onevec.judge.verdict import Verdict, cost, keep_the_mean, verdict
 from onevec.native import NATIVE_POOLERS, why_not_native
-from onevec.objectives import make_objective
+from onevec.objectives import Objective, make_objective
 from onevec.parts import (
     ASKING,
     BLOCKS,
     HEAD,
     LEARNED,
     NATIVE_WEIGHTS,
-    PARTS,
     WIDTH,
     Part,
     chosen,
@@ -52,14 +43,13 @@ from onevec.tokens.layers import open_layers, same_layers
 from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore
 from onevec.train.settings import Trained, Training
-from onevec.vector import FittedPart, Pooled, Vector
+from onevec.vector import Pooled, Vector
 
 FORMAT = 4
 OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _TRAINED_DIM = 64  # of the vectors that an objective is minimised on
 _DESCRIBED = 50_000  # tokens that tell what kind of data these are
-_ROUNDING = 1e-5  # of the largest value: sequences that differ by less are alike
 
 
 class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -180,7 +170,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             There so that scikit-learn's pipelines can call it.
         """
         self._check_parameters()
-        Training.of(self.training)  # refuses wrong settings also where nothing learns
+        objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
+        training = Training.of(self.training)  # wrong settings are refused where nothing learns too
         names, learned = self._named_poolers()
         layers, weights = open_layers(X, self.layers)
         main, tokens = next(iter(layers.items()))
@@ -193,21 +184,21 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         tokens = layers[main] = _with_layers(tokens, [POOLERS[name]() for name in names])
         sample = sample_sequences(tokens, _DESCRIBED, int(self.random_state))[1]
-        fingerprint = _fingerprint(layers)
-        frames = ready_frames(sample, fingerprint)
-        if self.pooler == "auto":
+        frames = ready_frames(sample, _fingerprint(layers))
+        judged = self.pooler == "auto"
+        recipe = (
+            LEARNED if judged else Recipe(tuple(names), 0.5, 0.5)
+        )  # of what is named or trained
+        parts, specs = {}, {}
+        if judged:
             usual = NATIVE_WEIGHTS if self.export else default_weights(frames)
             parts, specs = chosen(self.parts, usual)
-            self._check_native((specs[b][0], specs[b][1]) for b in specs)
-        else:
-            parts, specs = {}, {}
+            self._check_native(specs.values())
         specs = {MEAN: BLOCKS[MEAN]} | specs
-        heads = {name: HEAD if self.pooler == "auto" else (name, {}) for name in names}
         if learned:  # asks about a sequence's other half
             specs |= {name: BLOCKS[name] for name in ASKING}
-        specs |= heads
+        specs |= {name: HEAD if judged else (name, {}) for name in names}
         given = self.effort, int(self.random_state), tuple(self.nuisance or ())
-        judged = self.pooler == "auto"
         found = {
             layer: prepare(held, specs, *given, halved=judged and not learned)
             for layer, held in layers.items()
@@ -219,10 +210,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ]
         trained = None
         if learned:
-            trained = self._train(tokens, found[main], learned)
+            trained = self._train(tokens, found[main], recipe, objective, training)
             found[main] = found[main].renewed(tokens, learned)
             if judged:
-                head = Part(LEARNED, WIDTH, "a learned head on the rich blocks")
+                head = Part(recipe, WIDTH, "a learned head on the rich blocks")
                 asked.append(("learned", main, head))
         pooled = {layer: each.features for layer, each in found.items()}
         for layer in {layer for _, layer, part in asked if part.reads == "cls"}:
@@ -232,7 +223,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             found,
             pooled,
             asked=asked,
-            names=names,
+            recipe=recipe,
             trained=trained,
             frames=frames,
             sample=sample,
@@ -252,7 +243,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         pooled: Pooled,
         *,
         asked: list[tuple[str, int, Part]],
-        names: Sequence[str],
+        recipe: Recipe,
         trained: Trained | None,
         frames: bool,
         sample: Ragged,
@@ -262,13 +253,12 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         nuisance, dim = found[main].nuisance, self.dim
         trained_words = f" {trained.sentence}" if trained is not None else ""
         if self.pooler != "auto":
-            named = Recipe(tuple(names), 0.5, 0.5)
             width = WIDTH if dim in (None, "auto") else int(dim)
-            vector = Vector.alone(named, main, pooled[main], width, nuisance=nuisance)
+            vector = Vector.alone(recipe, main, pooled[main], width, nuisance=nuisance)
             words = "As told: these poolers alone, so nothing is claimed against the mean."
-            return vector, Verdict(named.name, False, words + trained_words)
+            return vector, Verdict(recipe.name, False, words + trained_words)
         usual = self.parts is None and trained is None
-        why = _why_kept(tokens, pooled[main]) if usual else ""
+        why = why_kept(tokens, pooled[main]) if usual else ""
         if why:
             number = dim if isinstance(dim, int) else None
             mean = Vector.mean(main, pooled[main], nuisance).shortened(pooled, number)
@@ -277,34 +267,32 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "token_dim": tokens.dim,
             "per_sequence": self.export is None,
         }
-        seen = evidence_of(layers, found, asked, dim=dim, random_state=self.random_state, **given)
-        curve = seen.pop("dimensions", [])
-        shorter = seen.pop("shorter", {})
-        held_out = int(seen.pop("held_out", 0))
-        if dim == "auto":
-            dim = smallest(curve) if curve else None
-        width = None if dim is None else int(dim)
+        seen = findings_of(layers, found, asked, dim=dim, random_state=self.random_state, **given)
+        width = seen.enough if dim == "auto" else None if dim is None else int(dim)
         vector = Vector.fit(asked, pooled, dim=width, nuisance=nuisance, **given)
+        shorter: dict[str, float] = {}
         if vector.shorter is not None:
-            shorter |= {"dim": vector.dim_out, "whole": vector.width, "native": tokens.dim}
-        else:
-            shorter = {}
+            sizes = {"dim": vector.dim_out, "whole": vector.width, "native": tokens.dim}
+            shorter = seen.shorter | sizes
         if usual and not self.export:
             kind = "frames" if frames else "encoder"
-            several = len(layers) > 1
-            range_ = gain_range(kind, describe(sample))
             said = verdict(
-                range_, seen, held_out, kind=kind, shorter=shorter, several_layers=several
+                gain_range(kind, describe(sample)),
+                seen.evidence,
+                seen.held_out,
+                kind=kind,
+                shorter=shorter,
+                several_layers=len(layers) > 1,
             )
         else:
             told = ", ".join(f"{name} ({part.weight:g})" for name, _, part in asked)
             words = f"As told: the parts {told}; nothing is claimed against the mean."
             words += f" {cost(shorter)}" if shorter else ""
             said = Verdict(
-                f"the parts {told}", False, words + trained_words, held_out,
-                evidence=seen, shorter=shorter,
+                f"the parts {told}", False, words + trained_words, seen.held_out,
+                evidence=seen.evidence, shorter=shorter,
             )  # fmt: skip
-        return vector, replace(said, dimensions=curve)
+        return vector, replace(said, dimensions=seen.dimensions)
 
     def transform(self, X: Any) -> Float[np.ndarray, "seqs dim"]:
         """Return one fp32 vector per sequence.
@@ -330,20 +318,20 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ) -> Float[np.ndarray, "seqs dim"]:
         """Return the vectors of hidden states and classification tokens that are in memory."""
         check_is_fitted(self, "vector_")
-        pooled: dict[int, Features] = {}
-        for layer, names in self.vector_.blocks.items():
-            pooled[layer] = self.blocks_[layer].of(tokens[layer], names=names) if names else {}
-        for layer in self.vector_.cls_layers:
-            pooled[layer] |= {"cls": cls[layer]}
-        return self.vector_.transform(pooled)
+        return self.vector_.transform(self._pooled(tokens, cls=cls))
 
-    def _pooled(self, layers: Mapping[int, Tokens], rows: np.ndarray) -> Pooled:
-        """Pool what the vector reads, of some rows."""
+    def _pooled(
+        self,
+        layers: Mapping[int, Tokens],
+        rows: np.ndarray | None = None,
+        cls: Mapping[int, np.ndarray] | None = None,
+    ) -> Pooled:
+        """Pool what the vector reads, of some rows or all; ``cls`` is there, or in the stores."""
         pooled: dict[int, Features] = {}
         for layer, names in self.vector_.blocks.items():
             pooled[layer] = self.blocks_[layer].of(layers[layer], rows, names) if names else {}
         for layer in self.vector_.cls_layers:
-            pooled[layer] |= _cls_of(layers[layer], rows)
+            pooled[layer] |= _cls_of(layers[layer], rows) if cls is None else {"cls": cls[layer]}
         return pooled
 
     @property
@@ -421,13 +409,16 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         return names, learned
 
-    def _train(self, tokens: Tokens, found: Prepared, learned: Sequence[str]) -> Trained:
+    def _train(
+        self,
+        tokens: Tokens,
+        found: Prepared,
+        recipe: Recipe,
+        objective: Objective,
+        training: Training,
+    ) -> Trained:
         from onevec.train import train
 
-        objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
-        training = Training.of(self.training)
-        names = self._named_poolers()[0]
-        recipe = LEARNED if self.pooler == "auto" else Recipe(tuple(names), 0.5, 0.5)
         teachers = tuple(as_tokens(each) for each in training.teachers)
         if not teachers and isinstance(tokens, TokenStore):
             others = [layer for layer in tokens.layers if layer != tokens.current_layer]
@@ -629,106 +620,18 @@ def baselines(features: Features, dim: int) -> dict[str, Reduction]:
     }
 
 
-def evidence_of(
-    layers: Mapping[int, Tokens],
-    found: Mapping[int, Prepared],
-    asked: Sequence[tuple[str, int, Part]],
-    *,
-    dim: int | str | None,
-    random_state: int,
-    **given: Any,
-) -> dict[str, Any]:
-    """Return what held-out sequences say of the vector, see `Verdict.evidence`.
-
-    The vector is fitted to the others for that. Classification tokens have no halves: their parts
-    are left out. What never varies within a sequence is left out of the mean, see `unsteady`.
-    """
-    main, tokens = next(iter(layers.items()))
-    prepared = found[main]
-    held = prepared.held_out_rows(tokens)
-    asked = [each for each in asked if each[2].reads == "tokens"]
-    if len(held) < LEAST_HELD_OUT or prepared.halves is None or not asked:
-        return {}
-
-    def of(rows: Any, half: int | None = None) -> dict[int, Features]:
-        """Features of some rows, or of their halves, by hidden state."""
-        taken = {}
-        for layer, each in found.items():
-            both = each.halves
-            assert both is not None
-            source = each.features if half is None else both[half]
-            at = rows if half is None else rows - each.count
-            picked = {name: block[at] for name, block in source.items()}
-            taken[layer] = unsteady(picked, each.blocks)
-        return taken
-
-    known = of(np.arange(prepared.count))
-    vector = Vector.fit(asked, known, nuisance=prepared.fitted_nuisance, **given)
-    means = Vector([FittedPart.fit(MEAN, main, PARTS[MEAN], known[main], token_dim=tokens.dim)])
-    lengths = tokens.lengths.cpu().numpy()[prepared.rows[held]]
-    halves = [of(held, half) for half in (0, 1)]
-    whole, mean = vector.transform(of(held)), means.transform(of(held))
-
-    def finds(way: Vector) -> np.ndarray:
-        first, second = (way.transform(half) for half in halves)
-        return matched_retrieval(first, second, lengths)
-
-    ours, theirs = finds(vector), finds(means)
-    error = float((ours - theirs).std(ddof=1)) / len(held) ** 0.5
-    seen: dict[str, Any] = {
-        "found": float(ours.mean()),
-        "found_by_mean": float(theirs.mean()),
-        "found_z": float((ours - theirs).mean()) / error if error > 0 else 0.0,
-        "neighbours": neighbours_kept(mean, whole),
-        "length_r2": length_readability(whole, lengths, random_state),
-        "length_r2_of_mean": length_readability(mean, lengths, random_state),
-        "held_out": len(held),
-    }
-    if dim is None:
-        return seen
-    most = DIMENSIONS[-1] if dim == "auto" else int(dim)
-    leading = vector.shortened(known, most).transform(of(held))
-    if dim == "auto":
-        seen["dimensions"] = dimension_curve(whole, leading)
-        leading = leading[:, : smallest(seen["dimensions"])]
-    seen["shorter"] = {
-        "neighbours": neighbours_kept(whole, leading),
-        "neighbours_of_mean": neighbours_kept(whole, mean),
-    }
-    return seen
-
-
-def _why_kept(tokens: Tokens, features: Features) -> str:
-    """Say why nothing beside the mean can be learned; empty where it can."""
-    if len(tokens) < LEAST_SEQUENCES:
-        return (
-            f"there are only {len(tokens)} sequences, and what it misses is learned from "
-            f"{LEAST_SEQUENCES} or more"
-        )
-    if int(tokens.lengths.max()) == 1:
-        return "every sequence is one token, so the mean holds all there is"
-    if all(_alike(block) for block in features.values()):
-        return "the sequences are all alike, so there is nothing beside it"
-    return ""
-
-
-def _alike(block: Float[np.ndarray, "seqs dims"]) -> bool:
-    """Whether rounding is all that tells the rows apart."""
-    return bool(np.ptp(block, axis=0).max() <= _ROUNDING * np.abs(block).max())
-
-
 def _weighed(part: Part, weight: float) -> Part:
     return replace(part, weight=part.weight * weight)
 
 
-def _cls_of(tokens: Tokens, rows: np.ndarray) -> Features:
+def _cls_of(tokens: Tokens, rows: np.ndarray | None) -> Features:
     """Return the states of the classification token, as the block that parts read."""
     if not isinstance(tokens, TokenStore):
         raise InputError(
             'got the part "cls" with bare arrays: encode into a store with an encoder that has a '
             "classification token"
         )
-    return {"cls": tokens.cls_rows(rows).numpy()}
+    return {"cls": tokens.cls_rows(slice(None) if rows is None else rows).numpy()}
 
 
 def _fingerprint(layers: Mapping[int, Tokens]) -> str | None:

@@ -103,12 +103,10 @@ def vectors_of(
     states = [frozen.run([piece], list(layers))[0] for piece in pieces]
     ids = torch.cat([torch.from_numpy(np.asarray(frozen.token_ids(piece))) for piece in pieces])
     lengths = torch.tensor([len(each[layers[0]].tokens) for each in states])
-    held = {}
+    held, cls = {}, {}
     for name, layer in zip(model.layers_, layers, strict=True):
         values = torch.cat([each[layer].tokens for each in states])
         held[name] = Ragged(values, lengths, {"ids": ids})
-    cls = {}
-    for name, layer in zip(model.layers_, layers, strict=True):
         if name in model.vector_.cls_layers:
             fronts = [each[layer].cls for each in states]
             cls[name] = torch.stack([front for front in fronts if front is not None]).numpy()

@@ -13,7 +13,6 @@ from onevec.judge.unlabelled import (
     Evidence,
     cluster_panel,
     gather_evidence,
-    matched_retrieval,
     without_length,
 )
 from onevec.parts import ASKING
@@ -61,7 +60,7 @@ class Exam:
         held = prepared.held_out_rows(tokens)
         rows = prepared.rows[held]
         lengths = tokens.lengths.cpu().numpy()[rows]
-        both = _pooled_along(prepared, held) or half_features(tokens, rows, prepared.blocks)
+        both = prepared.held_out_halves(held) or half_features(tokens, rows, prepared.blocks)
         prepared = replace(prepared, features=unsteady(prepared.features, prepared.blocks))
         questions = []
         for hidden in reversed(both):
@@ -78,11 +77,6 @@ class Exam:
         added = half_features(self.tokens, self.rows, blocks.only(more))
         return first | added[0], second | added[1]
 
-    def retrieval(self, vectors: Sequence[np.ndarray]) -> np.ndarray:
-        """Score how well vectors of both halves find each other, see `matched_retrieval`."""
-        first, second = vectors
-        return matched_retrieval(first, second, self.lengths)
-
     def evidence(self, vectors: Sequence[np.ndarray]) -> Evidence:
         """Score what the vectors of both halves know."""
         return Evidence.mean(
@@ -91,17 +85,6 @@ class Exam:
                 for seen, (targets, panel) in zip(vectors, self.questions, strict=True)
             ]
         )
-
-
-def _pooled_along(prepared: Prepared, held: np.ndarray) -> tuple[Features, Features] | None:
-    """Halves of these of the prepared rows, where `prepare` has pooled them."""
-    if prepared.halves is None:
-        return None
-    first, second = (
-        unsteady({n: block[held - prepared.count] for n, block in half.items()}, prepared.blocks)
-        for half in prepared.halves
-    )
-    return first, second
 
 
 def half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Features, Features]:
