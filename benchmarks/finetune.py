@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from onevec import OneVec, encode
 from onevec.encoders.finetune import finetune
 from onevec.files import appears_whole
-from onevec.judge.outcomes import Outcome, mean_score, paired_gain
+from onevec.probes.outcomes import Outcome, mean_score, paired_gain
 from protocol import encoders, peers, tasks
 from protocol.code_key import code_key
 from protocol.made_by import line, made_by

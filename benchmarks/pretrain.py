@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec import encode, pretrain
-from onevec.judge.outcomes import Outcome, mean_score, paired_gain
+from onevec.probes.outcomes import Outcome, mean_score, paired_gain
 from protocol import baselines, encoders, ours, tasks
 from protocol.code_key import code_key
 from protocol.made_by import made_by

@@ -29,9 +29,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from onevec import OneVec, encode
-from onevec.judge.outcomes import Outcome, paired_gain
-from onevec.judge.probes import normalise, retrieval_probe
+from onevec.probes.outcomes import Outcome, paired_gain
+from onevec.probes.probes import retrieval_probe
 from onevec.project.quantise import BinaryQuantize, Int8Quantize
+from onevec.project.rows import normalise
 from onevec.use.search import Index
 from protocol import encoders, tasks
 from protocol.made_by import line, made_by

@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from onevec import OneVec
 from onevec.files import appears_whole
-from onevec.judge.outcomes import Outcome
-from onevec.judge.probes import logistic_probe, normalise
+from onevec.probes.outcomes import Outcome
+from onevec.probes.probes import logistic_probe
+from onevec.project.rows import normalise
 from onevec.use.select import SELECTORS, select
 from protocol import encoders, tasks
 from protocol.made_by import line, made_by

@@ -31,10 +31,10 @@ import numpy as np
 
 from onevec import OneVec
 from onevec.judge.measured import FILE
-from onevec.judge.outcomes import mean_resampled, mean_score
-from onevec.parts import frame_like
+from onevec.probes.outcomes import mean_resampled, mean_score
 from onevec.tokens.batches import Tokens
 from onevec.tokens.store import TokenStore
+from onevec.vector.parts import frame_like
 from protocol import encoders, tasks, wide, wide_report
 from protocol.code_key import code_key
 from protocol.made_by import made_by

@@ -9,8 +9,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from onevec import OneVec, OnevecError, Ragged, encode, load
-from onevec.blocks import tamed
-from onevec.judge.probes import evaluate
+from onevec.probes.probes import evaluate
+from onevec.vector.scaler import tamed
 
 
 @pytest.fixture

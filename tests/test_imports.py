@@ -16,17 +16,12 @@ ARROW = [
     {"files"},
     {"ragged"},
     {"segment"},
-    {"tokens", "poolers", "project", "views", "objectives"},
-    {"nuisance", "card"},
-    {"blocks"},
-    {"reduction"},
-    {"parts"},
+    {"tokens", "poolers", "project", "views", "objectives", "card"},
     {"vector"},
-    {"native"},
     {"judge"},
     {"train"},
     {"estimator", "encoders"},
-    {"use", "report", "export"},
+    {"probes", "use", "report", "export"},
     {"demo", "cli"},
 ]
 
@@ -81,3 +76,59 @@ def test_public_names_exist_and_are_few():
     assert set(onevec.__all__) <= set(dir(onevec))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = onevec.nothing
+
+
+def reached_from(start: str) -> set[str]:
+    """Modules of the package that importing one, or what it imports, leads to."""
+    found, waiting = set(), [start]
+    while waiting:
+        module = waiting.pop()
+        path = SOURCE.joinpath(*module.split(".")[1:])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module in found or not path.is_file():
+            continue
+        found.add(module)
+        for each in names_imported(path):
+            waiting += [each, each.rpartition(".")[0]]  # a name of a module, or a module
+    return found
+
+
+def names_imported(path: Path):
+    """Every ``onevec`` module or name that a file imports, at its top or in a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("onevec"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("onevec"))
+
+
+def test_no_path_leads_from_fit_to_the_probes():
+    reached = reached_from("onevec.estimator")
+    assert "onevec.judge.verdict" in reached and "onevec.vector.fitted" in reached
+    assert not [module for module in reached if module.startswith("onevec.probes")]
+
+
+def test_the_judge_sees_arrays_alone():
+    refused = ("onevec.tokens", "onevec.views", "onevec.vector", "onevec.poolers")
+    for path in (SOURCE / "judge").glob("*.py"):
+        wrong = [name for name in names_imported(path) if name.startswith(refused)]
+        assert not wrong or path.name == "monitor.py", f"{path.name} imports {wrong}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """At their top, that is: what a function imports is there when it is called."""
+    paths = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = [p for p in path.relative_to(SOURCE).with_suffix("").parts if p != "__init__"]
+        paths[".".join(["onevec", *parts])] = path
+    edges: dict[str, set[str]] = {module: set() for module in paths}
+    for module, path in paths.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module in paths:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                edges[module] |= {name if name in paths else node.module for name in names}
+    edges = {module: found - {module} for module, found in edges.items()}
+    while free := [module for module, found in edges.items() if not found & set(edges)]:
+        for module in free:
+            del edges[module]
+    assert not edges, f"these import each other: {sorted(edges)}"

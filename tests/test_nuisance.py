@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from onevec import OneVec, load
 from onevec.cli import app
 from onevec.errors import InputError
-from onevec.judge.unlabelled import length_readability
-from onevec.nuisance import nuisance_directions, nuisance_of
+from onevec.judge.halves import length_readability
 from onevec.tokens.store import TokenStore
 from onevec.tokens.writer import TokenStoreWriter
+from onevec.vector.nuisance import nuisance_directions, nuisance_of
 
 N = 400
 

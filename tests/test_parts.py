@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from onevec import OneVec, Ragged, encode, load
-from onevec.blocks import Blocks
 from onevec.errors import InputError, StoreError
 from onevec.judge.measured import describe, gain_range
-from onevec.parts import (
+from onevec.tokens.layers import open_layers
+from onevec.tokens.store import TokenStore
+from onevec.tokens.writer import TokenStoreWriter
+from onevec.vector.blocks import Blocks
+from onevec.vector.fitted import FittedPart, Vector
+from onevec.vector.parts import (
     BLOCKS,
     FRAME_WEIGHTS,
     PARTS,
@@ -24,11 +28,7 @@ from onevec.parts import (
     weighted,
     width_of,
 )
-from onevec.reduction import Recipe, Reduction
-from onevec.tokens.layers import open_layers
-from onevec.tokens.store import TokenStore
-from onevec.tokens.writer import TokenStoreWriter
-from onevec.vector import FittedPart, Vector
+from onevec.vector.reduction import Recipe, Reduction
 
 from .tokens.conftest import bert  # noqa: F401
 

@@ -11,19 +11,19 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from onevec import OnevecError, evaluate
 from onevec.errors import InputError
-from onevec.judge.logistic import fit_logistic
-from onevec.judge.outcomes import Outcome, mean_resampled, mean_score, paired_gain
-from onevec.judge.probes import (
+from onevec.judge.halves import gather_evidence
+from onevec.probes.logistic import fit_logistic
+from onevec.probes.outcomes import Outcome, mean_resampled, mean_score, paired_gain
+from onevec.probes.probes import (
     draw_shots,
     logistic_probe,
     neighbour_votes,
-    normalise,
     retrieval_probe,
     ridge_probe,
     run_probes,
     stratified_folds,
 )
-from onevec.judge.unlabelled import gather_evidence
+from onevec.project.rows import normalise
 
 
 def make_blobs(sizes, dim, spread, seed=0):

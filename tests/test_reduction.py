@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from onevec.blocks import Blocks
 from onevec.estimator import OneVec
-from onevec.export.head import Head, difference
-from onevec.parts import BLOCKS, PLAIN
 from onevec.ragged import Ragged
-from onevec.reduction import Recipe, Reduction
-from onevec.vector import Vector
+from onevec.vector.blocks import Blocks
+from onevec.vector.fitted import Vector
+from onevec.vector.module import TokensToVector, difference
+from onevec.vector.parts import BLOCKS, PLAIN
+from onevec.vector.reduction import Recipe, Reduction
 
 UNIT = Recipe(("a", "b"), 0.5, 0.0, unit=True)
 ALONE = Recipe(("b",), 0.0, 1.0, shrinkage=0.9)
@@ -114,7 +114,12 @@ def test_the_torch_module_gives_the_same_vectors():
     model = OneVec(4, pooler="mean|std").fit(tokens)
     blocks = Blocks.fit(tokens, {"mean": ("mean", {}), "std": ("std", {})}, 0)
     model._adopt({-1: blocks}, Vector.alone(MEAN_STD, -1, blocks.of(tokens), 4))
-    assert difference(Head(model)(tokens).numpy(), model.transform(tokens)) < 1e-5
+    assert (
+        difference(
+            TokensToVector(model.vector_, model.blocks_)(tokens).numpy(), model.transform(tokens)
+        )
+        < 1e-5
+    )
 
 
 def test_noise_that_stays_in_a_sequence_is_left_to_the_mean():

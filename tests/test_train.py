@@ -13,17 +13,17 @@ import torch
 from torch.testing import assert_close
 
 from onevec import OneVec, TokenStore, encode, load
-from onevec.blocks import prepare
 from onevec.demo.walk import encoder_folder, load_proteins
 from onevec.errors import InputError, StoreError
 from onevec.objectives import OBJECTIVES, Context, make_objective
 from onevec.poolers import POOLERS
 from onevec.ragged import Ragged
-from onevec.reduction import Recipe
 from onevec.train import Training, train
 from onevec.train.head import Head, World, gradients
 from onevec.train.offer import draw_rows, marks_of
 from onevec.train.score import HeldOutScore
+from onevec.vector.held_out import prepare
+from onevec.vector.reduction import Recipe
 
 SMALL = {"steps": 3, "evaluations": 1, "batch": 24, "view_size": 8}
 LEARNED = [name for name in POOLERS if POOLERS[name]().learned]
@@ -344,7 +344,7 @@ def test_numpy_seeds_and_wide_offsets():
     ragged, prepared, _, dim = parts(tokens)
     recipe = Recipe(("mean", "gated_attention"), 0.5, 0.5)
     head = Head(prepared, recipe, dim)
-    from onevec.reduction import Reduction
+    from onevec.vector.reduction import Reduction
 
     reduction = Reduction(recipe).fit(prepared.fitted, dim)
     expected = reduction.transform(prepared.blocks.of(ragged))

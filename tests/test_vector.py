@@ -11,12 +11,12 @@ from sklearn.base import clone
 from onevec import OneVec, Ragged, load
 from onevec.errors import InputError, StoreError
 from onevec.judge import measured
-from onevec.parts import PARTS, WEIGHTS, Part
 from onevec.poolers import POOLERS
-from onevec.reduction import Recipe
 from onevec.tokens.store import TokenStore
 from onevec.tokens.writer import TokenStoreWriter
-from onevec.vector import Vector
+from onevec.vector.fitted import Vector
+from onevec.vector.parts import PARTS, WEIGHTS, Part
+from onevec.vector.reduction import Recipe
 
 DIM = 12
 POOLED = [name for name, part in PARTS.items() if part.reads == "tokens"]

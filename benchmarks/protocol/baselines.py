@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from onevec.poolers import POOLERS
-from onevec.reduction import Recipe, Reduction
+from onevec.vector.reduction import Recipe, Reduction
 from protocol.producer import DIM, Result, read
 
 if TYPE_CHECKING:

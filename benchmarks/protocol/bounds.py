@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onevec.judge.outcomes import Outcome
+from onevec.probes.outcomes import Outcome
 from onevec.ragged import Ragged
 from onevec.segment import segment_softmax, segment_sum
 from protocol.producer import Result

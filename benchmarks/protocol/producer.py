@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onevec.judge.probes import run_probes
 from onevec.poolers import POOLERS
+from onevec.probes.probes import run_probes
 from onevec.ragged import Ragged
 from onevec.tokens.batches import iter_batches
 
 if TYPE_CHECKING:
-    from onevec.judge.outcomes import Outcome
+    from onevec.probes.outcomes import Outcome
     from onevec.tokens.batches import Tokens
     from protocol.tasks import Unit
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onevec.judge.outcomes import mean_resampled
+from onevec.probes.outcomes import mean_resampled
 from protocol import encoders, methods, tasks
 from protocol.code_key import code_key
 from protocol.made_by import versions

@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from onevec.judge.outcomes import Outcome
-from onevec.judge.probes import SHOTS, draw_shots, run_probes
+from onevec.probes.outcomes import Outcome
+from onevec.probes.probes import SHOTS, draw_shots, run_probes
 from onevec.tokens.batches import Tokens
 from protocol.tasks import Target
 

@@ -14,7 +14,7 @@ _LAZY = {
     "Ragged": "onevec.ragged",
     "TokenStore": "onevec.tokens.store",
     "encode": "onevec.tokens.encode",
-    "evaluate": "onevec.judge.probes",
+    "evaluate": "onevec.probes.probes",
     "finetune": "onevec.encoders.finetune",
     "load": "onevec.estimator",
     "pretrain": "onevec.encoders.pretrain",

@@ -14,16 +14,26 @@ from jaxtyping import Float
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from onevec.blocks import EFFORTS, Blocks, Features, Prepared, prepare, under
 from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
-from onevec.judge.evidence import findings_of, why_kept
+from onevec.judge.dimension import DIMENSIONS
+from onevec.judge.evidence import Findings, findings_of, why_kept
 from onevec.judge.measured import describe, gain_range
-from onevec.judge.verdict import Verdict, cost, keep_the_mean, verdict
-from onevec.native import NATIVE_POOLERS, why_not_native
+from onevec.judge.verdict import LEAST_HELD_OUT, Verdict, cost, keep_the_mean, verdict
 from onevec.objectives import Objective, make_objective
-from onevec.parts import (
+from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
+from onevec.ragged import Ragged
+from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
+from onevec.tokens.layers import open_layers, same_layers
+from onevec.tokens.progress import Bar
+from onevec.tokens.store import TokenStore, made_from
+from onevec.train.settings import Trained, Training
+from onevec.vector.blocks import Blocks, Features, under
+from onevec.vector.fitted import Pooled, Vector
+from onevec.vector.held_out import EFFORTS, Prepared, held_out_vectors, prepare
+from onevec.vector.native import NATIVE_POOLERS, why_not_native
+from onevec.vector.parts import (
     ASKING,
     BLOCKS,
     HEAD,
@@ -36,15 +46,7 @@ from onevec.parts import (
     part_of,
     ready_frames,
 )
-from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
-from onevec.ragged import Ragged
-from onevec.reduction import MEAN, MEAN_PCA, Recipe, Reduction
-from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
-from onevec.tokens.layers import open_layers, same_layers
-from onevec.tokens.progress import Bar
-from onevec.tokens.store import TokenStore, made_from
-from onevec.train.settings import Trained, Training
-from onevec.vector import Pooled, Vector
+from onevec.vector.reduction import MEAN, MEAN_PCA, Recipe, Reduction
 
 FORMAT = 4
 OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
@@ -67,9 +69,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         the whole (PCA), and the verdict says what that costs; "auto" takes the fewest, up to 256,
         that keep the nearest neighbours of held-out sequences (see `onevec.judge.dimension`).
     parts : sequence of str, mapping of str to float or Part, or str, optional
-        Entries of `onevec.parts.PARTS` with their weights, such as ``{"mean": 1, "rich": 0.6}``,
-        or closed-form poolers such as ``"std|vlad"``. By default mean, rich and plain, the
-        weights following whether an encoder made the tokens (`onevec.parts.default_weights`).
+        Entries of `onevec.vector.parts.PARTS` with their weights, such as ``{"mean": 1, "rich":
+        0.6}``, or closed-form poolers such as ``"std|vlad"``. By default mean, rich and plain;
+        their weights follow whether an encoder made the tokens, see
+        `onevec.vector.parts.default_weights`.
     layers : int, str, sequence, or mapping of hidden state to weight, optional
         Hidden states of a store whose parts stand side by side, such as ``"last,middle"`` or
         ``{12: 1.0, 6: 0.6}``; see `onevec.tokens.layers.open_layers`. By default the last alone.
@@ -258,18 +261,21 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             words = "As told: these poolers alone, so nothing is claimed against the mean."
             return vector, Verdict(recipe.name, False, words + trained_words)
         usual = self.parts is None and trained is None
-        why = why_kept(tokens, pooled[main]) if usual else ""
+        why = why_kept(tokens.lengths.cpu().numpy(), list(pooled[main].values())) if usual else ""
         if why:
             mean = Vector.mean(main, pooled[main], nuisance).shortened(pooled, dim)
             return mean, keep_the_mean(why, mean.dim_out, mean.width)
         given: dict[str, Any] = {
             "token_dim": tokens.dim,
-            "spreads": {layer: each.blocks.spread for layer, each in found.items()},
+            "spreads": {layer: each.blocks.scaler.spread for layer, each in found.items()},
             "per_sequence": self.export is None,
         }
-        seen = findings_of(
-            layers, found, asked, dim=self.dim, random_state=self.random_state, **given
-        )
+        auto = self.dim == "auto"
+        most = DIMENSIONS[-1] if auto else dim
+        held = held_out_vectors(layers, found, asked, least=LEAST_HELD_OUT, dim=most, **given)
+        seen = Findings()
+        if held is not None:
+            seen = findings_of(**vars(held), auto=auto, random_state=int(self.random_state))
         vector = Vector.fit(asked, pooled, dim=dim or seen.enough, nuisance=nuisance, **given)
         shorter: dict[str, float] = {}
         if vector.shorter is not None:
@@ -576,9 +582,9 @@ def load(path: str | Path) -> OneVec:
         model.data_ = config.get("data")  # models saved before it was kept have none
         model.verdict_ = Verdict(**config["verdict"])
         model.training_ = Trained(**config["training"]) if config["training"] else None
-        dim, poolers = config["token_dim"], config["poolers"]
+        poolers = config["poolers"]
         blocks = {
-            layer: Blocks.from_state(dim, poolers[str(layer)], under(arrays, f"blocks/{layer}/"))
+            layer: Blocks.from_state(poolers[str(layer)], under(arrays, f"blocks/{layer}/"))
             for layer in config["layers"]
         }
         vector = Vector.from_state(config["vector"], under(arrays, "vector/"))

@@ -73,7 +73,7 @@ def test_what_decides_nothing_keeps_the_key(key_after, producer, change):
         (VIEWS, "def halves(", "halves = None\ndef halves("),
         (BATCHES, "max_tokens: int = 200_000", "max_tokens: int = 100_000"),
         ("benchmarks/protocol/ours.py", "model.fit(", "model.fit(X="),
-        ("src/onevec/judge/logistic.py", "import ", "import this\nimport "),
+        ("src/onevec/probes/logistic.py", "import ", "import this\nimport "),
     ],
     ids=["views.halves", "sample_sequences", "its own code", "probes"],
 )

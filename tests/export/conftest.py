@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from onevec import OneVec, encode, pretrain
-from onevec.blocks import Blocks
-from onevec.vector import Vector
+from onevec.vector.blocks import Blocks
+from onevec.vector.fitted import Vector
 from tests.tokens.conftest import ALPHABET, bert  # noqa: F401  (a fixture)
 
 CONTEXT = 32

@@ -15,8 +15,8 @@ from onevec.export import onnx as exporting
 from onevec.export.onnx import GRAPH, to_onnx
 from onevec.export.padded import Padded
 from onevec.export.padded_poolers import PADDED
-from onevec.parts import PARTS
 from onevec.poolers import POOLERS
+from onevec.vector.parts import PARTS
 from tests.export.conftest import encoded, error, fitted
 
 DIM = 12

@@ -17,11 +17,11 @@ from onevec.export import sentence_transformers as exporting
 from onevec.export.native import NATIVE
 from onevec.export.sentence_transformers import MANIFEST, to_sentence_transformers
 from onevec.export.sentence_transformers_module import OneVecPooling
-from onevec.native import ALONE, NATIVE_POOLERS, why_not_native
-from onevec.parts import BLOCKS, NATIVE_WEIGHTS, PARTS
 from onevec.poolers import POOLERS
-from onevec.reduction import Recipe
-from onevec.vector import FittedPart, Vector
+from onevec.vector.fitted import FittedPart, Vector
+from onevec.vector.native import ALONE, NATIVE_POOLERS, why_not_native
+from onevec.vector.parts import BLOCKS, NATIVE_WEIGHTS, PARTS
+from onevec.vector.reduction import Recipe
 from tests.export.conftest import encoded, error, fitted, made_of
 
 RICH = "dct|std|covariance|lagged_covariance"

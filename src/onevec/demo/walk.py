@@ -53,7 +53,7 @@ def run_demo(
         if importlib.util.find_spec(package) is None and (extra == "hf" or report):
             raise MissingExtraError(package, "hf,report")
     from onevec.estimator import OneVec
-    from onevec.judge.probes import evaluate
+    from onevec.probes.probes import evaluate
     from onevec.tokens.encode import encode
     from onevec.tokens.store import TokenStore
     from onevec.use.vectors import every_method

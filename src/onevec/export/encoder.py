@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 
 from onevec.errors import InputError, StoreError
-from onevec.export.head import check_poolers
 from onevec.ragged import Ragged
 from onevec.tokens.adapters import SentenceTransformerEncoder, open_encoder
 from onevec.tokens.frozen import Options
 from onevec.tokens.huggingface import HuggingFaceText
 from onevec.tokens.layers import LAST
 from onevec.tokens.store import made_from
+from onevec.vector.module import check_poolers
 
 if TYPE_CHECKING:
     from onevec.estimator import OneVec
@@ -31,7 +31,7 @@ def open_text_encoder(
     model: OneVec, encoder: Any, layer: int | None, special_tokens: bool, max_length: int | None
 ) -> TextEncoders:
     """Open the encoder as `onevec.encode` does, and compare it with the fitted one."""
-    check_poolers(model)
+    check_poolers(model.blocks_)
     ours, held = made_from(model.fingerprint_)[0], model.layers_
     asked = tuple(held) if layer is None else (layer,)
     options = Options(asked, special_tokens, max_length)

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
-from onevec.blocks import CLIP
-from onevec.export.head import affine_of, kind_of
 from onevec.export.program import Columns, Program, stacked
 from onevec.poolers.attention import Attention
 from onevec.poolers.covariance import Covariance
 from onevec.poolers.random_features import RandomProjection
 from onevec.poolers.sets import DeepSets
 from onevec.poolers.weighting import IDF, SIF
+from onevec.vector.module import affine_of, kind_of
+from onevec.vector.scaler import CLIP
 
 if TYPE_CHECKING:
     from onevec.estimator import OneVec
@@ -247,15 +247,17 @@ def native_chain(model: OneVec) -> Chain:
     """Write a model, whose poolers are all native, as a chain."""
     (layer,) = model.layers_
     blocks = model.blocks_[layer]
-    tokens = Program(blocks.dim)
-    raw = Columns.of(np.arange(blocks.dim))
+    tokens = Program(blocks.scaler.width("raw"))
+    raw = Columns.of(np.arange(blocks.scaler.width("raw")))
     names = model.vector_.blocks[layer]
     views = {"raw": raw}
     if not all(blocks.view(name) == "raw" for name in names):
-        scale = _array(blocks.scale)
+        scale = _array(blocks.scaler.scale)
         unit = 1 / (CLIP * scale)
-        within = tokens.add(nn.Hardtanh, raw.map(np.diag(unit), -_array(blocks.shift) * unit))
-        views["scaled"] = within.map(CLIP * _array(blocks.axes).T)
+        within = tokens.add(
+            nn.Hardtanh, raw.map(np.diag(unit), -_array(blocks.scaler.shift) * unit)
+        )
+        views["scaled"] = within.map(CLIP * _array(blocks.scaler.axes).T)
         views["clipped"] = within.map(np.diag(np.where(np.isfinite(scale), CLIP * scale, 0.0)))
     parts = {}
     for name in names:

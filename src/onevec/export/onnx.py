@@ -28,11 +28,18 @@ from onevec.export.encoder import (
     transformer_of,
     vectors_of,
 )
-from onevec.export.head import TOLERANCE, Head, difference, kind_of, layer_words, with_cls
 from onevec.export.padded import Padded
 from onevec.export.padded_poolers import PADDED
 from onevec.files import appears_whole, check_target
 from onevec.ragged import Ragged
+from onevec.vector.module import (
+    TOLERANCE,
+    TokensToVector,
+    difference,
+    kind_of,
+    layer_words,
+    with_cls,
+)
 
 if TYPE_CHECKING:
     from onevec.estimator import OneVec
@@ -156,7 +163,7 @@ class VectorGraph(nn.Module):
 
     def __init__(self, model: OneVec):
         super().__init__()
-        self.head = Head(model)
+        self.head = TokensToVector(model.vector_, model.blocks_)
 
     def forward(
         self, tokens: Tensor, mask: Tensor, ids: Tensor | None = None, cls: Tensor | None = None
@@ -213,7 +220,7 @@ class TextGraph(nn.Module):
 Batch = tuple[dict[str, Tensor], np.ndarray]
 
 
-def _token_batches(model: OneVec, head: Head) -> Iterator[Batch]:
+def _token_batches(model: OneVec, head: TokensToVector) -> Iterator[Batch]:
     """Make ragged batches of tokens like the fitted ones, with the model's vectors."""
     source = torch.Generator().manual_seed(0)
     for lengths in ([7], [1, 9], [3, 1, 5], [17, 2, 30, 1], [12, 4, 4, 26, 11]):
@@ -223,9 +230,10 @@ def _token_batches(model: OneVec, head: Head) -> Iterator[Batch]:
         several, held, cls = [], {}, {}
         for layer in head.layers:
             blocks = model.blocks_[layer]
-            spread = blocks.scale.where(blocks.scale.isfinite(), torch.zeros(()))
-            drawn = torch.randn(len(lengths), longest + 1, blocks.dim, generator=source)
-            drawn = drawn * spread + blocks.shift
+            shift, scale = blocks.scaler.shift, blocks.scaler.scale
+            spread = scale.where(scale.isfinite(), torch.zeros(()))
+            drawn = torch.randn(len(lengths), longest + 1, len(shift), generator=source)
+            drawn = drawn * spread + shift
             tokens, cls[layer] = drawn[:, 1:], drawn[:, 0]
             several.append(tokens)
             held[layer] = Ragged(tokens[mask], torch.tensor(lengths), {"ids": ids[mask]})

@@ -25,12 +25,12 @@ from onevec.export.encoder import (
     sample_texts,
     vectors_of,
 )
-from onevec.export.head import TOLERANCE, difference, kind_of, layer_words
 from onevec.export.native import Chain, native_chain
 from onevec.files import appears_whole, check_target
-from onevec.native import why_not_native
 from onevec.tokens.adapters import SentenceTransformerEncoder, _load_sentence_transformer
 from onevec.tokens.huggingface import quiet
+from onevec.vector.module import TOLERANCE, difference, kind_of, layer_words
+from onevec.vector.native import why_not_native
 
 if TYPE_CHECKING:
     from onevec.estimator import OneVec

@@ -11,8 +11,8 @@ from sentence_transformers.base.modules.module import Module
 from torch import Tensor
 
 from onevec.estimator import OneVec, load
-from onevec.export.head import Head
 from onevec.ragged import Ragged
+from onevec.vector.module import TokensToVector
 
 _FOLDER = "model"  # of the onevec model, inside the module's own
 
@@ -41,7 +41,7 @@ class OneVecPooling(Module):
         self.model, self.head, self.tail = model, int(head), int(tail)
         self.layers = list(layers or ())
         # In a list, so that `.half()` of the whole leaves it in fp32.
-        self._held = [Head(model)]
+        self._held = [TokensToVector(model.vector_, model.blocks_)]
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``sentence_embedding`` (seqs, dim)."""

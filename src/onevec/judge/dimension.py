@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from onevec.judge.probes import normalise
+from onevec.project.rows import normalise
 
 DIMENSIONS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 # Share of the nearest neighbours that must stay. Measured on eight columns, labels of the train

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from onevec.blocks import Features, Prepared, unsteady
-from onevec.judge.dimension import DIMENSIONS, dimension_curve, neighbours_kept, smallest
-from onevec.judge.unlabelled import length_readability, matched_retrieval
-from onevec.judge.verdict import LEAST_HELD_OUT, LEAST_SEQUENCES
-from onevec.parts import PARTS, Part
-from onevec.reduction import MEAN
-from onevec.tokens.batches import Tokens
-from onevec.vector import Vector
+from onevec.judge.dimension import dimension_curve, neighbours_kept, smallest
+from onevec.judge.halves import length_readability, matched_retrieval
+from onevec.judge.verdict import LEAST_SEQUENCES
 
 _LEAST_ERROR = 1e-4  # all differences alike must not make a number of errors without end
 _ROUNDING = 1e-5  # of the largest value: sequences that differ by less are alike
@@ -44,81 +39,57 @@ class Findings:
 
 
 def findings_of(
-    layers: Mapping[int, Tokens],
-    found: Mapping[int, Prepared],
-    asked: Sequence[tuple[str, int, Part]],
     *,
-    dim: int | str | None,
-    random_state: int,
-    **given: Any,
+    lengths: Int[np.ndarray, " seqs"],
+    vectors: Float[np.ndarray, "seqs dim"],
+    means: Float[np.ndarray, "seqs mean_dim"],
+    halves: tuple[Float[np.ndarray, "seqs dim"], Float[np.ndarray, "seqs dim"]],
+    mean_halves: tuple[Float[np.ndarray, "seqs mean_dim"], Float[np.ndarray, "seqs mean_dim"]],
+    leading: Float[np.ndarray, "seqs dims"] | None = None,
+    auto: bool = False,
+    random_state: int = 0,
 ) -> Findings:
-    """Fit the vector to the other sequences, and look at those that are held out.
-
-    Classification tokens have no halves: their parts are left out. What never varies within a
-    sequence is left out of the mean, see `unsteady`.
+    """Compare the vectors of held-out sequences, and of their halves, with the mean's.
 
     Parameters
     ----------
-    layers, found : mapping of hidden state to tokens, and to their features
-        The main one first.
-    asked : sequence of (name, hidden state, Part)
-        The parts.
-    dim : int, "auto" or None
-        As for `OneVec`.
+    lengths : ndarray of int, shape (seqs,)
+        Numbers of tokens, at least 2.
+    vectors, means : ndarray, shape (seqs, dim)
+        Of sequences that nothing was fitted to, by all parts and by the mean alone.
+    halves, mean_halves : tuple of two ndarrays, shape (seqs, dim)
+        The same of their first and of their second halves.
+    leading : ndarray, shape (seqs, dims), optional
+        The vectors along their leading directions, where fewer dimensions are asked for.
+    auto : bool
+        Whether the fewest dimensions that are enough are looked for.
     random_state : int
         Seed.
-    **given
-        Of `Vector.fit`.
     """
-    main, tokens = next(iter(layers.items()))
-    prepared = found[main]
-    held = prepared.held_out_rows(tokens)
-    asked = [each for each in asked if each[2].reads == "tokens"]
-    if len(held) < LEAST_HELD_OUT or prepared.halves is None or not asked:
-        return Findings()
-
-    def of(rows: np.ndarray) -> dict[int, Features]:
-        """Features of some rows by hidden state."""
-        return {
-            layer: unsteady({n: b[rows] for n, b in each.features.items()}, each.blocks)
-            for layer, each in found.items()
-        }
-
-    known, unseen = of(np.arange(prepared.count)), of(held)
-    cut = {layer: each.held_out_halves(held) for layer, each in found.items()}
-    halves = [{layer: both[side] for layer, both in cut.items() if both} for side in (0, 1)]
-    vector = Vector.fit(asked, known, nuisance=prepared.fitted_nuisance, **given)
-    means = Vector.fit([(MEAN, main, PARTS[MEAN])], known, **given)
-    lengths = tokens.lengths.cpu().numpy()[prepared.rows[held]]
-    whole, mean = vector.transform(unseen), means.transform(unseen)
-
-    def finds(way: Vector) -> np.ndarray:
-        first, second = (way.transform(half) for half in halves)
-        return matched_retrieval(first, second, lengths)
-
-    ours, theirs = finds(vector), finds(means)
+    ours, theirs = (
+        matched_retrieval(first, second, lengths) for first, second in (halves, mean_halves)
+    )
     evidence = {
         "found": float(ours.mean()),
         "found_by_mean": float(theirs.mean()),
         # A mean that finds less than chance does so by chance: no merit of the vector.
         "found_z": min(_in_errors(ours - theirs), _in_errors(ours - 0.5)),
-        "neighbours": neighbours_kept(mean, whole),
-        "length_r2": length_readability(whole, lengths, random_state),
-        "length_r2_of_mean": length_readability(mean, lengths, random_state),
+        "neighbours": neighbours_kept(means, vectors),
+        "length_r2": length_readability(vectors, lengths, random_state),
+        "length_r2_of_mean": length_readability(means, lengths, random_state),
     }
-    if dim is None:
-        return Findings(len(held), evidence)
-    most = DIMENSIONS[-1] if dim == "auto" else int(dim)
-    leading, curve, enough = vector.turned(known, most).transform(unseen), [], None
-    if dim == "auto":
-        curve = dimension_curve(whole, leading)
+    if leading is None:
+        return Findings(len(lengths), evidence)
+    curve, enough = [], None
+    if auto:
+        curve = dimension_curve(vectors, leading)
         enough = smallest(curve)
         leading = leading[:, :enough]
     shorter = {
-        "neighbours": neighbours_kept(whole, leading),
-        "neighbours_of_mean": neighbours_kept(whole, mean),
+        "neighbours": neighbours_kept(vectors, leading),
+        "neighbours_of_mean": neighbours_kept(vectors, means),
     }
-    return Findings(len(held), evidence, shorter, curve, enough)
+    return Findings(len(lengths), evidence, shorter, curve, enough)
 
 
 def _in_errors(differences: Float[np.ndarray, " seqs"]) -> float:
@@ -128,16 +99,26 @@ def _in_errors(differences: Float[np.ndarray, " seqs"]) -> float:
     return mean / max(error, _LEAST_ERROR)
 
 
-def why_kept(tokens: Tokens, features: Features) -> str:
-    """Say why nothing beside the mean can be learned; empty where it can."""
-    if len(tokens) < LEAST_SEQUENCES:
+def why_kept(
+    lengths: Int[np.ndarray, " seqs"], blocks: Sequence[Float[np.ndarray, "seqs dims"]]
+) -> str:
+    """Say why nothing beside the mean can be learned; empty where it can.
+
+    Parameters
+    ----------
+    lengths : ndarray
+        Of all sequences.
+    blocks : sequence of ndarray
+        What poolers say of those that are fitted to.
+    """
+    if len(lengths) < LEAST_SEQUENCES:
         return (
-            f"there are only {len(tokens)} sequences, and what it misses is learned from "
+            f"there are only {len(lengths)} sequences, and what it misses is learned from "
             f"{LEAST_SEQUENCES} or more"
         )
-    if int(tokens.lengths.max()) == 1:
+    if int(lengths.max()) == 1:
         return "every sequence is one token, so the mean holds all there is"
-    if all(_alike(block) for block in features.values()):
+    if all(_alike(block) for block in blocks):
         return "the sequences are all alike, so there is nothing beside it"
     return ""
 

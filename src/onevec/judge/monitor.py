@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onevec.blocks import read
-from onevec.judge.unlabelled import length_readability, readability
+from onevec.judge.halves import length_readability, readability
 from onevec.objectives.common import unit_rows
 from onevec.objectives.contrastive import uniformity
 from onevec.ragged import Ragged
 from onevec.tokens.batches import Tokens
+from onevec.vector.blocks import read
 from onevec.views import take_spans
 
 _MOST = 1_000  # sequences looked at

@@ -12,12 +12,12 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from onevec.blocks import Prepared
 from onevec.errors import InputError
 from onevec.objectives import Context, Objective
 from onevec.poolers.base import pieces
 from onevec.ragged import Ragged
-from onevec.reduction import Recipe, Reduction
+from onevec.vector.held_out import Prepared
+from onevec.vector.reduction import Recipe, Reduction
 
 
 class Head(nn.Module):

@@ -24,18 +24,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onevec.blocks import Prepared
 from onevec.errors import InputError
-from onevec.judge.exam import Exam
 from onevec.judge.monitor import Monitor
 from onevec.objectives import Objective
-from onevec.reduction import Recipe
 from onevec.tokens.batches import Tokens
+from onevec.train.exam import Exam
 from onevec.train.head import Head, World, gradients
 from onevec.train.offer import Offer, draw_rows, training_rows
 from onevec.train.score import HeldOutScore
 from onevec.train.settings import STEPS, Trained, Training
 from onevec.train.state import Run
+from onevec.vector.held_out import Prepared
+from onevec.vector.reduction import Recipe
 from onevec.views import VIEWS, Reencoded, Views, fixed_size
 
 _LEAST_HELD_OUT = 10

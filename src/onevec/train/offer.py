@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from onevec.blocks import Features, Prepared, read
 from onevec.errors import InputError
 from onevec.objectives import Context, Objective
-from onevec.parts import RICH
 from onevec.ragged import Ragged
-from onevec.reduction import MEAN, Recipe, Reduction
 from onevec.segment import segment_mean, segment_sum
 from onevec.tokens.batches import Tokens
+from onevec.vector.blocks import Features, read
+from onevec.vector.held_out import Prepared
+from onevec.vector.parts import RICH
+from onevec.vector.reduction import MEAN, Recipe, Reduction
 from onevec.views import Views
 
 _SAMPLE = 2_000  # sequences that objectives and statistics learn from

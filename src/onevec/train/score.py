@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onevec.blocks import Blocks, Features, Prepared
-from onevec.judge.exam import Exam, half_features
 from onevec.poolers.residual import Residual
-from onevec.reduction import Recipe, Reduction
+from onevec.train.exam import Exam
+from onevec.vector.blocks import Blocks, Features
+from onevec.vector.held_out import Prepared, half_features
+from onevec.vector.reduction import Recipe, Reduction
 
 _REFIT = 2_000  # sequences that the reduction is fitted to
 

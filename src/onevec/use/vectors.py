@@ -12,7 +12,7 @@ import numpy as np
 
 from onevec.errors import InputError
 from onevec.estimator import OneVec, load
-from onevec.judge.probes import evaluate
+from onevec.probes.probes import evaluate
 from onevec.tokens.layout import RESERVED
 from onevec.tokens.store import TokenStore
 from onevec.use.formats import TAKEN, Vectors, save_vectors

@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onevec.blocks import Blocks
-from onevec.judge.unlabelled import (
+from onevec.judge.halves import (
     Evidence,
     cluster_panel,
     gather_evidence,
@@ -26,7 +25,8 @@ from onevec.judge.unlabelled import (
     without_length,
 )
 from onevec.ragged import Ragged
-from onevec.reduction import Recipe, Reduction
+from onevec.vector.blocks import Blocks
+from onevec.vector.reduction import Recipe, Reduction
 from onevec.views import halves
 
 _WIDTH = 16  # directions of each kind of question

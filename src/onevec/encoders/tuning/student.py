@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from onevec.blocks import Blocks
 from onevec.encoders import attention
 from onevec.encoders.tuning.trainee import Trainee
 from onevec.encoders.tuning.views import window
 from onevec.poolers.concat import split_names
 from onevec.ragged import Ragged
+from onevec.vector.blocks import Blocks
 
 _GROUP_TOKENS = 2_048  # of one forward pass: fits the caches of a CPU
 _SMALL = 256  # a group with fewer is not worth a pass of its own

@@ -29,8 +29,8 @@ from onevec.encoders.tuning.trainee import FrameTrainee, Trainee, open_trainee
 from onevec.encoders.tuning.verdict import FROZEN, TUNED, Ways, verdict
 from onevec.encoders.tuning.views import window
 from onevec.errors import InputError, OnevecError
+from onevec.judge.halves import Evidence
 from onevec.judge.monitor import Monitor
-from onevec.judge.unlabelled import Evidence
 from onevec.ragged import Ragged
 from onevec.tokens.adapters import open_encoder
 from onevec.tokens.frozen import Options
@@ -235,11 +235,11 @@ def _duplicates(raw: Ragged) -> Tensor:
 
 def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     """Write the trained poolers as a model of `OneVec`, fitted to the encoder that was saved."""
-    from onevec.blocks import Blocks
     from onevec.estimator import OneVec, baselines, facts_of
     from onevec.judge.verdict import Verdict
-    from onevec.reduction import Recipe
-    from onevec.vector import Vector
+    from onevec.vector.blocks import Blocks
+    from onevec.vector.fitted import Vector
+    from onevec.vector.reduction import Recipe
 
     student, given = work.student, work.given
     tokens = student.tokens(work.known)

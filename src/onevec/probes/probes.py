@@ -17,8 +17,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from onevec.errors import InputError
-from onevec.judge.logistic import fit_logistic
-from onevec.judge.outcomes import METRICS, Outcome, paired_gain
+from onevec.probes.logistic import fit_logistic
+from onevec.probes.outcomes import METRICS, Outcome, paired_gain
+from onevec.project.rows import normalise
 
 SHOTS = 10
 REGRESSION_SHOTS = 100
@@ -28,12 +29,6 @@ _RIDGE = np.logspace(5, -3, 17)  # half-decades, the simplest model first
 _FOLDS = 3
 _COARSE, _FINE = 3e-3, 1e-5  # tolerance to choose by, and of the model that is scored
 _ROWS = 2_048  # of a similarity matrix at a time
-
-
-def normalise(X: Float[np.ndarray, "items dim"]) -> Float[np.ndarray, "items dim"]:
-    """Scale each row to length 1; a row of zeros stays."""
-    norm = np.linalg.norm(X, axis=1, keepdims=True)
-    return X / np.where(norm > 0, norm, 1.0)
 
 
 def run_probes(

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from onevec.blocks import Features, under
-from onevec.nuisance import nuisance_directions
-from onevec.parts import PARTS, Part, part_of, width_of
 from onevec.project import PCA, Moments, load_projection, projection_state
 from onevec.project.base import Linear
-from onevec.reduction import MEAN, Recipe, Reduction, of_length_1
+from onevec.project.rows import normalise
+from onevec.vector.blocks import Features, under
+from onevec.vector.nuisance import nuisance_directions
+from onevec.vector.parts import PARTS, Part, part_of, width_of
+from onevec.vector.reduction import MEAN, Recipe, Reduction
 
 Pooled = Mapping[int, Features]  # by hidden state
 _IN_TOKEN_UNITS = (MEAN, "raw_mean", "raw_std", "raw_max", "raw_min")  # blocks
@@ -114,6 +115,12 @@ class FittedPart:
         """Columns of the part."""
         return len(self.centre)
 
+    @property
+    def clear(self) -> Float[np.ndarray, "width width"]:
+        """The matrix that takes out the blind directions."""
+        unchanged = np.eye(self.width)
+        return unchanged if self.blind is None else unchanged - self.blind @ self.blind.T
+
     def _centred(self, found: Float[np.ndarray, "seqs width"]) -> Float[np.ndarray, "seqs width"]:
         found = found - self.centre
         return found if self.blind is None else found - (found @ self.blind) @ self.blind.T
@@ -125,7 +132,7 @@ class FittedPart:
     def transform(self, features: Features) -> Float[np.ndarray, "seqs width"]:
         """Return the part's columns in fp32, its weight in them."""
         found = self._centred(self._features(features))
-        found = of_length_1(found) if self.length is None else found / self.length
+        found = normalise(found) if self.length is None else found / self.length
         return (self.part.weight * found).astype(np.float32)
 
     @property

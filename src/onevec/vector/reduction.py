@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from onevec.blocks import Features, under
-from onevec.nuisance import nuisance_directions
 from onevec.project import PCA, Moments, Projection, Whitening, load_projection, projection_state
 from onevec.project.base import Linear
+from onevec.project.rows import normalise
+from onevec.vector.blocks import Features, under
+from onevec.vector.nuisance import nuisance_directions
 
 MEAN = "mean"
-SHORTEST = 1e-12  # what is shorter is not scaled to length 1
 _BLOCK_WIDTH = 192  # of each whitened block this many leading directions go on
 
 
@@ -129,7 +129,7 @@ class Reduction:
                 energy = float(np.sqrt((reduced**2).sum(1).mean())) or 1.0
                 cache[name, width, how] = projection, energy, reduced
             self.inner[name], self.energy[name], reduced = cache[name, width, how]
-            sides.append(of_length_1(reduced) if unit else reduced / self.energy[name])
+            sides.append(normalise(reduced) if unit else reduced / self.energy[name])
         if two:
             side = np.hstack(sides)
             self.outer = _projection(min(dim, side.shape[1]), *self._last, Moments.of([side]))
@@ -157,7 +157,7 @@ class Reduction:
             return self.inner[name].transform(features[name]).astype(np.float32)
         blocks = {name: each.transform(features[name]) for name, each in self.inner.items()}
         sides = [
-            of_length_1(block) if self.recipe.unit else block / self.energy[name]
+            normalise(block) if self.recipe.unit else block / self.energy[name]
             for name, block in blocks.items()
         ]
         return self.outer.transform(np.hstack(sides)).astype(np.float32)
@@ -218,11 +218,6 @@ def _take_out(projection: Linear, block: np.ndarray, nuisance: np.ndarray) -> No
     """Make a projection blind in the directions in which nuisance shows; its width stays."""
     axes = nuisance_directions(projection.transform(block), nuisance)
     projection.matrix_ = projection.matrix_ - (projection.matrix_ @ axes) @ axes.T
-
-
-def of_length_1(block: Float[np.ndarray, "seqs dims"]) -> Float[np.ndarray, "seqs dims"]:
-    """Scale each row to length 1; what is 0 stays 0."""
-    return block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), SHORTEST)
 
 
 def _projection(width: int, power: float, shrinkage: float | None, moments: Moments) -> Linear:

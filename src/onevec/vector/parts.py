@@ -16,7 +16,7 @@ from typing import Any
 from onevec.errors import InputError
 from onevec.poolers import POOLERS, Concat, make_pooler
 from onevec.ragged import Ragged
-from onevec.reduction import MEAN, MEAN_PCA, Recipe
+from onevec.vector.reduction import MEAN, MEAN_PCA, Recipe
 
 # A change here changes every vector.
 BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {

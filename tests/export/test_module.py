@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from onevec import OneVec, Ragged
-from onevec.export.head import Head, affine_of
+from onevec.vector.module import TokensToVector, affine_of
 from tests.export.conftest import error
 
 
@@ -36,7 +36,7 @@ def sequences():
 def test_one_layer(sequences, options):
     tokens = sequences[3]
     model = OneVec(**options).fit(tokens)
-    wanted, head = model.transform(tokens), Head(model)
+    wanted, head = model.transform(tokens), TokensToVector(model.vector_, model.blocks_)
     assert (head.layers, head.cls_layers) == ([-1], [])
     for rows in (slice(0, 1), slice(0, 4), slice(5, 40), slice(0, 200)):
         assert error(head(tokens[rows]).numpy(), wanted[rows]) < 1e-4
@@ -45,14 +45,14 @@ def test_one_layer(sequences, options):
 @pytest.mark.parametrize("options", [{}, {"dim": 20}], ids=["whole", "shortened"])
 def test_several_layers(sequences, options):
     model = OneVec(layers={3: 1.0, 1: 0.5}, **options).fit(sequences)
-    head = Head(model)
+    head = TokensToVector(model.vector_, model.blocks_)
     assert head.layers == [3, 1]
     found = head({at: tokens[:50] for at, tokens in sequences.items()})
     assert error(found.numpy(), model.transform(sequences)[:50]) < 1e-4
 
 
 def test_classification_tokens(layered_model, layered):
-    head, rows = Head(layered_model), np.arange(30)
+    head, rows = TokensToVector(layered_model.vector_, layered_model.blocks_), np.arange(30)
     stores = {at: layered.layer(at) for at in head.layers}
     tokens = {at: store[rows] for at, store in stores.items()}
     cls = {at: store.cls_rows(rows) for at, store in stores.items()}

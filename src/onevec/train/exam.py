@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from onevec.blocks import Blocks, Features, Prepared, joined, read, unsteady
-from onevec.judge.unlabelled import (
+from onevec.judge.halves import (
     Evidence,
     cluster_panel,
     gather_evidence,
     without_length,
 )
-from onevec.parts import ASKING
-from onevec.reduction import Recipe, Reduction
 from onevec.tokens.batches import Tokens
-from onevec.views import halves
+from onevec.vector.blocks import Features
+from onevec.vector.held_out import Prepared, half_features, unsteady
+from onevec.vector.parts import ASKING
+from onevec.vector.reduction import Recipe, Reduction
 
 _TARGET_WIDTH = 16
 
@@ -68,15 +68,6 @@ class Exam:
             questions.append((targets, cluster_panel(targets, random_state)))
         return cls(tokens, rows, held, lengths, both, tuple(questions), random_state)
 
-    def answers(self, blocks: Blocks) -> tuple[Features, Features]:
-        """Features of the halves by these blocks; what is there is not pooled again."""
-        first, second = self.halves
-        more = [name for name in blocks.poolers if name not in first]
-        if not more:
-            return self.halves
-        added = half_features(self.tokens, self.rows, blocks.only(more))
-        return first | added[0], second | added[1]
-
     def evidence(self, vectors: Sequence[np.ndarray]) -> Evidence:
         """Score what the vectors of both halves know."""
         return Evidence.mean(
@@ -85,17 +76,6 @@ class Exam:
                 for seen, (targets, panel) in zip(vectors, self.questions, strict=True)
             ]
         )
-
-
-def half_features(tokens: Tokens, rows: np.ndarray, blocks: Blocks) -> tuple[Features, Features]:
-    """Pool the first and the second half of each sequence by every block."""
-    names = list(blocks.poolers)
-    parts: tuple[list[Features], list[Features]] = ([], [])
-    for batch in read(tokens, rows):
-        for half, part in zip(halves(batch), parts, strict=True):
-            part.append(blocks(half, names))
-    first, second = (unsteady(joined(part), blocks) for part in parts)
-    return first, second
 
 
 def _targets(

@@ -7,16 +7,14 @@ its own representation.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import gammaln, ive
 
-from onevec.judge.probes import normalise
+from onevec.project.rows import normalise
 
 _FOLDS = 5
 _NEIGHBOURS = 5
@@ -118,25 +116,6 @@ def matched_retrieval(
         won = (found < own).sum(1) + 0.5 * (found == own).sum(1) - 0.5
         right[order] += won / others
     return right / 2
-
-
-def uniformity(vectors: Float[np.ndarray, "seqs dim"]) -> float:
-    """How unevenly vectors lie on the sphere: 0 for as evenly as their dimensions allow.
-
-    The logarithm of the mean Gaussian potential of all pairs (Wang and Isola 2020,
-    "Understanding contrastive representation learning through alignment and uniformity on the
-    hypersphere"), less that of uniform directions in as many dimensions, so that dimensions alone
-    do not pay.
-    """
-    X = normalise(vectors.astype(np.float64))
-    n = len(X)
-    total = np.exp(4 * (X @ X.T) - 4).sum() - np.exp(4 * (X**2).sum(1) - 4).sum()
-    variances = vectors.astype(np.float64).var(0)
-    dims = max(1, int((variances > 1e-10 * variances.max()).sum()))
-    half = dims / 2
-    # The mean of exp(4 cos) over the sphere is a Bessel function.
-    even = gammaln(half) + (half - 1) * math.log(0.5) + math.log(ive(half - 1, 4))
-    return float(np.log(total / (n * (n - 1))) - even)
 
 
 def length_readability(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,15 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from onevec.blocks import Blocks, show
 from onevec.errors import InputError
 from onevec.poolers import POOLERS, Pooler
+from onevec.project.rows import SHORTEST
 from onevec.ragged import Ragged
-from onevec.reduction import SHORTEST, Reduction
-from onevec.vector import FittedPart, Vector
-
-if TYPE_CHECKING:
-    from onevec.estimator import OneVec
+from onevec.vector.blocks import Blocks
+from onevec.vector.fitted import FittedPart, Vector
+from onevec.vector.reduction import Reduction
 
 TOLERANCE = 1e-4  # largest difference of an export, in units of the vectors' root mean square norm
 
@@ -60,8 +57,7 @@ def affine_of(vector: Vector) -> Affine:
 
 def _stages(part: FittedPart) -> Affine:
     """Return what a part is before it is scaled, as `affine_of` does."""
-    width = part.width
-    clear = np.eye(width) if part.blind is None else np.eye(width) - part.blind @ part.blind.T
+    width, clear = part.width, part.clear
     if part.reduction is None:
         return {part.block: (part.centre, clear)}, np.zeros(width)
     reduction = part.reduction
@@ -126,9 +122,8 @@ class PartModule(_Maps):
             part.centre if matrix is None or outer is None else part.centre + outer.mean_ @ matrix
         )
         if part.blind is not None:
-            clear = np.eye(part.width) - part.blind @ part.blind.T
-            matrix = clear if matrix is None else matrix @ clear
-            centre = centre @ clear
+            matrix = part.clear if matrix is None else matrix @ part.clear
+            centre = centre @ part.clear
         self.hold("centre", centre)
         self.mapped = matrix is not None
         if matrix is not None:
@@ -166,16 +161,11 @@ class VectorModule(_Maps):
 class LayerModule(nn.Module):
     """The scaler of one hidden state, and the poolers that the vector reads of it."""
 
-    shift: Tensor
-    scale: Tensor
-    axes: Tensor
-
     def __init__(self, blocks: Blocks, names: list[str]):
         super().__init__()
         self.poolers = nn.ModuleDict({name: blocks.poolers[name] for name in names})
         self.views = {name: blocks.view(name) for name in names}
-        for name in ("shift", "scale", "axes"):
-            self.register_buffer(name, getattr(blocks, name).clone())
+        self.scaler = blocks.scaler
 
     def each(self) -> Iterator[Pooler]:
         """The poolers."""
@@ -185,7 +175,7 @@ class LayerModule(nn.Module):
 
     def seen(self, values: Float[Tensor, "*tokens dim"]) -> dict[str, Tensor]:
         """Return what the blocks see, by their views."""
-        return show(values, self.views.values(), self.shift, self.scale, self.axes)
+        return self.scaler(values, self.views.values())
 
     def forward(self, tokens: Ragged) -> dict[str, Tensor]:
         """Pool sequences by every pooler; an empty one to the features zero."""
@@ -194,10 +184,10 @@ class LayerModule(nn.Module):
         return {name: pooler(seen[self.views[name]]) for name, pooler in self.poolers.items()}
 
 
-def check_poolers(model: OneVec) -> None:
+def check_poolers(blocks: Mapping[int, Blocks]) -> None:
     """Raise `InputError` where a pooler reads what an export cannot hand to it."""
-    for blocks in model.blocks_.values():
-        needs = [name for name, each in blocks.poolers.items() if "layers" in each.needs]
+    for held in blocks.values():
+        needs = [name for name, each in held.poolers.items() if "layers" in each.needs]
         if needs:
             raise InputError(
                 f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand to it: "
@@ -205,13 +195,15 @@ def check_poolers(model: OneVec) -> None:
             )
 
 
-class Head(nn.Module):
+class TokensToVector(nn.Module):
     """Token vectors to the final vector in fp32: what `OneVec.transform` does, without its checks.
 
     Parameters
     ----------
-    model : OneVec
-        Fitted. Its poolers are shared, not copied.
+    vector : Vector
+        Fitted.
+    blocks : mapping of int to Blocks
+        By hidden state. Their poolers are shared, not copied.
 
     Attributes
     ----------
@@ -221,13 +213,12 @@ class Head(nn.Module):
         Those whose classification token is read.
     """
 
-    def __init__(self, model: OneVec):
+    def __init__(self, vector: Vector, blocks: Mapping[int, Blocks]):
         super().__init__()
-        vector = model.vector_
         self.layers, self.cls_layers = list(vector.blocks), sorted(vector.cls_layers)
-        check_poolers(model)
+        check_poolers(blocks)
         self.pools = nn.ModuleList(
-            LayerModule(model.blocks_[layer], names) for layer, names in vector.blocks.items()
+            LayerModule(blocks[layer], names) for layer, names in vector.blocks.items()
         )
         self.reduce = VectorModule(vector)
         self.requires_grad_(False)

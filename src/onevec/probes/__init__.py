@@ -1,0 +1,1 @@
+"""Probes: everything that reads labels. Nothing that `fit` reaches imports this folder."""

@@ -1,0 +1,1 @@
+"""The fitted vector: scaler of tokens, poolers behind it, parts, and one torch module of them."""
