@@ -13,7 +13,7 @@ SOURCE = Path(onevec.__file__).parent
 # Lower layers first: a module may import its own layer and those before it.
 ARROW = [
     {"errors"},
-    {"files"},
+    {"files", "weights"},
     {"ragged"},
     {"segment"},
     {"tokens", "poolers", "project", "views", "objectives"},

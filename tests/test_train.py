@@ -21,9 +21,10 @@ from onevec.poolers import POOLERS
 from onevec.ragged import Ragged
 from onevec.reduction import Recipe
 from onevec.train import Training, train
-from onevec.train.head import Head, World, gradients
-from onevec.train.offer import draw_rows, marks_of
+from onevec.train.batch import draw_rows, marks_of
+from onevec.train.head import TrainableHead, gradients
 from onevec.train.score import HeldOutScore
+from onevec.train.world import World
 
 SMALL = {"steps": 3, "evaluations": 1, "batch": 24, "view_size": 8}
 LEARNED = [name for name in POOLERS if POOLERS[name]().learned]
@@ -99,7 +100,7 @@ def test_pieces_give_the_gradient_of_the_whole_batch():
     found = []
     for piece_tokens in (10**6, 100):
         torch.manual_seed(0)
-        head = Head(prepared, recipe, dim)
+        head = TrainableHead(prepared, recipe, dim)
         objective = make_objective({"info_nce": 1.0, "vicreg": 0.1}).fit(tokens, dim)
         context = Context(views, views[0], torch.arange(20), torch.Generator())
         head.zero_grad()
@@ -144,13 +145,13 @@ SCRIPT = """
 import sys
 import numpy as np
 from onevec import OneVec
-from onevec.train import loop
+from onevec.train import poolers
 tokens = [np.random.default_rng(i).normal(size=(20, 8)).astype(np.float32) for i in range(120)]
 slow = float(sys.argv[3])
 if slow:
     import time
-    plain = loop.gradients
-    loop.gradients = lambda *a, **k: (time.sleep(slow), plain(*a, **k))[1]
+    plain = poolers.gradients
+    poolers.gradients = lambda *a, **k: (time.sleep(slow), plain(*a, **k))[1]
 training = {"steps": 40, "evaluations": 8, "patience": 99, "batch": 32, "view_size": 4,
             "checkpoint": sys.argv[2] or None, "piece_tokens": 100}
 import os
@@ -227,7 +228,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
-    from onevec.train import loop
+    from onevec.train import poolers
 
     tokens = needles(80)[0]
     checkpoint = tmp_path / "state"
@@ -235,7 +236,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "gradients", stop)
+    monkeypatch.setattr(poolers, "gradients", stop)
     with pytest.raises(KeyboardInterrupt):
         fit(tokens, checkpoint=checkpoint)
     assert checkpoint.exists()
@@ -343,7 +344,7 @@ def test_numpy_seeds_and_wide_offsets():
     tokens = [t + 1000.0 for t in needles(80)[0]]
     ragged, prepared, _, dim = parts(tokens)
     recipe = Recipe(("mean", "gated_attention"), 0.5, 0.5)
-    head = Head(prepared, recipe, dim)
+    head = TrainableHead(prepared, recipe, dim)
     from onevec.reduction import Reduction
 
     reduction = Reduction(recipe).fit(prepared.fitted, dim)

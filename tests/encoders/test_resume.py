@@ -13,8 +13,8 @@ import pytest
 from onevec import OnevecError, pretrain
 from tests.encoders.conftest import TINY
 
-OBJECTIVES = "masked=1,contrastive_dropout=0.1"
-RUN = {"steps": 40, "checkpoint_steps": 5, "evaluations": 4, "objectives": OBJECTIVES,
+OBJECTIVES = "masked=1,simcse=0.1"
+RUN = {"steps": 40, "checkpoint_steps": 5, "evaluations": 4, "objective": OBJECTIVES,
        "threads": 1, "device": "cpu", "tokenizer": "bpe", "vocab_size": 300}  # fmt: skip
 SCRIPT = """
 import json, sys, time
@@ -75,7 +75,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus):
     with pytest.raises(StopError):
         pretrain(corpus, tmp_path / "e", checkpoint=state, on_step=stop, **settings)
     shutil.copy(state, kept)
-    for change in ({"seed": 4}, {"objectives": "masked"}, {"mask": 0.2}):
+    for change in ({"random_state": 4}, {"objective": "masked"}, {"mask": 0.2}):
         with pytest.raises(OnevecError, match="other data or settings"):
             pretrain(corpus, tmp_path / "e", checkpoint=state, **{**settings, **change})
     with pytest.raises(OnevecError, match="other data or settings"):
@@ -93,7 +93,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus):
 
 @pytest.mark.parametrize("tokenizer", ["auto", "quantised"])
 def test_frames_and_a_causal_model_resume_too(tmp_path, waves, tokenizer):
-    settings = {**TINY, "steps": 9, "checkpoint_steps": 4, "objectives": "next_token=1,cpc=1",
+    settings = {**TINY, "steps": 9, "checkpoint_steps": 4, "objective": "next_token=1,cpc=1",
                 "causal": True, "held_out": 0.2, "tokenizer": tokenizer}  # fmt: skip
     pretrain(waves, tmp_path / "whole", **settings)
 
@@ -111,7 +111,7 @@ def test_frames_and_a_causal_model_resume_too(tmp_path, waves, tokenizer):
 @pytest.mark.slow
 def test_two_processes_make_one_encoder(tmp_path, corpus):
     """Under `torchrun` both take their own batches and end with one folder."""
-    settings = {**TINY, "steps": 3, "objectives": "masked=1,contrastive=0.1", "device": "cpu"}
+    settings = {**TINY, "steps": 3, "objective": "masked=1,crops=0.1", "device": "cpu"}
     told = json.dumps([corpus, str(tmp_path / "e"), str(tmp_path / "s"), 0, settings])
     port = str(20_000 + os.getpid() % 20_000)
     began = time.time()
