@@ -60,6 +60,15 @@ def test_imports_follow_the_arrow(path):
                 assert not module.startswith("onevec.objectives")
 
 
+def test_no_two_classes_have_one_name():
+    found: dict[str, list[str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
 def test_import_loads_nothing_heavy_and_is_quick():
     code = (
         "import sys, time; t = time.perf_counter(); import onevec; "

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from onevec import OneVec, TokenStore, encode, load
@@ -23,6 +24,7 @@ from onevec.reduction import Recipe
 from onevec.train import Training, train
 from onevec.train.batch import draw_rows, marks_of
 from onevec.train.head import TrainableHead, gradients
+from onevec.train.optimizer import ScheduledAdamW, schedule
 from onevec.train.score import HeldOutScore
 from onevec.train.world import World
 
@@ -385,6 +387,45 @@ def test_every_sequence_comes_once_in_a_pass():
     again = draw_rows(rows, 8, 3, 0)
     np.testing.assert_array_equal(again, draw_rows(rows, 8, 3, 0))
     assert len(draw_rows(rows, 1000, 7, 0)) == 41
+
+
+def test_the_schedule_warms_up_and_falls_to_nothing():
+    shares = [schedule(step / 100, (step + 1) / 10) for step in range(101)]
+    assert shares[0] == pytest.approx(0.1)
+    assert max(shares) == pytest.approx(1.0, abs=0.03)
+    assert shares[100] == 0
+    assert shares[:9] == sorted(shares[:9])
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+
+
+def test_the_optimizer_decays_matrices_clips_and_keeps_rates_apart():
+    """A step is that of torch's AdamW on the clipped gradient."""
+    torch.manual_seed(0)
+    ours, theirs = (nn.ModuleList([nn.Linear(4, 3), nn.Linear(3, 2)]) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = ScheduledAdamW(
+        [(list(ours[0].parameters()), 0.1), (list(ours[1].parameters()), 0.02)], weight_decay=0.3
+    )
+    groups = [
+        {"params": [layer.weight], "lr": rate / 2, "weight_decay": 0.3}
+        for layer, rate in zip(theirs, (0.1, 0.02), strict=True)
+    ]
+    groups += [
+        {"params": [layer.bias], "lr": rate / 2, "weight_decay": 0.0}
+        for layer, rate in zip(theirs, (0.1, 0.02), strict=True)
+    ]
+    reference = torch.optim.AdamW(groups)
+    for _ in range(3):
+        rows = torch.randn(20, 4) * 50
+        for both in (ours, theirs):
+            both[1](both[0](rows)).square().sum().backward()
+        optimizer.descend(0.5)
+        nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        reference.step()
+        reference.zero_grad()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert_close(mine, other)
+        assert mine.grad is None
 
 
 def test_duplicates_share_a_number():

@@ -12,7 +12,7 @@ from onevec import OnevecError, encode, pretrain
 from onevec.encoders.corpus import assemble
 from onevec.encoders.pairs import CropPairs, HalvesOrder
 from onevec.encoders.settings import Pretraining
-from onevec.encoders.table import PRETRAINING
+from onevec.encoders.table import FINETUNING, PRETRAINING
 from onevec.encoders.terms import (
     MaskedModelling,
     NextToken,
@@ -21,7 +21,7 @@ from onevec.encoders.terms import (
     draw_from,
 )
 from onevec.encoders.text import Text
-from onevec.objectives import Mixture
+from onevec.objectives import OBJECTIVES, Mixture
 from tests.encoders.conftest import TINY
 
 MIXED = "masked=1,crops=0.1,sequence_order=0.1"
@@ -48,6 +48,15 @@ def languages():
 def curve(folder):
     lines = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
     return [line for line in lines if line["of"] == "held_out"]
+
+
+def test_an_idea_has_one_name_in_all_tables():
+    """What only one table has does not hide another's objective under a name of its own."""
+    tables = OBJECTIVES, PRETRAINING, FINETUNING
+    everywhere = {name for name in set().union(*tables) if sum(name in t for t in tables) > 1}
+    assert everywhere == {
+        "masked", "cpc", "next_sequence", "sequence_order", "denoising", "crops", "simcse",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PRETRAINING)

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from onevec import OnevecError, pretrain
+from onevec.train import checkpoint
 from tests.encoders.conftest import TINY
 
 OBJECTIVES = "masked=1,simcse=0.1"
@@ -61,7 +62,7 @@ def test_kill_nine_and_resume_is_exact(tmp_path, corpus):
     assert made["steps"] == 40
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus):
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus, monkeypatch):
     state, kept = tmp_path / "state", tmp_path / "kept"
     settings = {**RUN, **TINY}
 
@@ -81,6 +82,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus):
     with pytest.raises(OnevecError, match="other data or settings"):
         pretrain([*corpus, "abba"], tmp_path / "e", checkpoint=state, **settings)
     assert state.read_bytes() == kept.read_bytes()
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    with pytest.raises(OnevecError, match="written by another version of onevec: end that run"):
+        pretrain(corpus, tmp_path / "e", checkpoint=state, **settings)
+    monkeypatch.undo()
     state.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(OnevecError, match="cannot be read"):
         pretrain(corpus, tmp_path / "e", checkpoint=state, **settings)

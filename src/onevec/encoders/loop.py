@@ -20,6 +20,7 @@ from onevec.encoders.terms import Prepared, PretrainingObjective, TokenObjective
 from onevec.errors import InputError
 from onevec.objectives import Mixture
 from onevec.train import checkpoint
+from onevec.train.batch import draw_seed
 from onevec.train.loop import OnStep
 from onevec.train.optimizer import ScheduledAdamW, schedule
 from onevec.train.world import World
@@ -134,7 +135,7 @@ def train(
             mixture,
             batch,
             precision=settings.precision,
-            seed=_draws(settings.random_state, step, world.rank),
+            seed=draw_seed(settings.random_state, step, world.rank, bits=63),
             device=device,
         )
         _share(whole, found, world)
@@ -182,11 +183,6 @@ def _windows(
     )
 
 
-def _draws(*numbers: int) -> int:
-    """Return a seed for one step of one process."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 def _step(
     material: Material,
     mixture: Objectives,
@@ -200,11 +196,11 @@ def _step(
     total = 0.0
     found = {"loss": 0.0}
     for place, (name, term) in enumerate(mixture.members.items()):
-        generator = torch.Generator().manual_seed(_draws(seed, place))
+        generator = torch.Generator().manual_seed(draw_seed(seed, place, bits=63))
         prepared = term.prepare(batch, material, generator)
         if prepared is None:
             continue
-        with _drawing(_draws(seed, place), device):
+        with _drawing(draw_seed(seed, place, bits=63), device):
             with _cast(precision, device):
                 terms = term(material.body, _to(prepared, device))
             # One objective after the other: only one graph is in memory at a time.
@@ -258,7 +254,7 @@ def evaluate(
     told: dict[str, list[tuple[float, int]]] = {}  # each with the number of windows
     for place, batch in enumerate(held_out_batches(material, settings)):
         for number, (name, term) in enumerate(mixture.members.items()):
-            seed = _draws(settings.random_state, place, number)
+            seed = draw_seed(settings.random_state, place, number, bits=63)
             prepared = term.prepare(batch, material, torch.Generator().manual_seed(seed))
             if prepared is None:
                 continue
@@ -308,7 +304,7 @@ def accuracy(
     right, targets = 0, []
     material.body.eval()
     for place, batch in enumerate(held_out_batches(material, settings)):
-        generator = torch.Generator().manual_seed(_draws(settings.random_state, place))
+        generator = torch.Generator().manual_seed(draw_seed(settings.random_state, place, bits=63))
         prepared = term.prepare(batch, material, generator)
         if prepared is None:
             continue

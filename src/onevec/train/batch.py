@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,9 +32,12 @@ def training_rows(tokens: Tokens, prepared: Prepared) -> Int[np.ndarray, " rows"
     return np.setdiff1d(np.arange(len(tokens)), prepared.rows[prepared.count :])
 
 
-def draw_seed(*numbers: int) -> int:
-    """Make one seed of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def draw_seed(*numbers: int, bits: Literal[32, 63] = 32) -> int:
+    """Make one seed of several numbers; one of 63 bits fills what `torch.manual_seed` takes."""
+    words = np.random.SeedSequence(numbers).generate_state(
+        1, np.uint64 if bits == 63 else np.uint32
+    )
+    return int(words[0]) >> (bits == 63)
 
 
 def draw_rows(
