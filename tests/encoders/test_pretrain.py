@@ -270,7 +270,7 @@ def test_what_cannot_be_judged_has_no_held_out_loss(tmp_path):
      ([1, 2], {}, "is a int"), (["ab"] * 4, {"dim": 15}, "dim=15"),
      (["ab"] * 4, {"mask": 0}, "mask=0"),
      (["ab"] * 4, {"stepz": 1}, "'stepz'"), (["ab", "b"], {"tokenizer": "x"}, "tokenizer 'x'"),
-     (["ab"] * 4, {"size": "huge"}, "tiny, small, base"), (["ab"] * 4, {"dropout": 1}, "dropout=1"),
+     (["ab"] * 4, {"size": "huge"}, '"small" or "base"'), (["ab"] * 4, {"dropout": 1}, "dropout=1"),
      (["ab"] * 4, {"evaluations": 0}, "evaluations=0"), (["ab"] * 4, {"device": "xpu"}, "xpu")],
 )  # fmt: skip
 def test_bad_input_leaves_nothing(tmp_path, corpus, settings, words):
