@@ -109,6 +109,10 @@ class WeightedSum(Objective):
     ----------
     parts : str, or mapping of name to weight or (weight, options)
         Entries of the table `OBJECTIVES`, as `Mixture` reads them.
+
+    References
+    ----------
+    Each part's own.
     """
 
     option_names = ("parts",)
