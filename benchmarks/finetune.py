@@ -51,7 +51,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # task: encoder and settings
 }
 PEERS: dict[str, tuple[str, dict[str, Any]]] = {  # sentence-transformers' settings for both
     "simcse": ("simcse", {"batch": 128, "learning_rate": 5e-5, "max_length": 32}),
-    "tsdae": ("denoise", {"batch": 8, "learning_rate": 3e-5, "max_length": 75}),
+    "tsdae": ("denoising", {"batch": 8, "learning_rate": 3e-5, "max_length": 75}),
 }
 Table = dict[str, tuple[dict[str, Outcome], float]]  # of rows: outcomes, and seconds of one core
 

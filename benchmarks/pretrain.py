@@ -34,12 +34,12 @@ OUT = Path(__file__).parent / "results/pretrain.json"
 KEPT = encoders.CACHE / "pretrain"
 ROWS = ("ncrna13", "chess", "omniglot")
 RECIPES: dict[str, dict[str, Any]] = {
-    "masked": {"objectives": "masked"},
-    "masked, longer": {"objectives": "masked"},
-    "contrastive": {"objectives": "masked=1,contrastive=0.1"},
-    "order": {"objectives": "masked=1,sequence_order=0.1"},
-    "all": {"objectives": "masked=1,contrastive=0.1,sequence_order=0.1"},
-    "causal": {"objectives": "next_token=1,cpc=0.5", "causal": True},
+    "masked": {"objective": "masked"},
+    "masked, longer": {"objective": "masked"},
+    "contrastive": {"objective": "masked=1,crops=0.1"},
+    "order": {"objective": "masked=1,sequence_order=0.1"},
+    "all": {"objective": "masked=1,crops=0.1,sequence_order=0.1"},
+    "causal": {"objective": "next_token=1,cpc=0.5", "causal": True},
 }
 LONGER = 2.0
 Scores = dict[str, dict[str, Outcome]]

@@ -25,10 +25,10 @@ from onevec.vector.parts import (
     chosen,
     frame_like,
     ready_frames,
-    weighted,
     width_of,
 )
 from onevec.vector.reduction import Recipe, Reduction
+from onevec.weights import read_weights
 
 from .tokens.conftest import bert  # noqa: F401
 
@@ -195,13 +195,13 @@ def test_ways_to_name_parts():
     own = Part(Recipe(("covariance",), 0.0, 0.0), 5, "mine", weight=0.3)
     parts, specs = chosen({"mine": own}, WEIGHTS)
     assert parts == {"mine": own} and specs == {"covariance": BLOCKS["covariance"]}
-    assert weighted("last,middle=0.6", "layers") == {"last": 1.0, "middle": 0.6}
+    assert read_weights("last,middle=0.6", "layer") == {"last": 1.0, "middle": 0.6}
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [("meen", "the part 'meen': choose from mean, rich, plain"), ("", "the part ''"),
-     ("rich=much", "got parts 'rich=much': write NAME or NAME=WEIGHT"),
+     ("rich=much", "the weight 'much' of part 'rich': write NAME or NAME=WEIGHT"),
      ({"rich": -1}, "the weight -1 of 'rich'"), ("rich=nan", "the weight nan of 'rich'"),
      ({"rich": "1"}, "the weight '1' of 'rich'"), ({"rich": True}, "the weight True"),
      ({"rich": float("inf")}, "the weight inf"), ({"rich": None}, "the weight None"),

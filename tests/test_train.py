@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from onevec import OneVec, TokenStore, encode, load
@@ -19,9 +20,11 @@ from onevec.objectives import OBJECTIVES, Context, make_objective
 from onevec.poolers import POOLERS
 from onevec.ragged import Ragged
 from onevec.train import Training, train
-from onevec.train.head import Head, World, gradients
-from onevec.train.offer import draw_rows, marks_of
+from onevec.train.batch import draw_rows, marks_of
+from onevec.train.head import TrainableHead, gradients
+from onevec.train.optimizer import ScheduledAdamW, schedule
 from onevec.train.score import HeldOutScore
+from onevec.train.world import World
 from onevec.vector.held_out import prepare
 from onevec.vector.reduction import Recipe
 
@@ -99,7 +102,7 @@ def test_pieces_give_the_gradient_of_the_whole_batch():
     found = []
     for piece_tokens in (10**6, 100):
         torch.manual_seed(0)
-        head = Head(prepared, recipe, dim)
+        head = TrainableHead(prepared, recipe, dim)
         objective = make_objective({"info_nce": 1.0, "vicreg": 0.1}).fit(tokens, dim)
         context = Context(views, views[0], torch.arange(20), torch.Generator())
         head.zero_grad()
@@ -144,13 +147,13 @@ SCRIPT = """
 import sys
 import numpy as np
 from onevec import OneVec
-from onevec.train import loop
+from onevec.train import poolers
 tokens = [np.random.default_rng(i).normal(size=(20, 8)).astype(np.float32) for i in range(120)]
 slow = float(sys.argv[3])
 if slow:
     import time
-    plain = loop.gradients
-    loop.gradients = lambda *a, **k: (time.sleep(slow), plain(*a, **k))[1]
+    plain = poolers.gradients
+    poolers.gradients = lambda *a, **k: (time.sleep(slow), plain(*a, **k))[1]
 training = {"steps": 40, "evaluations": 8, "patience": 99, "batch": 32, "view_size": 4,
             "checkpoint": sys.argv[2] or None, "piece_tokens": 100}
 import os
@@ -227,7 +230,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
-    from onevec.train import loop
+    from onevec.train import poolers
 
     tokens = needles(80)[0]
     checkpoint = tmp_path / "state"
@@ -235,7 +238,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "gradients", stop)
+    monkeypatch.setattr(poolers, "gradients", stop)
     with pytest.raises(KeyboardInterrupt):
         fit(tokens, checkpoint=checkpoint)
     assert checkpoint.exists()
@@ -343,7 +346,7 @@ def test_numpy_seeds_and_wide_offsets():
     tokens = [t + 1000.0 for t in needles(80)[0]]
     ragged, prepared, _, dim = parts(tokens)
     recipe = Recipe(("mean", "gated_attention"), 0.5, 0.5)
-    head = Head(prepared, recipe, dim)
+    head = TrainableHead(prepared, recipe, dim)
     from onevec.vector.reduction import Reduction
 
     reduction = Reduction(recipe).fit(prepared.fitted, dim)
@@ -384,6 +387,45 @@ def test_every_sequence_comes_once_in_a_pass():
     again = draw_rows(rows, 8, 3, 0)
     np.testing.assert_array_equal(again, draw_rows(rows, 8, 3, 0))
     assert len(draw_rows(rows, 1000, 7, 0)) == 41
+
+
+def test_the_schedule_warms_up_and_falls_to_nothing():
+    shares = [schedule(step / 100, (step + 1) / 10) for step in range(101)]
+    assert shares[0] == pytest.approx(0.1)
+    assert max(shares) == pytest.approx(1.0, abs=0.03)
+    assert shares[100] == 0
+    assert shares[:9] == sorted(shares[:9])
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+
+
+def test_the_optimizer_decays_matrices_clips_and_keeps_rates_apart():
+    """A step is that of torch's AdamW on the clipped gradient."""
+    torch.manual_seed(0)
+    ours, theirs = (nn.ModuleList([nn.Linear(4, 3), nn.Linear(3, 2)]) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = ScheduledAdamW(
+        [(list(ours[0].parameters()), 0.1), (list(ours[1].parameters()), 0.02)], weight_decay=0.3
+    )
+    groups = [
+        {"params": [layer.weight], "lr": rate / 2, "weight_decay": 0.3}
+        for layer, rate in zip(theirs, (0.1, 0.02), strict=True)
+    ]
+    groups += [
+        {"params": [layer.bias], "lr": rate / 2, "weight_decay": 0.0}
+        for layer, rate in zip(theirs, (0.1, 0.02), strict=True)
+    ]
+    reference = torch.optim.AdamW(groups)
+    for _ in range(3):
+        rows = torch.randn(20, 4) * 50
+        for both in (ours, theirs):
+            both[1](both[0](rows)).square().sum().backward()
+        optimizer.descend(0.5)
+        nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        reference.step()
+        reference.zero_grad()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert_close(mine, other)
+        assert mine.grad is None
 
 
 def test_duplicates_share_a_number():

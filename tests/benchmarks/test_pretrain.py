@@ -40,8 +40,8 @@ def test_scores_gains_and_seconds(tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_every_recipe_is_one_that_pretrain_takes():
-    from onevec.encoders.mix import Mix
+def test_every_recipe_is_one_that_pretrain_takes(tmp_path):
+    from onevec.encoders.pretrain import ready
 
     for recipe in command.RECIPES.values():
-        assert Mix(recipe["objectives"], recipe.get("causal", False)).terms
+        assert ready(tmp_path / "e", recipe)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-TINY = {"layers": 1, "dim": 16, "heads": 2, "context": 32, "batch_tokens": 256, "seed": 3}
+TINY = {"layers": 1, "dim": 16, "heads": 2, "context": 32, "batch_tokens": 256, "random_state": 3}
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def test_several_files_objectives_and_a_count(room, tmp_path):
     with pytest.warns(UserWarning, match="3 of 65"):
         code, out, error = run(
             "pretrain", room / "a.txt", room / "*.jsonl", "--out", tmp_path / "e",
-            "--objective", "masked=1,contrastive=0.1", "--near-duplicates", 0.8,
+            "--objective", "masked=1,crops=0.1", "--near-duplicates", 0.8,
             "--min-length", 4, "--max-length", 30, "--checkpoint", tmp_path / "state", *SMALL,
         )  # fmt: skip
     assert code == 0, error
@@ -87,9 +87,9 @@ def test_a_checkpoint_in_the_place_of_the_result_is_refused(room, tmp_path, insi
 
 def test_an_objective_without_anything_to_learn_is_told(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join("abcdefghijklmnopqrstuvwxyz"))
-    words = ("--tokenizer", "character", "--objective", "contrastive", *SMALL)
+    words = ("--tokenizer", "character", "--objective", "crops", *SMALL)
     code, _, error = run("pretrain", tmp_path / "a.txt", "--out", tmp_path / "e", *words)
-    assert code == 2 and "'contrastive' found nothing to learn from" in error
+    assert code == 2 and "'crops' found nothing to learn from" in error
     assert not (tmp_path / "e").exists()
 
 

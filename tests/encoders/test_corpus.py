@@ -179,7 +179,7 @@ def test_the_split_is_stable():
     assert parts[0] == parts[1]
     assert len(parts[0]) == 60
     assert len(parts[0] ^ parts[2]) <= 1
-    other = assemble(texts, held_out=0.2, seed=1)
+    other = assemble(texts, held_out=0.2, random_state=1)
     assert len(parts[0] & set(other.held_out["sequence"][:])) < 30
     assert len(assemble([f"{i}" for i in range(20_000)]).held_out) == 500
 

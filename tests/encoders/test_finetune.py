@@ -16,14 +16,16 @@ from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, BertModel
 
 from onevec import OnevecError, encode, load, pretrain
 from onevec.encoders.finetune import finetune
-from onevec.encoders.tuning.base import Batch
+from onevec.encoders.table import FINETUNING
+from onevec.encoders.tuning.base import RawBatch
 from onevec.encoders.tuning.exam import InputStatistics, split_rows
 from onevec.encoders.tuning.layers import choose_trained, layer_list
-from onevec.encoders.tuning.settings import Tuning
+from onevec.encoders.tuning.settings import Finetuning
 from onevec.encoders.tuning.student import Student
-from onevec.encoders.tuning.table import FINETUNING, Aims
 from onevec.encoders.tuning.trainee import TextTrainee, Trainee, open_trainee
 from onevec.encoders.tuning.views import ShareCrops, drop_tokens, window
+from onevec.encoders.tuning.work import build, gradients
+from onevec.objectives import Mixture
 from onevec.ragged import Ragged
 
 PAIRS = [a + b for a in "abcdefghij" for b in "abcdefghij"]
@@ -97,20 +99,20 @@ def weights(folder):
 def test_every_objective_lowers_its_loss(room, name, encoder):
     """On the same batch again and again; and every term is named and finite."""
     trainee = open_trainee(room / encoder, topics(60), 0)
-    given = Tuning.of({"max_length": 24})
+    given = Finetuning.of({"max_length": 24})
     choose_trained(trainee.backbone, "all", 8)
     student = make_student(trainee)
-    aims = Aims(name)
-    aims.build(student, trainee.raw[:40], given)
+    mixture = Mixture(name, FINETUNING)
+    build(mixture, student, trainee.raw[:40], given)
     optimizer = torch.optim.AdamW(
-        {id(p): p for part in (student, aims) for p in part.parameters()}.values(), lr=5e-3
+        {id(p): p for part in (student, mixture) for p in part.parameters()}.values(), lr=5e-3
     )
-    batch = Batch(trainee.raw[:12], torch.arange(12), 5)
+    batch = RawBatch(trainee.raw[:12], torch.arange(12), 5)
     student.train()
     losses = []
     for _ in range(15):
         optimizer.zero_grad()
-        terms = aims.gradients(student, batch)
+        terms = gradients(mixture, student, batch)
         optimizer.step()
         losses.append(terms["total"])
         assert all(np.isfinite(list(terms.values())))
@@ -118,41 +120,41 @@ def test_every_objective_lowers_its_loss(room, name, encoder):
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
 
 
-def make_student(trainee, chunk_tokens=4_096, pooler="mean"):
+def make_student(trainee, piece_tokens=4_096, pooler="mean"):
     return Student(
-        trainee, trainee.raw[:40], pooler=pooler, chunk_tokens=chunk_tokens, precision="fp32",
+        trainee, trainee.raw[:40], pooler=pooler, piece_tokens=piece_tokens, precision="fp32",
         device="cpu", longest=24, seed=0,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["crops", "simcse", "cpc", "denoise", "masked"])
+@pytest.mark.parametrize("name", ["crops", "simcse", "cpc", "denoising", "masked"])
 def test_a_batch_in_pieces_has_the_gradient_of_the_whole(room, name):
     """Dropout included: every piece has its seed."""
     slopes = []
     trainee = open_trainee(room / "bert", topics(60), 0)
     choose_trained(trainee.backbone, "all", 8)
-    for chunk_tokens in (100_000, 60):
-        student = make_student(trainee, chunk_tokens)
-        aims = Aims(name)
-        aims.build(student, trainee.raw[:40], Tuning.of({"max_length": 24}))
-        if chunk_tokens > 60:  # the same pieces, all kept
+    for piece_tokens in (100_000, 60):
+        student = make_student(trainee, piece_tokens)
+        mixture = Mixture(name, FINETUNING)
+        build(mixture, student, trainee.raw[:40], Finetuning.of({"max_length": 24}))
+        if piece_tokens > 60:  # the same pieces, all kept
             groups = make_student(trainee, 60).groups
         student.groups = groups
         student.train()
         student.zero_grad()
-        aims.gradients(student, Batch(trainee.raw[:16], torch.arange(16), 5))
+        gradients(mixture, student, RawBatch(trainee.raw[:16], torch.arange(16), 5))
         slopes.append({n: p.grad for n, p in student.named_parameters() if p.grad is not None})
     assert len(slopes[0]) > 30
     for key, slope in slopes[0].items():
         torch.testing.assert_close(slopes[1][key], slope, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("chunk_tokens", [100_000, 60])
+@pytest.mark.parametrize("piece_tokens", [100_000, 60])
 @pytest.mark.parametrize(
     ("encoder", "spec"),
-    [("bert", "crops"), ("own", "simcse=1,masked=0.5"), ("st", "denoise"), ("frames", "crops")],
+    [("bert", "crops"), ("own", "simcse=1,masked=0.5"), ("st", "denoising"), ("frames", "crops")],
 )
-def test_one_lookup_has_the_gradient_of_many(room, monkeypatch, encoder, spec, chunk_tokens):
+def test_one_lookup_has_the_gradient_of_many(room, monkeypatch, encoder, spec, piece_tokens):
     slopes = []
     corpus = list(np.load(room / "waves.npz").values()) if encoder == "frames" else topics(60)
     for kind in (None, Trainee):
@@ -160,10 +162,10 @@ def test_one_lookup_has_the_gradient_of_many(room, monkeypatch, encoder, spec, c
             monkeypatch.setattr(TextTrainee, "one_lookup", Trainee.one_lookup)
         trainee = open_trainee(room / encoder, corpus, 0)
         choose_trained(trainee.backbone, "all", 8)
-        student, aims = make_student(trainee, chunk_tokens), Aims(spec)
-        aims.build(student, trainee.raw[:40], Tuning.of({"max_length": 24}))
+        student, mixture = make_student(trainee, piece_tokens), Mixture(spec, FINETUNING)
+        build(mixture, student, trainee.raw[:40], Finetuning.of({"max_length": 24}))
         student.train()
-        aims.gradients(student, Batch(trainee.raw[:16], torch.arange(16), 5))
+        gradients(mixture, student, RawBatch(trainee.raw[:16], torch.arange(16), 5))
         slopes.append({n: p.grad for n, p in student.named_parameters() if p.grad is not None})
     assert slopes[0].keys() == slopes[1].keys()
     for key, slope in slopes[1].items():
@@ -175,17 +177,17 @@ def test_one_lookup_has_the_gradient_of_many(room, monkeypatch, encoder, spec, c
 def test_a_frozen_table_gets_no_gradient(room):
     trainee = open_trainee(room / "bert", topics(60), 0)
     choose_trained(trainee.backbone, 1, 8)
-    student, aims = make_student(trainee), Aims("crops")
-    aims.build(student, trainee.raw[:40], Tuning.of({"max_length": 24}))
-    aims.gradients(student, Batch(trainee.raw[:16], torch.arange(16), 5))
+    student, mixture = make_student(trainee), Mixture("crops", FINETUNING)
+    build(mixture, student, trainee.raw[:40], Finetuning.of({"max_length": 24}))
+    gradients(mixture, student, RawBatch(trainee.raw[:16], torch.arange(16), 5))
     assert trainee.embedding.weight.grad is None
 
 
 def test_mixtures_name_their_terms(room, tmp_path):
-    spec = {"crops": (1.0, {"objective": {"vicreg": 0.5}}), "masked": 0.5, "denoise": 0.2}
+    spec = {"crops": (1.0, {"objective": {"vicreg": 0.5}}), "masked": 0.5, "denoising": 0.2}
     made = finetune(room / "bert", topics(), tmp_path / "e", objective=spec, **QUICK)
     terms = made["history"][-1]["terms"]
-    assert {"crops.vicreg.variance", "masked.loss", "denoise.loss", "total"} <= set(terms)
+    assert {"crops.vicreg.variance", "masked", "denoising", "total"} <= set(terms)
     assert made["objective"]["crops"][0] == 1.0
 
 
@@ -299,7 +301,7 @@ def test_sentence_transformers_in_and_out(room, tmp_path):
 
 def test_frames(room, tmp_path):
     waves = list(np.load(room / "waves.npz").values())
-    for objective in ("crops=1,denoise=0.5", "masked", "simcse"):
+    for objective in ("crops=1,denoising=0.5", "masked", "simcse"):
         out = tmp_path / objective[:4]
         finetune(room / "frames", waves, out, objective=objective, **QUICK)
         assert encode(waves[:3], out, progress=False).dim == 16
@@ -423,11 +425,12 @@ def test_time_is_over(room, tmp_path):
 
 SCRIPT = """
 import json, sys, time
-from onevec.encoders import finetune as module
+from onevec.encoders import finetune
+from onevec.encoders.tuning import work as module
 model, out, checkpoint, slow, texts = sys.argv[1:]
 draw = module.draw_rows
 module.draw_rows = lambda *words: (time.sleep(float(slow)), draw(*words))[1]
-module.finetune(model, json.load(open(texts)), out, objective="simcse=1,masked=0.5", steps=24,
+finetune.finetune(model, json.load(open(texts)), out, objective="simcse=1,masked=0.5", steps=24,
     batch=16, evaluations=8, patience=99, max_length=24, compare=False, learning_rate=1e-3,
     checkpoint=checkpoint or None, threads=1)
 """
@@ -447,7 +450,7 @@ def ended(process):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(room, tmp_path, monkeypatch):
-    from onevec.encoders import finetune as module
+    from onevec.encoders.tuning import work as module
 
     plan = {"steps": 12, "evaluations": 4, "patience": 99, "learning_rate": 1e-3, "threads": 1}
     plan = QUICK | plan | {"objective": "simcse=1,masked=0.5", "pooler": "attention"}
@@ -500,7 +503,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(room, tmp_path):
 
 
 def test_a_checkpoint_of_another_run_is_refused(room, tmp_path, monkeypatch):
-    from onevec.encoders import finetune as module
+    from onevec.encoders.tuning import work as module
 
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -562,16 +565,16 @@ def test_statistics_of_the_input_tell_order_and_content():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [({"steps": 0}, "steps=0"), ({"layers": "some"}, "layers='some'"),
-     ({"stepz": 1}, "'stepz', which finetune does not know"), ({"objective": "crop"}, "'crops'"),
+     ({"stepz": 1}, "fine-tuning setting 'stepz'"), ({"objective": "crop"}, "'crops'"),
      ({"objective": "crops=much"}, "the weight 'much'"), ({"objective": {}}, "pass a name"),
      ({"objective": {"crops": (1, {"share": (0.9, 0.1)})}}, "share="),
      ({"objective": {"crops": (1, {"objective": "distillation"})}}, "reads teachers"),
      ({"objective": {"crops": (1, {"objective": "cpc"})}}, "have no order"),
-     ({"objective": {"denoise": (1, {"drop": 1})}}, "drop=1"),
+     ({"objective": {"denoising": (1, {"drop": 1})}}, "drop=1"),
      ({"objective": {"masked": (1, {"rate": 0})}}, "rate=0"),
      ({"pooler": "meen"}, "did you mean 'mean'"), ({"device": "tpu"}, "device='tpu'"),
      ({"layers": 9}, "layers=9 for an encoder of 3"), ({"precision": "fp8"}, "fp8"),
-     ({"batch": 1}, "batch=1"), ({"seed": 2**32}, "below 2\\^32"),
+     ({"batch": 1}, "batch=1"), ({"random_state": 2**32}, "below 2\\^32"),
      ({"held_out": 1.5}, "held_out=1.5")],
 )  # fmt: skip
 def test_bad_settings(room, tmp_path, settings, words):

@@ -10,17 +10,24 @@ from transformers import AutoModel, AutoTokenizer
 
 from onevec import OnevecError, encode, pretrain
 from onevec.encoders.corpus import assemble
-from onevec.encoders.mix import PRETRAINING, Mix
-from onevec.encoders.pairs import Contrastive, HalvesOrder
-from onevec.encoders.settings import Recipe
-from onevec.encoders.terms import Masked, NextToken, PredictiveCoding, ReplacedTokens, draw_from
+from onevec.encoders.pairs import CropPairs, HalvesOrder
+from onevec.encoders.settings import Pretraining
+from onevec.encoders.table import FINETUNING, PRETRAINING
+from onevec.encoders.terms import (
+    MaskedModelling,
+    NextToken,
+    PredictiveCoding,
+    ReplacedTokens,
+    draw_from,
+)
 from onevec.encoders.text import Text
+from onevec.objectives import OBJECTIVES, Mixture
 from tests.encoders.conftest import TINY
 
-MIXED = "masked=1,contrastive=0.1,sequence_order=0.1"
-CAUSAL = {"next_token": 1.0, "cpc": (0.5, {"steps": 2}), "contrastive": 0.1}
+MIXED = "masked=1,crops=0.1,sequence_order=0.1"
+CAUSAL = {"next_token": 1.0, "cpc": (0.5, {"steps": 2}), "crops": 0.1}
 LEARNS = {  # loss after over loss before, on the sequences kept apart
-    "masked": 0.85, "replaced_tokens": 0.85, "contrastive": 0.85, "contrastive_dropout": 0.85,
+    "masked": 0.85, "replaced_tokens": 0.85, "crops": 0.85, "simcse": 0.85,
     "next_sequence": 0.97, "sequence_order": 1.0, "next_token": 0.7, "cpc": 0.8,
 }  # fmt: skip
 
@@ -43,11 +50,20 @@ def curve(folder):
     return [line for line in lines if line["of"] == "held_out"]
 
 
+def test_an_idea_has_one_name_in_all_tables():
+    """What only one table has does not hide another's objective under a name of its own."""
+    tables = OBJECTIVES, PRETRAINING, FINETUNING
+    everywhere = {name for name in set().union(*tables) if sum(name in t for t in tables) > 1}
+    assert everywhere == {
+        "masked", "cpc", "next_sequence", "sequence_order", "denoising", "crops", "simcse",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", PRETRAINING)
 def test_each_alone_learns_and_opens(tmp_path, languages, name):
     causal = PRETRAINING[name].causal is True
     made = pretrain(
-        languages, tmp_path / "e", objectives=name, causal=causal, steps=60, learning_rate=1e-2,
+        languages, tmp_path / "e", objective=name, causal=causal, steps=60, learning_rate=1e-2,
         held_out=0.3, evaluations=2, **TINY,
     )  # fmt: skip
     told = curve(tmp_path / "e")
@@ -68,26 +84,27 @@ def test_each_alone_learns_and_opens(tmp_path, languages, name):
 @pytest.mark.parametrize(("spec", "causal"), [(MIXED, False), (CAUSAL, True)])
 def test_mixtures_learn_every_part(tmp_path, languages, spec, causal):
     made = pretrain(
-        languages, tmp_path / "e", objectives=spec, causal=causal, steps=80, learning_rate=1e-2,
+        languages, tmp_path / "e", objective=spec, causal=causal, steps=80, learning_rate=1e-2,
         held_out=0.3, evaluations=2, precision="bf16", **TINY,
     )  # fmt: skip
     first, *_, last = curve(tmp_path / "e")
-    mix = Mix(spec, causal)
-    for name in mix.terms:
+    mixture = Mixture(spec, PRETRAINING)
+    for name in mixture.members:
         keys = [key for key in first if key.split(".")[0] == name]
         assert keys
         assert sum(last[key] for key in keys) <= LEARNS[name] * sum(first[key] for key in keys)
-    parts = [(name, term) for name in mix.terms for term in last if term.split(".")[0] == name]
-    total = sum(mix.weight(name, term.partition(".")[2] or "loss") * last[term]
-                for name, term in parts)  # fmt: skip
+    parts = [
+        (name, term) for name in mixture.members for term in last if term.split(".")[0] == name
+    ]
+    total = sum(mixture.weight(term) * last[term] for _, term in parts)
     assert last["loss"] == pytest.approx(total, abs=1e-3)
-    assert made["settings"]["objectives"] == json.loads(json.dumps(mix.spec))
+    assert made["settings"]["objective"] == json.loads(json.dumps(mixture.parts))
 
 
 @pytest.mark.parametrize("name", [n for n, t in PRETRAINING.items() if "frames" in t.kinds])
 def test_frames_take_all_but_replaced_tokens(tmp_path, waves, name):
     causal = PRETRAINING[name].causal is True
-    pretrain(waves, tmp_path / "e", objectives=name, causal=causal, steps=2, held_out=0.3, **TINY)
+    pretrain(waves, tmp_path / "e", objective=name, causal=causal, steps=2, held_out=0.3, **TINY)
     AutoModel.from_pretrained(tmp_path / "e")
     tokens = encode(waves[:3], tmp_path / "e", max_length=99, progress=False)
     assert tokens.lengths.tolist() == [len(wave) for wave in waves[:3]]
@@ -102,7 +119,7 @@ def test_a_causal_model_sees_nothing_that_follows(tmp_path, corpus):
 
 @pytest.fixture(scope="module")
 def material(corpus):
-    recipe = Recipe.of({**TINY, "tokenizer": "character", "dropout": 0.0})
+    recipe = Pretraining.of({**TINY, "tokenizer": "character", "dropout": 0.0})
     return Text(assemble(corpus), recipe, 0.0)
 
 
@@ -113,13 +130,13 @@ def windows_of(material, *words):
 
 
 def ready(term, material, causal=False):
-    term.build(material.body, Recipe.of({**TINY, "causal": causal}))
+    term.build(material.body, Pretraining.of({**TINY, "causal": causal}))
     return term
 
 
 def test_what_is_masked_cannot_be_read(material):
     """The logits at a hidden place do not change with what stands there."""
-    term = ready(Masked(), material)
+    term = ready(MaskedModelling(), material)
     prepared = term.prepare(
         windows_of(material, "abcdefabcdef", "bcdefabcdefa"), material, torch.Generator()
     )
@@ -167,7 +184,7 @@ def test_views_are_parts_of_their_sequence():
     generator = torch.Generator().manual_seed(0)
     starts = set()
     for _ in range(50):
-        for crop in Contrastive().parts(tokens, generator):
+        for crop in CropPairs().parts(tokens, generator):
             assert 10 <= len(crop) <= 20
             assert torch.equal(crop, torch.arange(int(crop[0]), int(crop[-1]) + 1))
             starts.add(int(crop[0]))
@@ -175,11 +192,11 @@ def test_views_are_parts_of_their_sequence():
     assert max(starts) > 20
     first, second = HalvesOrder().parts(tokens, generator)
     assert torch.equal(torch.cat([first, second]), tokens)
-    assert [len(part) for part in Contrastive().parts(tokens[:2], generator)] == [1, 1]
+    assert [len(part) for part in CropPairs().parts(tokens[:2], generator)] == [1, 1]
 
 
 def test_pairs_pass_over_what_is_too_short(material):
-    term = ready(Contrastive(), material)
+    term = ready(CropPairs(), material)
     prepared = term.prepare(windows_of(material, "a", "ab", "abc"), material, torch.Generator())
     assert prepared["rows"].tolist() == [1, 2]
     assert len(prepared["inputs"]) == 4
@@ -187,7 +204,7 @@ def test_pairs_pass_over_what_is_too_short(material):
 
 
 def test_windows_of_one_sequence_are_no_negatives(material):
-    term = ready(Contrastive(), material)
+    term = ready(CropPairs(), material)
     windows = [(0, tokens) for _, tokens in windows_of(material, "abcdef", "cdefab", "fabcde")]
     prepared = term.prepare(windows, material, torch.Generator())
     assert term(material.body, prepared)["loss"].item() == 0.0
@@ -217,20 +234,20 @@ def test_cpc_is_the_formula(material):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"objectives": "cpc"}, "'cpc' needs a causal transformer and this one is bidirectional"),
-     ({"objectives": "masked", "causal": True}, "needs a bidirectional .* causal=False"),
-     ({"objectives": "maskd"}, "did you mean 'masked'"),
-     ({"objectives": "masked=0"}, "above 0"), ({"objectives": "masked=much"}, "'much'"),
-     ({"objectives": {}}, None), ({"objectives": 3}, "pass a mapping"),
-     ({"objectives": {"contrastive": (1, {"temp": 1})}}, "does not take"),
-     ({"objectives": {"cpc": (1, {"places": 1})}, "causal": True}, "places=1"),
-     ({"objectives": {"replaced_tokens": (1, {"share": 2})}}, "at most 1"),
-     ({"objectives": "contrastive_dropout", "dropout": 0.0}, "pass dropout=0.1")],
+    [({"objective": "cpc"}, "'cpc' needs a causal transformer and this one is bidirectional"),
+     ({"objective": "masked", "causal": True}, "needs a bidirectional .* causal=False"),
+     ({"objective": "maskd"}, "did you mean 'masked'"),
+     ({"objective": "masked=0"}, "above 0"), ({"objective": "masked=much"}, "'much'"),
+     ({"objective": {}}, None), ({"objective": 3}, "pass a name"),
+     ({"objective": {"crops": (1, {"temp": 1})}}, "does not take"),
+     ({"objective": {"cpc": (1, {"places": 1})}, "causal": True}, "places=1"),
+     ({"objective": {"replaced_tokens": (1, {"share": 2})}}, "at most 1"),
+     ({"objective": "simcse", "dropout": 0.0}, "pass dropout=0.1")],
 )  # fmt: skip
 def test_wrong_objectives_are_one_sentence(tmp_path, settings, words):
     if words is None:  # nothing asked for: the default
         made = pretrain(["abc", "bcd", "cde"], tmp_path / "e", steps=1, **settings, **TINY)
-        assert list(made["settings"]["objectives"]) == ["masked"]
+        assert list(made["settings"]["objective"]) == ["masked"]
         return
     with pytest.raises(OnevecError, match=words):
         pretrain(["abc", "bcd"], tmp_path / "e", **settings, **TINY)
@@ -239,5 +256,5 @@ def test_wrong_objectives_are_one_sentence(tmp_path, settings, words):
 
 def test_frames_refuse_replaced_tokens(tmp_path, waves):
     with pytest.raises(OnevecError, match="'replaced_tokens' takes text, and the corpus is frames"):
-        pretrain(waves, tmp_path / "e", objectives="replaced_tokens", **TINY)
+        pretrain(waves, tmp_path / "e", objective="replaced_tokens", **TINY)
     assert list(tmp_path.iterdir()) == []

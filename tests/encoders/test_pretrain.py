@@ -7,12 +7,12 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from onevec import OnevecError, encode, pretrain
-from onevec.encoders.batches import Flat, endless, one_pass, read_windows
+from onevec.encoders.batches import FlatTokens, endless, one_pass, read_windows
 from onevec.encoders.body import corrupt
 from onevec.encoders.corpus import assemble
 from onevec.encoders.frames import draw_spans
 from onevec.encoders.pretrain import _default_steps
-from onevec.encoders.settings import Recipe
+from onevec.encoders.settings import Pretraining
 from onevec.encoders.text import Text
 from onevec.encoders.tokenizer import choose_tokenizer, train_tokenizer
 from onevec.tokens.frames import FrameInput
@@ -153,7 +153,7 @@ def test_the_kind_of_vocabulary_is_guessed():
 
 def lengths_of(*sizes):
     lengths = np.array(sizes)
-    return Flat(torch.arange(lengths.sum()), lengths, np.arange(len(lengths)))
+    return FlatTokens(torch.arange(lengths.sum()), lengths, np.arange(len(lengths)))
 
 
 def test_batches_cover_every_token_once_within_the_budget():
@@ -188,7 +188,7 @@ def test_a_pass_is_the_same_wherever_it_is_entered():
 def test_masking_keeps_its_shares():
     corpus = assemble(["".join(row) for row in np.random.default_rng(0).choice(
         list("abcdefgh"), (200, 400))])  # fmt: skip
-    text = Text(corpus, Recipe.of({"tokenizer": "character"}), 0.0)
+    text = Text(corpus, Pretraining.of({"tokenizer": "character"}), 0.0)
     windows = [(row, text.train.values[row * 400 : row * 400 + 400]) for row in range(40)]
     batch = text.collate(windows)
     inputs, hidden, picked = corrupt(batch, text, 0.15, _generator(1))
@@ -208,21 +208,21 @@ def test_the_defaults_are_the_benchmarks_recipe(tmp_path, corpus):
     made = pretrain(corpus, tmp_path / "e", steps=1)
     settings = made["settings"]
     wanted = {"layers": 4, "dim": 128, "heads": 4, "context": 512, "batch_tokens": 5_000,
-              "mask": 0.15, "learning_rate": 1e-3, "objectives": {"masked": [1.0, {}]},
+              "mask": 0.15, "learning_rate": 1e-3, "objective": {"masked": [1.0, {}]},
               "dropout": 0.0}  # fmt: skip
     assert {name: settings[name] for name in wanted} == wanted
     config = json.loads((tmp_path / "e/config.json").read_text())
     assert config["architectures"] == ["ModernBertForMaskedLM"]
     short, long = (lengths_of(*[500] * count) for count in (1_000, 20_000))
-    assert [_default_steps(flat, Recipe.of({})) for flat in (short, long)] == [3_000, 8_000]
-    assert _default_steps(lengths_of(*[500] * 4_000), Recipe.of({})) == 4_000
+    assert [_default_steps(flat, Pretraining.of({})) for flat in (short, long)] == [3_000, 8_000]
+    assert _default_steps(lengths_of(*[500] * 4_000), Pretraining.of({})) == 4_000
 
 
 @pytest.mark.parametrize(("size", "layers", "dim"), [("small", 6, 384), ("base", 12, 768)])
 def test_sizes(size, layers, dim):
-    recipe = Recipe.of({"size": size})
+    recipe = Pretraining.of({"size": size})
     assert (recipe.shape.layers, recipe.shape.dim) == (layers, dim)
-    assert Recipe.of({"size": size, "layers": 2}).shape.layers == 2
+    assert Pretraining.of({"size": size, "layers": 2}).shape.layers == 2
 
 
 def test_a_hundred_thousand_tokens_in_one_sequence(tmp_path):
@@ -256,7 +256,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, corpus):
 
 def test_what_cannot_be_judged_has_no_held_out_loss(tmp_path):
     sequences = ["abcdabcdab" * 2 + "abcd"[k % 4] * (k // 4) for k in range(40)]
-    settings = TINY | {"held_out": 0.03, "objectives": "contrastive=1"}
+    settings = TINY | {"held_out": 0.03, "objective": "crops=1"}
     made = pretrain(sequences, tmp_path / "e", steps=2, tokenizer="character", **settings)
     assert made["held_out_sequences"] == 1
     assert "loss" not in made["held_out"]  # a contrast takes two
@@ -270,7 +270,7 @@ def test_what_cannot_be_judged_has_no_held_out_loss(tmp_path):
      ([1, 2], {}, "is a int"), (["ab"] * 4, {"dim": 15}, "dim=15"),
      (["ab"] * 4, {"mask": 0}, "mask=0"),
      (["ab"] * 4, {"stepz": 1}, "'stepz'"), (["ab", "b"], {"tokenizer": "x"}, "tokenizer 'x'"),
-     (["ab"] * 4, {"size": "huge"}, "tiny, small, base"), (["ab"] * 4, {"dropout": 1}, "dropout=1"),
+     (["ab"] * 4, {"size": "huge"}, '"small" or "base"'), (["ab"] * 4, {"dropout": 1}, "dropout=1"),
      (["ab"] * 4, {"evaluations": 0}, "evaluations=0"), (["ab"] * 4, {"device": "xpu"}, "xpu")],
 )  # fmt: skip
 def test_bad_input_leaves_nothing(tmp_path, corpus, settings, words):

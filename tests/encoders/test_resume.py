@@ -11,10 +11,11 @@ import time
 import pytest
 
 from onevec import OnevecError, pretrain
+from onevec.train import checkpoint
 from tests.encoders.conftest import TINY
 
-OBJECTIVES = "masked=1,contrastive_dropout=0.1"
-RUN = {"steps": 40, "checkpoint_steps": 5, "evaluations": 4, "objectives": OBJECTIVES,
+OBJECTIVES = "masked=1,simcse=0.1"
+RUN = {"steps": 40, "checkpoint_steps": 5, "evaluations": 4, "objective": OBJECTIVES,
        "threads": 1, "device": "cpu", "tokenizer": "bpe", "vocab_size": 300}  # fmt: skip
 SCRIPT = """
 import json, sys, time
@@ -61,7 +62,7 @@ def test_kill_nine_and_resume_is_exact(tmp_path, corpus):
     assert made["steps"] == 40
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus):
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus, monkeypatch):
     state, kept = tmp_path / "state", tmp_path / "kept"
     settings = {**RUN, **TINY}
 
@@ -75,12 +76,16 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus):
     with pytest.raises(StopError):
         pretrain(corpus, tmp_path / "e", checkpoint=state, on_step=stop, **settings)
     shutil.copy(state, kept)
-    for change in ({"seed": 4}, {"objectives": "masked"}, {"mask": 0.2}):
+    for change in ({"random_state": 4}, {"objective": "masked"}, {"mask": 0.2}):
         with pytest.raises(OnevecError, match="other data or settings"):
             pretrain(corpus, tmp_path / "e", checkpoint=state, **{**settings, **change})
     with pytest.raises(OnevecError, match="other data or settings"):
         pretrain([*corpus, "abba"], tmp_path / "e", checkpoint=state, **settings)
     assert state.read_bytes() == kept.read_bytes()
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    with pytest.raises(OnevecError, match="written by another version of onevec: end that run"):
+        pretrain(corpus, tmp_path / "e", checkpoint=state, **settings)
+    monkeypatch.undo()
     state.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(OnevecError, match="cannot be read"):
         pretrain(corpus, tmp_path / "e", checkpoint=state, **settings)
@@ -93,7 +98,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, corpus):
 
 @pytest.mark.parametrize("tokenizer", ["auto", "quantised"])
 def test_frames_and_a_causal_model_resume_too(tmp_path, waves, tokenizer):
-    settings = {**TINY, "steps": 9, "checkpoint_steps": 4, "objectives": "next_token=1,cpc=1",
+    settings = {**TINY, "steps": 9, "checkpoint_steps": 4, "objective": "next_token=1,cpc=1",
                 "causal": True, "held_out": 0.2, "tokenizer": tokenizer}  # fmt: skip
     pretrain(waves, tmp_path / "whole", **settings)
 
@@ -111,7 +116,7 @@ def test_frames_and_a_causal_model_resume_too(tmp_path, waves, tokenizer):
 @pytest.mark.slow
 def test_two_processes_make_one_encoder(tmp_path, corpus):
     """Under `torchrun` both take their own batches and end with one folder."""
-    settings = {**TINY, "steps": 3, "objectives": "masked=1,contrastive=0.1", "device": "cpu"}
+    settings = {**TINY, "steps": 3, "objective": "masked=1,crops=0.1", "device": "cpu"}
     told = json.dumps([corpus, str(tmp_path / "e"), str(tmp_path / "s"), 0, settings])
     port = str(20_000 + os.getpid() % 20_000)
     began = time.time()

@@ -117,7 +117,7 @@ def gelu(x):
 
 @pytest.mark.parametrize("neighbours", [True, False])
 def test_masked_tokens_is_the_cross_entropy_of_codes(neighbours):
-    objective = fit("masked_tokens", codes=4, neighbours=neighbours, hidden=5)
+    objective = fit("masked", codes=4, neighbours=neighbours, hidden=5)
     state, losses = arrays(objective), []
     for row, part in enumerate(scaled(state, CONTEXT.views[1])):
         ids = [int(((state["book"] - token) ** 2).sum(1).argmin()) for token in part]

@@ -21,7 +21,9 @@ def finetune(
     where: Annotated[str | None, typer.Option(help="Rows to take, as COLUMN=VALUE.")] = None,
     objective: Annotated[
         str,
-        typer.Option(help="crops, spans, simcse, cpc, denoise or masked, or 'crops=1,masked=0.5'."),
+        typer.Option(
+            help="crops, spans, simcse, cpc, denoising or masked, or 'crops=1,masked=0.5'."
+        ),
     ] = "crops",
     layers: Annotated[str, typer.Option(help="all, how many of the last, or lora.")] = "all",
     pooler: Annotated[
@@ -30,7 +32,7 @@ def finetune(
     steps: Annotated[int | None, typer.Option(help="Default: one pass, 200 to 2,000.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
     batch: Annotated[int, typer.Option(help="Sequences of a step.")] = 128,
-    chunk_tokens: Annotated[
+    piece_tokens: Annotated[
         int, typer.Option(help="Tokens in memory at once; larger batches go in pieces.")
     ] = 4096,
     max_length: Annotated[int, typer.Option(help="Most tokens of a view.")] = 128,
@@ -63,9 +65,9 @@ def finetune(
         made = run(
             model, sequences, out, objective=objective,
             layers=int(layers) if layers.isdecimal() else layers, pooler=pooler, steps=steps,
-            minutes=minutes, batch=batch, chunk_tokens=chunk_tokens, max_length=max_length,
+            minutes=minutes, batch=batch, piece_tokens=piece_tokens, max_length=max_length,
             learning_rate=learning_rate, precision=precision, device=device, threads=threads,
-            checkpoint=checkpoint, seed=seed, overwrite=overwrite, force=force, on_step=bar.step,
-            corpus_manifest=read.manifest,
+            checkpoint=checkpoint, random_state=seed, overwrite=overwrite, force=force,
+            on_step=bar.step, corpus_manifest=read.manifest,
         )  # fmt: skip
     show(made, as_json, f"{out}: {made['verdict']['sentence']}")

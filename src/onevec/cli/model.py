@@ -71,7 +71,7 @@ def fit(
     """
     from onevec.estimator import OneVec, is_model
     from onevec.files import check_target
-    from onevec.train.head import first_process
+    from onevec.train.world import first_process
 
     check_target(out, overwrite, what="onevec model", ours=is_model)
     training = {"steps": steps, "checkpoint": checkpoint, "progress": True}

@@ -105,7 +105,7 @@ def pretrain(
     size: Annotated[str, typer.Option(help="tiny, small or base.")] = "tiny",
     objective: Annotated[
         str | None,
-        typer.Option(help="Such as masked=1,contrastive=0.1; masked, or next_token with --causal."),
+        typer.Option(help="Such as masked=1,crops=0.1; masked, or next_token with --causal."),
     ] = None,
     causal: Annotated[bool, typer.Option(help="Read from left to right.")] = False,
     tokenizer: Annotated[
@@ -135,8 +135,8 @@ def pretrain(
 ) -> None:
     """Train a small transformer on raw sequences, text or dense frames, when there is no encoder.
 
-    Objectives: contrastive, contrastive_dropout, next_sequence, sequence_order; beside them masked
-    and replaced_tokens or, with --causal, next_token and cpc.
+    Objectives: crops, simcse, next_sequence, sequence_order; beside them masked and replaced_tokens
+    or, with --causal, next_token and cpc.
 
     Example: `onevec pretrain rna.csv --column sequence --out rna-encoder`
     """
@@ -146,16 +146,16 @@ def pretrain(
     from onevec.tokens.progress import Bar
 
     settings = {
-        "size": size, "objectives": objective, "causal": causal, "tokenizer": tokenizer,
+        "size": size, "objective": objective, "causal": causal, "tokenizer": tokenizer,
         "vocab_size": vocab_size, "kmer": kmer, "context": context, "batch_tokens": batch_tokens,
         "steps": steps, "precision": precision, "save_dtype": save_dtype, "device": device,
-        "threads": threads, "seed": seed, "held_out": held_out,
+        "threads": threads, "random_state": seed, "held_out": held_out,
     }  # fmt: skip
     places = {"overwrite": overwrite, "checkpoint": checkpoint}
     ready(out, settings, **places)  # before a long reading
     sequences = assemble(
         *corpus, column=column, where=where, near_duplicates=near_duplicates,
-        shortest=min_length, longest=max_length, held_out=held_out, seed=seed,
+        shortest=min_length, longest=max_length, held_out=held_out, random_state=seed,
     )  # fmt: skip
     say(corpus_line(sequences.manifest["counts"]))
     with Bar(None, show=True, label="pretraining") as bar:

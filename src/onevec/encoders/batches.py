@@ -18,7 +18,7 @@ Window = tuple[int, Tensor]  # row of the corpus, and some neighbouring tokens o
 
 
 @dataclass(frozen=True)
-class Flat:
+class FlatTokens:
     """Sequences end to end, usually mapped from a file.
 
     Attributes
@@ -44,7 +44,7 @@ class Flat:
         return np.cumsum(self.lengths) - self.lengths
 
 
-class FlatWriter:
+class TokenWriter:
     """Writes numbers to a file as they come; then maps it."""
 
     def __init__(self, path: Path, dtype: Any, columns: int = 0):
@@ -57,16 +57,18 @@ class FlatWriter:
         self._file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
         self.lengths.append(len(values))
 
-    def close(self, rows: Sequence[int]) -> Flat:
+    def close(self, rows: Sequence[int]) -> FlatTokens:
         """Map what was written; ``rows`` are those of the corpus."""
         self._file.close()
         lengths = np.array(self.lengths, dtype=np.int64)
         shape = (int(lengths.sum()), *([self.columns] if self.columns else []))
         if not shape[0]:
-            return Flat(torch.from_numpy(np.zeros(shape, self.dtype)), lengths, np.array(rows))
+            return FlatTokens(
+                torch.from_numpy(np.zeros(shape, self.dtype)), lengths, np.array(rows)
+            )
         # Mode "c": torch wants memory that may be written to; the file stays as it is.
         mapped = np.memmap(self.path, dtype=self.dtype, mode="c", shape=shape)
-        return Flat(torch.from_numpy(mapped), lengths, np.array(rows, dtype=np.int64))
+        return FlatTokens(torch.from_numpy(mapped), lengths, np.array(rows, dtype=np.int64))
 
 
 def cut_windows(
@@ -89,7 +91,7 @@ def cut_windows(
 
 
 def one_pass(
-    flat: Flat, *, context: int, framing: int, budget: int, rng: np.random.Generator
+    flat: FlatTokens, *, context: int, framing: int, budget: int, rng: np.random.Generator
 ) -> list[Int[np.ndarray, "windows 3"]]:
     """Return all windows in batches of at most ``budget`` tokens, in a random order.
 
@@ -113,7 +115,7 @@ def one_pass(
     return [batches[place] for place in rng.permutation(len(batches))]
 
 
-def read_windows(flat: Flat, batch: Int[np.ndarray, "windows 3"]) -> list[Window]:
+def read_windows(flat: FlatTokens, batch: Int[np.ndarray, "windows 3"]) -> list[Window]:
     """Return the tokens of a batch of windows."""
     begin = flat.starts[batch[:, 0]]
     return [
@@ -123,7 +125,7 @@ def read_windows(flat: Flat, batch: Int[np.ndarray, "windows 3"]) -> list[Window
 
 
 def endless(
-    flat: Flat, *, context: int, framing: int, budget: int, seed: int, skip: int = 0
+    flat: FlatTokens, *, context: int, framing: int, budget: int, seed: int, skip: int = 0
 ) -> Iterator[list[Window]]:
     """Return batches of pass after pass, without the first ``skip``.
 

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from onevec.encoders.batches import Flat, Window
+from onevec.encoders.batches import FlatTokens, Window
 
 States = Float[Tensor, "seqs width dim"]
 Mask = Bool[Tensor, "seqs width"]
 
 
 @dataclass(frozen=True)
-class Batch:
+class PaddedBatch:
     """Windows, framed and padded on the right.
 
     Attributes
@@ -81,7 +81,7 @@ class Material(ABC):
     kind : {"text", "frames"}
     framing : int
         Special tokens around a window.
-    train, held_out : Flat
+    train, held_out : FlatTokens
     body : Body
     about : dict
         What the manifest says of vocabulary or clusters.
@@ -89,13 +89,13 @@ class Material(ABC):
 
     kind: str
     framing: int
-    train: Flat
-    held_out: Flat
+    train: FlatTokens
+    held_out: FlatTokens
     body: Body
     about: dict[str, Any]
 
     @abstractmethod
-    def collate(self, windows: Sequence[Window]) -> Batch:
+    def collate(self, windows: Sequence[Window]) -> PaddedBatch:
         """Frame and pad windows."""
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Material(ABC):
         """Pick about ``rate`` of the content, at least one; with a fate in [0, 1) for each."""
 
     @abstractmethod
-    def noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def noise(self, batch: PaddedBatch, generator: torch.Generator) -> Tensor:
         """Return inputs drawn at random, of the shape of the batch's."""
 
     @abstractmethod
@@ -114,7 +114,7 @@ class Material(ABC):
 
 
 def corrupt(
-    batch: Batch, material: Material, rate: float, generator: torch.Generator
+    batch: PaddedBatch, material: Material, rate: float, generator: torch.Generator
 ) -> tuple[Tensor, Mask, Mask]:
     """Return inputs, which of them to hide, and which to ask for (Devlin et al. 2019).
 

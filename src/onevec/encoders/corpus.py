@@ -87,7 +87,7 @@ def assemble(
     shortest: int = 1,
     longest: int = LONGEST,
     held_out: float = 0.05,
-    seed: int = 0,
+    random_state: int = 0,
 ) -> Corpus:
     """Read sequences, drop what is broken, empty, too short or a copy, and split the rest.
 
@@ -108,7 +108,7 @@ def assemble(
     held_out : float
         Share of the sequences (at most 500 of them) kept apart. Which ones depends on their
         content and the seed alone.
-    seed : int
+    random_state : int
         Of the split.
 
     Returns
@@ -137,7 +137,7 @@ def assemble(
             _finish(entry, broken)
         dataset = spill.close()
         fate, hashes = _fates(spill, dataset, near_duplicates)
-        chosen = _held_out(hashes, np.flatnonzero(fate == _KEPT), held_out, seed)
+        chosen = _held_out(hashes, np.flatnonzero(fate == _KEPT), held_out, random_state)
         in_train = (fate == _KEPT) & ~chosen
         train, apart = (_take(dataset, spill.parents, rows) for rows in (in_train, chosen))
         manifest = {
@@ -151,7 +151,7 @@ def assemble(
                 "shortest": shortest,
                 "longest": longest,
                 "held_out": held_out,
-                "seed": seed,
+                "random_state": random_state,
             },
         }
         corpus = Corpus(train, apart, manifest, folder)
@@ -301,7 +301,7 @@ def _fates(
     return fate, hashes
 
 
-def _held_out(hashes: np.ndarray, kept: np.ndarray, share: float, seed: int) -> np.ndarray:
+def _held_out(hashes: np.ndarray, kept: np.ndarray, share: float, random_state: int) -> np.ndarray:
     """Mark those with the smallest hashes: more data change little of the choice."""
     if len(kept) < 2:
         raise InputError(
@@ -309,7 +309,7 @@ def _held_out(hashes: np.ndarray, kept: np.ndarray, share: float, seed: int) -> 
             "thousand to be of use"
         )
     count = min(max(1, round(share * len(kept))), _MOST_HELD_OUT)
-    salt = np.frombuffer(digest(str(seed).encode()), dtype=np.uint64)
+    salt = np.frombuffer(digest(str(random_state).encode()), dtype=np.uint64)
     mixed = (hashes[kept, 0] ^ salt[0]) * np.uint64(0x9E3779B97F4A7C15)
     chosen = np.zeros(len(hashes), dtype=bool)
     chosen[kept[np.argsort(mixed, kind="stable")[:count]]] = True

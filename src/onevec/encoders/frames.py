@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from onevec.encoders.batches import Flat, FlatWriter, Window
-from onevec.encoders.body import Batch, Body, Mask, Material, States, pad
+from onevec.encoders.batches import FlatTokens, TokenWriter, Window
+from onevec.encoders.body import Body, Mask, Material, PaddedBatch, States, pad
 from onevec.encoders.corpus import Corpus, sequences_of
-from onevec.encoders.settings import Recipe, backbone
+from onevec.encoders.settings import Pretraining, backbone
 from onevec.errors import InputError
 from onevec.ragged import Ragged
 from onevec.tokens.frames import FRAMES, FrameInput
@@ -35,19 +35,19 @@ _SPAN = 5  # frames hidden together
 class FrameBody(Body):
     """`FrameInput` before ModernBERT, or with ``causal`` before Llama's layers."""
 
-    def __init__(self, recipe: Recipe, entry: FrameInput, clusters: int, dropout: float):
+    def __init__(self, settings: Pretraining, entry: FrameInput, clusters: int, dropout: float):
         super().__init__()
         from transformers import LlamaModel, ModernBertModel
 
-        self.dim, self.guesses = recipe.shape.dim, clusters
+        self.dim, self.guesses = settings.shape.dim, clusters
         ids = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
         # Its table of token embeddings has one row, which nothing reads.
         config: Any = backbone(
-            recipe.shape, 1, {"pad_token_id": 0, **ids}, causal=recipe.causal, dropout=dropout
+            settings.shape, 1, {"pad_token_id": 0, **ids}, causal=settings.causal, dropout=dropout
         )
         self.entry = entry
         self.blank = nn.Parameter(torch.randn(self.dim) * 0.02)
-        self.network: Any = (LlamaModel if recipe.causal else ModernBertModel)(config)
+        self.network: Any = (LlamaModel if settings.causal else ModernBertModel)(config)
         self.head = nn.Linear(self.dim, clusters)
 
     def embed(self, inputs: Tensor, hidden: Mask | None = None) -> States:
@@ -70,26 +70,30 @@ class Frames(Material):
     kind = "frames"
     framing = 0
 
-    def __init__(self, corpus: Corpus, recipe: Recipe, dropout: float):
+    def __init__(self, corpus: Corpus, settings: Pretraining, dropout: float):
         train = _write(corpus, "train")
         shift, scale = _moments(train.values)
-        kmeans = _clusters((_sample(train.values, recipe.seed) - shift) / scale, recipe.seed)
+        kmeans = _clusters(
+            (_sample(train.values, settings.random_state) - shift) / scale, settings.random_state
+        )
         count = len(kmeans.cluster_centers_)
-        words = torch.from_numpy(kmeans.cluster_centers_) if recipe.tokenizer == QUANTISED else None
-        self._entry = FrameInput(shift, scale, recipe.shape.dim, words)
-        self.body = body = FrameBody(recipe, self._entry, count, dropout)
+        words = (
+            torch.from_numpy(kmeans.cluster_centers_) if settings.tokenizer == QUANTISED else None
+        )
+        self._entry = FrameInput(shift, scale, settings.shape.dim, words)
+        self.body = body = FrameBody(settings, self._entry, count, dropout)
         self._network = body.network
         self.train = _with_clusters(corpus, "train", train, self._entry, kmeans)
         apart = _write(corpus, "held_out")
         self.held_out = _with_clusters(corpus, "held_out", apart, self._entry, kmeans)
         self.about = {"frame_dim": train.values.shape[1], "clusters": count}
 
-    def collate(self, windows: Sequence[Window]) -> Batch:
+    def collate(self, windows: Sequence[Window]) -> PaddedBatch:
         """Pad; the last column is the cluster."""
         padded = pad([frames for _, frames in windows])
         lengths = torch.tensor([len(frames) for _, frames in windows])[:, None]
         attention = torch.arange(padded.shape[1]) < lengths
-        return Batch(
+        return PaddedBatch(
             inputs=padded[..., :-1],
             attention=attention,
             content=attention,
@@ -103,7 +107,7 @@ class Frames(Material):
         """Pick spans; a span has one fate."""
         return draw_spans(content, rate, generator)
 
-    def noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def noise(self, batch: PaddedBatch, generator: torch.Generator) -> Tensor:
         """Draw from the frames of the batch."""
         real = batch.inputs[batch.attention]
         return real[torch.randint(len(real), batch.attention.shape, generator=generator)]
@@ -150,10 +154,10 @@ def _fingerprint(lengths: Sequence[int], values: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _write(corpus: Corpus, part: str) -> Flat:
+def _write(corpus: Corpus, part: str) -> FlatTokens:
     dataset = getattr(corpus, part)
     first = next(sequences_of(dataset.select([0])))
-    writer = FlatWriter(corpus.folder / f"{part}.frames", np.float32, first.shape[1])
+    writer = TokenWriter(corpus.folder / f"{part}.frames", np.float32, first.shape[1])
     for frames in sequences_of(dataset):
         writer.append(frames)
     return writer.close(dataset["row"][:])
@@ -189,13 +193,15 @@ def _clusters(sample: Float[Tensor, "sample dim"], seed: int) -> Any:
     return MiniBatchKMeans(count, **options).fit(points)
 
 
-def _with_clusters(corpus: Corpus, part: str, flat: Flat, entry: FrameInput, kmeans: Any) -> Flat:
+def _with_clusters(
+    corpus: Corpus, part: str, flat: FlatTokens, entry: FrameInput, kmeans: Any
+) -> FlatTokens:
     """Put each frame's cluster beside it: they travel together."""
     columns = flat.values.shape[1] + 1
-    writer = FlatWriter(corpus.folder / f"{part}.clustered", np.float32, columns)
+    writer = TokenWriter(corpus.folder / f"{part}.clustered", np.float32, columns)
     for values in flat.values.split(65_536):
         clusters = kmeans.predict(entry.standardise(values).numpy())
         writer.append(np.concatenate([values.numpy(), clusters[:, None]], 1))
     (corpus.folder / f"{part}.frames").unlink()
     whole = writer.close([])
-    return Flat(whole.values, flat.lengths, flat.rows)
+    return FlatTokens(whole.values, flat.lengths, flat.rows)

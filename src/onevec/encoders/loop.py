@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,19 +11,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onevec.encoders.batches import Window, endless, one_pass, read_windows
 from onevec.encoders.body import Material
-from onevec.encoders.mix import Mix
-from onevec.encoders.settings import Recipe
-from onevec.encoders.terms import Prepared, TokenTerm
+from onevec.encoders.settings import Pretraining
+from onevec.encoders.terms import Prepared, PretrainingObjective, TokenObjective
 from onevec.errors import InputError
+from onevec.objectives import Mixture
 from onevec.train import checkpoint
-from onevec.train.head import World
+from onevec.train.batch import draw_seed
+from onevec.train.loop import OnStep
+from onevec.train.optimizer import ScheduledAdamW, schedule
+from onevec.train.world import World
+
+Objectives = Mixture[PretrainingObjective]
 
 _TRIED = 20  # batches after which every objective must have had something to learn from
 _HELD_OUT_TOKENS = 500_000  # that one evaluation reads: long sequences would take all the time
+# As usual in masked and causal language modelling: a shorter memory than AdamW's of squares.
+_BETAS, _WEIGHT_DECAY = (0.9, 0.98), 0.01
+_WARM_UP = 16  # one in so many steps
 _LINES = 200  # of the training curve, each the mean over a stretch of steps
 
 
@@ -76,15 +84,15 @@ class Curves:
 
 def train(
     material: Material,
-    mix: Mix,
+    mixture: Objectives,
     *,
-    recipe: Recipe,
+    settings: Pretraining,
     steps: int,
     world: World,
     state: str | Path | None,
     facts: dict[str, Any],
-    held: tuple[checkpoint.Parts, dict[str, Any]] | None,
-    on_step: Callable[[int, int, float], None] | None,
+    held: tuple[checkpoint.TensorsByPart, dict[str, Any]] | None,
+    on_step: OnStep | None,
 ) -> Curves:
     """Train body and objectives in place.
 
@@ -101,29 +109,33 @@ def train(
     a run that goes on takes the steps that the killed one would have taken.
     """
     body, device = material.body.to(world.device), world.device
-    mix.to(device)
-    whole = nn.ModuleDict({"body": body, "mix": mix})
-    optimizer = _optimizer(whole, recipe)
+    mixture.to(device)
+    whole = nn.ModuleDict({"body": body, "mixture": mixture})
+    optimizer = ScheduledAdamW(
+        [(list(whole.parameters()), settings.learning_rate or 0.0)],
+        weight_decay=_WEIGHT_DECAY,
+        betas=_BETAS,
+        fused=True,
+    )
+    warm_up = max(1, steps // _WARM_UP)
     curves, first = Curves(), 1
     if held is not None:
         first = 1 + _restore(whole, optimizer, curves, *held)
-    windows = _windows(material, recipe, world, (first - 1) * world.size + world.rank)
-    every = max(1, steps // recipe.evaluations)
+    windows = _windows(material, settings, world, (first - 1) * world.size + world.rank)
+    every = max(1, steps // settings.evaluations)
     if held is None:
-        curves.held_out.append({"step": 0, **evaluate(material, mix, recipe, device)})
+        curves.held_out.append({"step": 0, **evaluate(material, mixture, settings, device)})
     for step in range(first, steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = (recipe.learning_rate or 0.0) * _schedule(step - 1, steps)
         batch = next(windows)
         for _ in range(world.size - 1):  # the other processes' batches
             next(windows)
         whole.train()
         found = _step(
             material,
-            mix,
+            mixture,
             batch,
-            precision=recipe.precision,
-            seed=_draws(recipe.seed, step, world.rank),
+            precision=settings.precision,
+            seed=draw_seed(settings.random_state, step, world.rank, bits=63),
             device=device,
         )
         _share(whole, found, world)
@@ -132,16 +144,14 @@ def train(
                 f"the loss is {found['loss']} at step {step} of {steps}: pass a lower "
                 "learning_rate, or precision='fp32'; nothing was written for this step"
             )
-        nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.descend(schedule((step - 1) / steps, step / warm_up))
         curves.note(step, found)
         if step == min(_TRIED, steps) and world.size == 1:
-            _check_heard(mix, curves, step)
+            _check_heard(mixture, curves, step)
         if step % every == 0 or step == steps:
-            told = evaluate(material, mix, recipe, device)
+            told = evaluate(material, mixture, settings, device)
             curves.held_out.append({"step": step, **told})
-        last = step == steps or step % recipe.checkpoint_steps == 0
+        last = step == steps or step % settings.checkpoint_steps == 0
         if state is not None and world.rank == 0 and (last or step % every == 0):
             _save(state, whole, optimizer, curves, {**facts, "step": step})
         if on_step:
@@ -149,9 +159,9 @@ def train(
     return curves
 
 
-def _check_heard(mix: Mix, curves: Curves, step: int) -> None:
+def _check_heard(mixture: Objectives, curves: Curves, step: int) -> None:
     """Refuse to go on where an objective has had nothing to learn from: 0 would look perfect."""
-    for name in mix.terms:
+    for name in mixture.members:
         if not any(term == name or term.startswith(f"{name}.") for term in curves.train):
             raise InputError(
                 f"the objective {name!r} found nothing to learn from in {step} batches: its "
@@ -160,38 +170,22 @@ def _check_heard(mix: Mix, curves: Curves, step: int) -> None:
             )
 
 
-def _optimizer(whole: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    decay = [p for p in whole.parameters() if p.ndim > 1]
-    plain = [p for p in whole.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate or 0.0, betas=(0.9, 0.98), fused=True)
-
-
-def _schedule(step: int, steps: int) -> float:
-    """A sixteenth of the steps warms up, then a cosine falls to 0."""
-    warmup = max(1, steps // 16)
-    return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def _windows(material: Material, recipe: Recipe, world: World, skip: int) -> Iterator[list[Window]]:
+def _windows(
+    material: Material, settings: Pretraining, world: World, skip: int
+) -> Iterator[list[Window]]:
     return endless(
         material.train,
-        context=recipe.shape.context,
+        context=settings.shape.context,
         framing=material.framing,
-        budget=recipe.batch_tokens,
-        seed=recipe.seed,
+        budget=settings.batch_tokens,
+        seed=settings.random_state,
         skip=skip,
     )
 
 
-def _draws(*numbers: int) -> int:
-    """Return a seed for one step of one process."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 def _step(
     material: Material,
-    mix: Mix,
+    mixture: Objectives,
     batch: list[Window],
     *,
     precision: str,
@@ -201,24 +195,21 @@ def _step(
     """Set the gradients of all objectives; return the weighted loss and every term."""
     total = 0.0
     found = {"loss": 0.0}
-    for place, (name, term) in enumerate(mix.terms.items()):
-        generator = torch.Generator().manual_seed(_draws(seed, place))
+    for place, (name, term) in enumerate(mixture.members.items()):
+        generator = torch.Generator().manual_seed(draw_seed(seed, place, bits=63))
         prepared = term.prepare(batch, material, generator)
         if prepared is None:
             continue
-        with _drawing(_draws(seed, place), device):
+        with _drawing(draw_seed(seed, place, bits=63), device):
             with _cast(precision, device):
                 terms = term(material.body, _to(prepared, device))
             # One objective after the other: only one graph is in memory at a time.
-            loss = torch.stack([mix.weight(name, n) * value for n, value in terms.items()]).sum()
+            terms = mixture.named(name, terms)
+            loss = mixture.total(terms)
             loss.backward()
         total += float(loss.detach())
-        found.update((_name(name, n, terms), float(v.detach())) for n, v in terms.items())
+        found |= {each: float(value.detach()) for each, value in terms.items()}
     return {**found, "loss": total}
-
-
-def _name(objective: str, term: str, terms: dict[str, Tensor]) -> str:
-    return objective if list(terms) == ["loss"] else f"{objective}.{term}"
 
 
 @contextmanager
@@ -254,46 +245,43 @@ def _share(whole: nn.Module, found: dict[str, float], world: World) -> None:
 
 @torch.inference_mode()
 def evaluate(
-    material: Material, mix: Mix, recipe: Recipe, device: torch.device
+    material: Material, mixture: Objectives, settings: Pretraining, device: torch.device
 ) -> dict[str, float]:
     """Return the weighted loss and every term on the sequences kept apart, always cut alike.
 
     Nothing where these are too short or too few for every objective: 0 would look perfect.
     """
     told: dict[str, list[tuple[float, int]]] = {}  # each with the number of windows
-    weights: dict[str, float] = {}
-    for place, batch in enumerate(held_out_batches(material, recipe)):
-        for number, (name, term) in enumerate(mix.terms.items()):
-            seed = _draws(recipe.seed, place, number)
+    for place, batch in enumerate(held_out_batches(material, settings)):
+        for number, (name, term) in enumerate(mixture.members.items()):
+            seed = draw_seed(settings.random_state, place, number, bits=63)
             prepared = term.prepare(batch, material, torch.Generator().manual_seed(seed))
             if prepared is None:
                 continue
-            mix.eval()
+            mixture.eval()
             material.body.train(term.keeps_dropout)
-            with _drawing(seed, device), _cast(recipe.precision, device):
+            with _drawing(seed, device), _cast(settings.precision, device):
                 terms = term(material.body, _to(prepared, device))
-            for each, value in terms.items():
-                key = _name(name, each, terms)
-                told.setdefault(key, []).append((float(value), len(batch)))
-                weights[key] = mix.weight(name, each)
+            for each, value in mixture.named(name, terms).items():
+                told.setdefault(each, []).append((float(value), len(batch)))
     means = {
         name: sum(value * size for value, size in values) / sum(size for _, size in values)
         for name, values in told.items()
     }
     if not means:
         return {}
-    loss = sum(weights[name] * value for name, value in means.items())
+    loss = sum(mixture.weight(name) * value for name, value in means.items())
     return {"loss": round(loss, 5), **{name: round(value, 5) for name, value in means.items()}}
 
 
-def held_out_batches(material: Material, recipe: Recipe) -> Iterator[list[Window]]:
+def held_out_batches(material: Material, settings: Pretraining) -> Iterator[list[Window]]:
     """Return windows of the sequences kept apart, always the same; of very many tokens a part."""
     batches = one_pass(
         material.held_out,
-        context=recipe.shape.context,
+        context=settings.shape.context,
         framing=material.framing,
-        budget=recipe.batch_tokens,
-        rng=np.random.default_rng(recipe.seed + 1),
+        budget=settings.batch_tokens,
+        rng=np.random.default_rng(settings.random_state + 1),
     )
     seen = 0
     for batch in batches:
@@ -306,7 +294,7 @@ def held_out_batches(material: Material, recipe: Recipe) -> Iterator[list[Window
 
 @torch.inference_mode()
 def accuracy(
-    material: Material, term: TokenTerm, recipe: Recipe, device: torch.device
+    material: Material, term: TokenObjective, settings: Pretraining, device: torch.device
 ) -> tuple[float, float]:
     """Share of held-out tokens guessed rightly, by the model and by the commonest token.
 
@@ -315,8 +303,8 @@ def accuracy(
     """
     right, targets = 0, []
     material.body.eval()
-    for place, batch in enumerate(held_out_batches(material, recipe)):
-        generator = torch.Generator().manual_seed(_draws(recipe.seed, place))
+    for place, batch in enumerate(held_out_batches(material, settings)):
+        generator = torch.Generator().manual_seed(draw_seed(settings.random_state, place, bits=63))
         prepared = term.prepare(batch, material, generator)
         if prepared is None:
             continue
@@ -350,7 +338,7 @@ def _restore(
     whole: nn.Module,
     optimizer: torch.optim.Optimizer,
     curves: Curves,
-    parts: checkpoint.Parts,
+    parts: checkpoint.TensorsByPart,
     facts: dict[str, Any],
 ) -> int:
     """Take a checkpoint over; return its step."""

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from onevec.encoders.batches import Window
 from onevec.encoders.body import Body, Material, mean_of
-from onevec.encoders.settings import Recipe
-from onevec.encoders.terms import Prepared, Term
+from onevec.encoders.settings import Pretraining
+from onevec.encoders.terms import Prepared, PretrainingObjective
 from onevec.objectives.base import Context, Objective
 from onevec.objectives.contrastive import InfoNCE
 from onevec.objectives.succession import NextSequence, SequenceOrder
 from onevec.ragged import Ragged
 
 
-class PairTerm(Term):
+class PairObjective(PretrainingObjective):
     """An objective on the mean vectors of two parts of a sequence, each encoded by itself.
 
     Parts that are encoded apart share no context, so one does not give the other away.
@@ -31,7 +31,12 @@ class PairTerm(Term):
         super().__init__()
         self.objective = self.made(**options)
 
-    def build(self, body: Body, recipe: Recipe) -> None:
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the constructor's keyword arguments."""
+        return self.objective.options
+
+    def build(self, body: Body, settings: Pretraining) -> None:
         """Build the objective for vectors of the body."""
         self.objective.build(body.dim, body.dim)
 
@@ -77,7 +82,7 @@ class PairTerm(Term):
         return self.objective.weight(term)
 
 
-class Contrastive(PairTerm):
+class CropPairs(PairObjective):
     """Tell from a crop which other crop of the batch is of the same sequence.
 
     Two crops of a quarter to half of the sequence each, drawn independently. Windows of the same
@@ -109,7 +114,7 @@ class Contrastive(PairTerm):
         return first, second
 
 
-class ContrastiveDropout(Contrastive):
+class DropoutPairs(CropPairs):
     """Tell a sequence under one dropout mask from the others under another (SimCSE).
 
     Parameters
@@ -134,7 +139,7 @@ class ContrastiveDropout(Contrastive):
         return tokens, tokens
 
 
-class _Halves(PairTerm):
+class _Halves(PairObjective):
     option_names = ("hidden",)
 
     def parts(self, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from onevec.encoders import attention
 from onevec.errors import InputError, MissingExtraError
+from onevec.train.settings import Rule, Settings, count, number, one_of, share, switch
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -19,18 +21,8 @@ SIZES: dict[str, dict[str, Any]] = {  # about 1, 12 and 115 million weights besi
 }
 
 
-def check_known(kind: type, given: Mapping[str, Any], command: str) -> None:
-    """Refuse a setting that a dataclass of settings does not have, with one sentence."""
-    known = [each.name for each in fields(kind)]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise InputError(
-            f"got setting {unknown[0]!r}, which {command} does not know: it has {', '.join(known)}"
-        )
-
-
 @dataclass(frozen=True)
-class Recipe:
+class Pretraining(Settings):
     """The settings of one pretraining run; the defaults are the benchmark's recipe.
 
     Parameters
@@ -38,9 +30,9 @@ class Recipe:
     size : {"tiny", "small", "base"}
         Settles ``layers``, ``dim``, ``heads``, ``context`` and ``learning_rate`` where they are
         not given.
-    objectives : str, or mapping of name to weight or (weight, options), optional
-        Entries of `PRETRAINING`, such as ``"masked=1,contrastive=0.1"``. Default: masked, or
-        next_token with ``causal``.
+    objective : str, or mapping of name to weight or (weight, options), optional
+        Entries of `onevec.encoders.table.PRETRAINING`, such as ``"masked=1,crops=0.1"``. Default:
+        masked, or next_token with ``causal``.
     causal : bool
         A transformer that reads from left to right (Llama's layers) in place of ModernBERT's.
     tokenizer : str
@@ -51,7 +43,7 @@ class Recipe:
     mask : float
         Share of the tokens that masked modelling hides.
     dropout : float, optional
-        Default: 0, or 0.1 with the objective "contrastive_dropout".
+        Default: 0, or 0.1 with the objective "simcse".
     batch_tokens : int
         Tokens of a step, padding included.
     steps : int, optional
@@ -66,6 +58,8 @@ class Recipe:
         How often the held-out loss is taken.
     checkpoint_steps : int
         Steps between two writes of the checkpoint.
+    random_state : int
+        Seed of every draw.
     threads : int, optional
         Of the CPU; part of what decides the weights' last digits.
     device : str, optional
@@ -73,7 +67,7 @@ class Recipe:
     """
 
     size: str = "tiny"
-    objectives: Any = None
+    objective: Any = None
     causal: bool = False
     tokenizer: str = "auto"
     vocab_size: int = 4_096
@@ -92,21 +86,53 @@ class Recipe:
     held_out: float = 0.05
     evaluations: int = 10
     checkpoint_steps: int = 500
-    seed: int = 0
+    random_state: int = 0
     threads: int | None = None
     device: str | None = None
 
+    kind = "pretraining"
+    rules: ClassVar[dict[str, Rule]] = Settings.rules | {
+        "size": one_of(*SIZES),
+        "causal": switch(),
+        "vocab_size": count(8),
+        "kmer": count(1),
+        "layers": count(1),
+        "dim": count(1),
+        "heads": count(1),
+        "context": count(8),
+        "mask": share(),
+        "batch_tokens": count(1),
+        "learning_rate": number(),
+        "save_dtype": one_of("float32", "float16", "bfloat16"),
+        "checkpoint_steps": count(1),
+        "device": (lambda value: value is None or Settings.rules["device"][0](value),
+                   Settings.rules["device"][1]),
+    }  # fmt: skip
+
+    def completed(self) -> Self:
+        """Return the same with what the size settles."""
+        given = SIZES.get(self.size, {}).items()
+        return replace(self, **{k: v for k, v in given if getattr(self, k) is None})
+
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Recipe:
-        """Return checked settings, with those of the size filled in."""
-        check_known(cls, settings, "pretrain")
-        recipe = cls(**settings)
-        if recipe.size not in SIZES:
-            raise InputError(f"got size={recipe.size!r}: choose from {', '.join(SIZES)}")
-        given = SIZES[recipe.size].items()
-        recipe = replace(recipe, **{k: v for k, v in given if getattr(recipe, k) is None})
-        recipe.check()
-        return recipe
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Make settings from keyword arguments, with those of the size filled in."""
+        made = super().of(options)
+        together = (
+            (
+                made.tokenizer != "bpe" or made.vocab_size >= 261,
+                "vocab_size",
+                "at least 261 with bpe: 256 bytes and 5 special tokens",
+            ),
+            (made.shape.dim % (2 * made.shape.heads) == 0, "dim", "a multiple of 2 x heads"),
+            (made.batch_tokens >= made.shape.context, "batch_tokens", "at least the context"),
+        )
+        for holds, name, rule in together:
+            if not holds:
+                raise InputError(
+                    f"got {cls.kind} {name}={getattr(made, name)!r}: it must be {rule}"
+                )
+        return made
 
     @property
     def shape(self) -> Shape:
@@ -117,46 +143,6 @@ class Recipe:
             heads=self.heads or 0,
             context=self.context or 0,
         )
-
-    def check(self) -> None:
-        """Raise `InputError` for settings that cannot work."""
-        shape, rate = self.shape, self.learning_rate or 0.0
-        rules = (
-            (self.precision in ("fp32", "bf16"), "precision", "fp32 or bf16"),
-            (self.save_dtype in _DTYPES, "save_dtype", " or ".join(_DTYPES)),
-            (0 < self.mask < 1, "mask", "between 0 and 1"),
-            (self.dropout is None or 0 <= self.dropout < 1, "dropout", "at least 0 and below 1"),
-            (0 < self.held_out < 1, "held_out", "between 0 and 1"),
-            (self.steps is None or self.steps > 0, "steps", "at least 1"),
-            (rate > 0, "learning_rate", "above 0"),
-            (self.evaluations > 0, "evaluations", "at least 1"),
-            (self.checkpoint_steps > 0, "checkpoint_steps", "at least 1"),
-            (shape.layers > 0, "layers", "at least 1"),
-            (shape.context >= 8, "context", "at least 8"),
-            (self.kmer > 0, "kmer", "at least 1"),
-            (self.vocab_size >= 8, "vocab_size", "at least 8"),
-            (
-                self.tokenizer != "bpe" or self.vocab_size >= 261,
-                "vocab_size",
-                "at least 261 with bpe: 256 bytes and 5 special tokens",
-            ),
-            (self.threads is None or self.threads > 0, "threads", "at least 1"),
-            (0 <= self.seed < 2**32, "seed", "at least 0 and below 2^32"),
-            (_is_device(self.device), "device", "cpu, cuda or such as cuda:1"),
-            (shape.dim > 0 < shape.heads, "dim", "and heads at least 1"),
-            (shape.dim % (2 * max(1, shape.heads)) == 0, "dim", "a multiple of 2 x heads"),
-            (self.batch_tokens >= shape.context, "batch_tokens", "at least the context"),
-        )
-        for holds, name, rule in rules:
-            if not holds:
-                raise InputError(f"got {name}={getattr(self, name)!r}: it must be {rule}")
-
-
-def _is_device(name: str | None) -> bool:
-    return name is None or str(name).split(":", maxsplit=1)[0] in ("cpu", "cuda")
-
-
-_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -197,3 +183,14 @@ def backbone(
         "global_attn_every_n_layers": 1,  # contexts are short: every layer sees all of it
     }
     return ModernBertConfig(**settings, **ids)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what makes the weights, for the manifest."""
+    found = {}
+    for name in ("onevec", "torch", "transformers", "tokenizers", "sentence-transformers", "peft"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # some are optional
+            continue
+    return found

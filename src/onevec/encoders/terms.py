@@ -13,15 +13,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from onevec.encoders.batches import Window
 from onevec.encoders.body import Body, Material, corrupt
-from onevec.encoders.settings import Recipe, Shape, backbone
+from onevec.encoders.settings import Pretraining, Shape, backbone
 from onevec.encoders.text import TextBody
 from onevec.errors import InputError
+from onevec.objectives.base import Loss
 from onevec.objectives.common import check_count, check_positive, contrast
 
 Prepared = dict[str, Tensor]
 
 
-class Term(nn.Module, ABC):
+class PretrainingObjective(Loss, ABC):
     """One objective of pretraining: prepares a batch, then gives named terms of the loss.
 
     All draws are made in `prepare`, on the CPU, so that the device decides none of them.
@@ -34,16 +35,13 @@ class Term(nn.Module, ABC):
         Which corpora it takes: "text", "frames".
     keeps_dropout : bool
         Whether dropout stays on where the held-out loss is taken.
-    option_names : tuple of str
-        The constructor's keyword arguments.
     """
 
     causal: bool | None = None
     kinds: tuple[str, ...] = ("text", "frames")
     keeps_dropout: bool = False
-    option_names: tuple[str, ...] = ()
 
-    def build(self, body: Body, recipe: Recipe) -> None:
+    def build(self, body: Body, settings: Pretraining) -> None:
         """Make parameters that suit the body; most have none."""
 
     @abstractmethod
@@ -56,12 +54,8 @@ class Term(nn.Module, ABC):
     def forward(self, body: Body, prepared: Prepared) -> dict[str, Tensor]:
         """Return named terms, scalars to minimise."""
 
-    def weight(self, term: str) -> float:
-        """Return the weight of a term within the objective."""
-        return 1.0
 
-
-class TokenTerm(Term):
+class TokenObjective(PretrainingObjective):
     """Cross entropy of guessing tokens, or clusters of frames."""
 
     @abstractmethod
@@ -76,7 +70,7 @@ class TokenTerm(Term):
         return {"loss": cross_entropy(logits.float(), targets)}
 
 
-class Masked(TokenTerm):
+class MaskedModelling(TokenObjective):
     """Guess hidden tokens, or the clusters of hidden spans of frames, from those around them.
 
     References
@@ -86,9 +80,9 @@ class Masked(TokenTerm):
 
     causal = False
 
-    def build(self, body: Body, recipe: Recipe) -> None:
-        """Take the share to hide from the recipe."""
-        self.rate = recipe.mask
+    def build(self, body: Body, settings: Pretraining) -> None:
+        """Take the share to hide from the settings."""
+        self.rate = settings.mask
 
     def prepare(
         self, windows: Sequence[Window], material: Material, generator: torch.Generator
@@ -112,7 +106,7 @@ class Masked(TokenTerm):
         return body.guess(states[prepared["picked"]]), prepared["targets"]
 
 
-class NextToken(TokenTerm):
+class NextToken(TokenObjective):
     """Guess each token, or the cluster of each frame, from those before it.
 
     References
@@ -146,7 +140,7 @@ class NextToken(TokenTerm):
         return body.guess(states[prepared["asked"]]), prepared["targets"]
 
 
-class ReplacedTokens(Term):
+class ReplacedTokens(PretrainingObjective):
     """Tell which tokens a small masked model replaced (ELECTRA).
 
     The generator is the transformer at ``share`` of its width; its embeddings, in and out, are
@@ -181,17 +175,17 @@ class ReplacedTokens(Term):
         """Return the weight of a term within the objective."""
         return self.balance if term == "discriminator" else 1.0
 
-    def build(self, body: Body, recipe: Recipe) -> None:
+    def build(self, body: Body, settings: Pretraining) -> None:
         """Make the generator, and the discriminator's head."""
         from transformers import ModernBertModel
 
-        shape = recipe.shape
+        shape = settings.shape
         heads = max(1, round(self.share * shape.heads))
         width = shape.dim // shape.heads * heads
         small = Shape(layers=shape.layers, dim=width, heads=heads, context=shape.context)
         ids = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"))
         config: Any = backbone(small, 1, {"pad_token_id": 0, **ids}, causal=False, dropout=0.0)
-        self.rate = recipe.mask
+        self.rate = settings.mask
         self.narrow = nn.Linear(shape.dim, width)
         self.generator = ModernBertModel(config)
         self.widen = nn.Sequential(nn.Linear(width, shape.dim), nn.GELU(), nn.LayerNorm(shape.dim))
@@ -240,7 +234,7 @@ def draw_from(
     return drawn.clamp(max=logits.shape[1] - 1)
 
 
-class PredictiveCoding(Term):
+class PredictiveCoding(PretrainingObjective):
     """Pick the token that comes k steps later among those of other places (CPC).
 
     InfoNCE of ``(W_k c_t) · (P e_{t+k}) / √size``: ``c`` are the transformer's states, ``e`` what
@@ -274,7 +268,7 @@ class PredictiveCoding(Term):
         """Return the weight of a term within the objective."""
         return 1 / self.steps
 
-    def build(self, body: Body, recipe: Recipe) -> None:
+    def build(self, body: Body, settings: Pretraining) -> None:
         """Make a linear map per step, and one for what comes."""
         self.predict = nn.ModuleList(
             nn.Linear(body.dim, self.size, bias=False) for _ in range(self.steps)

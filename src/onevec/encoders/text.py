@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onevec.encoders.batches import Flat, FlatWriter, Window
-from onevec.encoders.body import Batch, Body, Mask, Material, States, pad
+from onevec.encoders.batches import FlatTokens, TokenWriter, Window
+from onevec.encoders.body import Body, Mask, Material, PaddedBatch, States, pad
 from onevec.encoders.corpus import Corpus, sequences_of
-from onevec.encoders.settings import Recipe, backbone
+from onevec.encoders.settings import Pretraining, backbone
 from onevec.encoders.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SPECIAL = len(SPECIAL_TOKENS)
 class TextBody(Body):
     """ModernBERT (Warner et al. 2024), or with ``causal`` Llama's layers, with tied embeddings."""
 
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, dropout: float):
+    def __init__(self, settings: Pretraining, tokenizer: PreTrainedTokenizerFast, dropout: float):
         super().__init__()
         from transformers import LlamaForCausalLM, ModernBertForMaskedLM
 
@@ -40,10 +40,10 @@ class TextBody(Body):
             "cls_token_id": start,
             "sep_token_id": end,
         }
-        self.dim, self.guesses, self.causal = recipe.shape.dim, len(tokenizer), recipe.causal
-        made = LlamaForCausalLM if recipe.causal else ModernBertForMaskedLM
+        self.dim, self.guesses, self.causal = settings.shape.dim, len(tokenizer), settings.causal
+        made = LlamaForCausalLM if settings.causal else ModernBertForMaskedLM
         self.network: Any = made(
-            backbone(recipe.shape, self.guesses, ids, causal=recipe.causal, dropout=dropout)  # type: ignore[arg-type]
+            backbone(settings.shape, self.guesses, ids, causal=settings.causal, dropout=dropout)  # type: ignore[arg-type]
         )
 
     @property
@@ -76,28 +76,28 @@ class Text(Material):
     framing = 2
 
     def __init__(
-        self, corpus: Corpus, recipe: Recipe, dropout: float, tokenizer: str | None = None
+        self, corpus: Corpus, settings: Pretraining, dropout: float, tokenizer: str | None = None
     ):
         if tokenizer is not None:  # a run that goes on
-            self.tokenizer = load_tokenizer(tokenizer, recipe.shape.context)
+            self.tokenizer = load_tokenizer(tokenizer, settings.shape.context)
         else:
             self.tokenizer = train_tokenizer(
                 lambda: sequences_of(corpus.train),
-                recipe.tokenizer,
-                vocab_size=recipe.vocab_size,
-                kmer=recipe.kmer,
-                context=recipe.shape.context,
+                settings.tokenizer,
+                vocab_size=settings.vocab_size,
+                kmer=settings.kmer,
+                context=settings.shape.context,
             )
         self.train = self._encode(corpus, "train")
         self.held_out = self._encode(corpus, "held_out")
         self.about = {"vocabulary": len(self.tokenizer)}
         self._ids = special_ids(self.tokenizer)
-        self.body = body = TextBody(recipe, self.tokenizer, dropout)
+        self.body = body = TextBody(settings, self.tokenizer, dropout)
         self._network = body.network
 
-    def _encode(self, corpus: Corpus, part: str) -> Flat:
+    def _encode(self, corpus: Corpus, part: str) -> FlatTokens:
         dataset = getattr(corpus, part)
-        writer = FlatWriter(corpus.folder / f"{part}.ids", np.int32)
+        writer = TokenWriter(corpus.folder / f"{part}.ids", np.int32)
         for texts in _in_groups(sequences_of(dataset)):
             found = self.tokenizer.backend_tokenizer.encode_batch_fast(
                 texts, add_special_tokens=False
@@ -106,7 +106,7 @@ class Text(Material):
                 writer.append(np.array(each.ids, dtype=np.int32))
         return writer.close(dataset["row"][:])
 
-    def collate(self, windows: Sequence[Window]) -> Batch:
+    def collate(self, windows: Sequence[Window]) -> PaddedBatch:
         """Put each window between [CLS] and [SEP], and pad."""
         first, start, end, _ = self._ids
         edges = torch.tensor([start]), torch.tensor([end])
@@ -114,7 +114,7 @@ class Text(Material):
         inputs = pad(framed, first)
         lengths = torch.tensor([len(row) for row in framed])[:, None]
         place = torch.arange(inputs.shape[1])
-        return Batch(
+        return PaddedBatch(
             inputs=inputs,
             attention=place < lengths,
             content=(place > 0) & (place < lengths - 1),
@@ -132,7 +132,7 @@ class Text(Material):
             picked[row, place] = True
         return picked, torch.rand(content.shape, generator=generator)
 
-    def noise(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def noise(self, batch: PaddedBatch, generator: torch.Generator) -> Tensor:
         """Draw from the vocabulary, special tokens left out."""
         size = len(self.tokenizer)
         shape = batch.inputs.shape

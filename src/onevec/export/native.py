@@ -48,7 +48,7 @@ def _as_is(pooled: Columns, sequences: Program) -> Columns:
 
 
 @dataclass(frozen=True)
-class Part:
+class PoolPlan:
     """What a block needs of the chain.
 
     Attributes
@@ -77,44 +77,46 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().double().numpy()
 
 
-def _mean(pooler: Any, x: Columns, tokens: Program) -> Part:
-    return Part(x)
+def _mean(pooler: Any, x: Columns, tokens: Program) -> PoolPlan:
+    return PoolPlan(x)
 
 
-def _maximum(columns: Columns, tokens: Program, bound: np.ndarray) -> Part:
+def _maximum(columns: Columns, tokens: Program, bound: np.ndarray) -> PoolPlan:
     """Shift above 0: tokens that are left out have weight 0, and 0 must not be the maximum."""
     width = len(bound)
     shifted = tokens.add(nn.Identity, columns.map(np.eye(width), bound + 1))
-    return Part(shifted, lambda pooled, _: pooled.map(np.eye(width), -bound - 1), maximum=True)
+    return PoolPlan(shifted, lambda pooled, _: pooled.map(np.eye(width), -bound - 1), maximum=True)
 
 
-def _max(pooler: Any, x: Columns, tokens: Program) -> Part:
+def _max(pooler: Any, x: Columns, tokens: Program) -> PoolPlan:
     return _maximum(x, tokens, x.bound(1))
 
 
-def _min(pooler: Any, x: Columns, tokens: Program) -> Part:
+def _min(pooler: Any, x: Columns, tokens: Program) -> PoolPlan:
     turned = -np.eye(len(x.bias))
     part = _maximum(x.map(turned), tokens, x.bound(1))
-    return Part(part.columns, lambda pooled, to: part.finish(pooled, to).map(turned), maximum=True)
+    return PoolPlan(
+        part.columns, lambda pooled, to: part.finish(pooled, to).map(turned), maximum=True
+    )
 
 
-def _random_projection(pooler: RandomProjection, x: Columns, tokens: Program) -> Part:
+def _random_projection(pooler: RandomProjection, x: Columns, tokens: Program) -> PoolPlan:
     features = x.map(_array(pooler.matrix).T)
     bound = features.bound(1)
     if pooler.nonlinearity != "none":
         kind = {"relu": nn.ReLU, "tanh": nn.Tanh}[pooler.nonlinearity]
         features = tokens.add(kind, features)
-    return Part(features) if pooler.reduce == "mean" else _maximum(features, tokens, bound)
+    return PoolPlan(features) if pooler.reduce == "mean" else _maximum(features, tokens, bound)
 
 
-def _idf(pooler: IDF, x: Columns, tokens: Program) -> Part:
-    return Part(x, weights=(_array(pooler.weight),))
+def _idf(pooler: IDF, x: Columns, tokens: Program) -> PoolPlan:
+    return PoolPlan(x, weights=(_array(pooler.weight),))
 
 
-def _sif(pooler: SIF, x: Columns, tokens: Program) -> Part:
+def _sif(pooler: SIF, x: Columns, tokens: Program) -> PoolPlan:
     # A second time with weight 1, so that the sum is divided by the number of tokens.
     weight = _array(pooler.weight)
-    return Part(x, weights=(weight, np.ones_like(weight)))
+    return PoolPlan(x, weights=(weight, np.ones_like(weight)))
 
 
 def _squares(w: Columns, bound: np.ndarray, program: Program) -> Columns:
@@ -136,7 +138,7 @@ def _squares(w: Columns, bound: np.ndarray, program: Program) -> Columns:
     return made.map(np.hstack([6 * (_USUAL / 2.999) ** 2 * one, 6 / unit**2 * one, beyond, beyond]))
 
 
-def _covariance(pooler: Covariance, x: Columns, tokens: Program) -> Part:
+def _covariance(pooler: Covariance, x: Columns, tokens: Program) -> PoolPlan:
     basis = _array(pooler.basis)
     rank = basis.shape[1]
     far = x.map(basis.T, -_array(pooler.mean) @ basis)
@@ -158,10 +160,10 @@ def _covariance(pooler: Covariance, x: Columns, tokens: Program) -> Part:
         means = _squares(both[count:].map(pairs), bound, sequences)
         return both[:count].plus(means.map(-products))
 
-    return Part(stacked([moments, z]), finish)
+    return PoolPlan(stacked([moments, z]), finish)
 
 
-def _attention(pooler: Attention, x: Columns, tokens: Program) -> Part:
+def _attention(pooler: Attention, x: Columns, tokens: Program) -> PoolPlan:
     standard = _standard(pooler, x)
     scorer = pooler.scorer
     hidden = tokens.add(nn.Tanh, _dense(scorer.hidden, standard))
@@ -177,11 +179,11 @@ def _attention(pooler: Attention, x: Columns, tokens: Program) -> Part:
     # What was pooled, over its length: the constant column is then 1 up to 1 / 2 10^6.
     back = constant * np.eye(width, width + 1)
     pooled = tokens.add(nn.GLU, values, gates)
-    return Part(pooled, lambda found, _: found.map(back), normalise=True)
+    return PoolPlan(pooled, lambda found, _: found.map(back), normalise=True)
 
 
-def _deep_sets(pooler: DeepSets, x: Columns, tokens: Program) -> Part:
-    return Part(
+def _deep_sets(pooler: DeepSets, x: Columns, tokens: Program) -> PoolPlan:
+    return PoolPlan(
         _step(pooler, pooler.before, x, tokens),
         lambda pooled, sequences: _step(pooler, pooler.after, pooled, sequences),
     )
@@ -201,7 +203,7 @@ def _dense(layer: nn.Linear, x: Columns) -> Columns:
     return x.map(_array(layer.weight), _array(layer.bias))
 
 
-NATIVE: dict[str, Callable[[Any, Columns, Program], Part]] = {
+NATIVE: dict[str, Callable[[Any, Columns, Program], PoolPlan]] = {
     "mean": _mean,
     "max": _max,
     "min": _min,
@@ -226,7 +228,7 @@ class Chain:
     modes : tuple of str
         Of `Pooling`.
     weights : tuple of arrays
-        See `Part`.
+        See `PoolPlan`.
     width : int
         Columns of a token that are pooled.
     matrix, bias : arrays

@@ -48,7 +48,36 @@ class Context:
     teachers: tuple[Float[Tensor, "seqs teacher"], ...] = ()
 
 
-class Objective(nn.Module, ABC):
+class Loss(nn.Module):
+    """Named terms to minimise, each with a weight.
+
+    The objectives of learned poolers, of pretraining and of fine-tuning are losses, and so is a
+    `onevec.objectives.Mixture` of them. The constructor keeps each option under the option's
+    name, and `option_names` lists them.
+
+    Attributes
+    ----------
+    option_names : tuple of str
+        The constructor's keyword arguments.
+    """
+
+    option_names: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Return the constructor's keyword arguments (those that fitting settles, too)."""
+        return {name: getattr(self, name) for name in self.option_names}
+
+    def weight(self, term: str) -> float:
+        """Return the weight of a term in the `total`."""
+        return 1.0
+
+    def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Return the loss to minimise: the weighted sum of the terms."""
+        return torch.stack([self.weight(name) * term for name, term in terms.items()]).sum()
+
+
+class Objective(Loss, ABC):
     """A map from the vectors of a batch to named terms, each a scalar to minimise.
 
     An objective is built in two steps: ``Objective(**options)``, then ``fit(sample, dim)``, which
@@ -66,8 +95,7 @@ class Objective(nn.Module, ABC):
     draw meets which row.
 
     A subclass writes `_terms` and, where it has parameters or learns something, `_build` and
-    `_learn`. Its constructor keeps each option under the option's name, and `option_names` lists
-    them.
+    `_learn`.
 
     Attributes
     ----------
@@ -80,8 +108,6 @@ class Objective(nn.Module, ABC):
         Which optional parts of the `Context` it reads: "statistics", "teachers", "whole".
     least_views : int
         How many views it takes at least.
-    option_names : tuple of str
-        The constructor's keyword arguments.
     token_dim, dim : int
         Dimensions of token vectors and of vectors; 0 until `fit` or `build`.
     """
@@ -90,14 +116,8 @@ class Objective(nn.Module, ABC):
     future: bool = False
     needs: tuple[str, ...] = ()
     least_views: int = 2
-    option_names: tuple[str, ...] = ()
     token_dim: int = 0
     dim: int = 0
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Return the constructor's keyword arguments (those that fitting settles, too)."""
-        return {name: getattr(self, name) for name in self.option_names}
 
     def build(self, token_dim: int, dim: int, *, statistics: int = 0) -> Self:
         """Make parameters and buffers for tokens of ``token_dim`` and vectors of ``dim``.
@@ -149,14 +169,6 @@ class Objective(nn.Module, ABC):
         # for any term, or a view is not read, the trainer's backward pass finds its way.
         nothing = torch.stack([vectors[:0].sum().float() for vectors in outputs]).sum()
         return {name: term + nothing for name, term in terms.items()}
-
-    def weight(self, term: str) -> float:
-        """Return the weight of a term in the `total`."""
-        return 1.0
-
-    def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Return the loss to minimise: the weighted sum of the terms."""
-        return torch.stack([self.weight(name) * term for name, term in terms.items()]).sum()
 
     def _check(self, outputs: Vectors, context: Context) -> None:
         name = type(self).__name__

@@ -5,23 +5,89 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor, nn
 
 from onevec.errors import InputError, make_named
-from onevec.objectives.base import Context, Objective, Vectors
+from onevec.objectives.base import Context, Loss, Objective, Vectors
 from onevec.objectives.table import OBJECTIVES
 from onevec.ragged import Ragged
+from onevec.weights import read_weights
 
-Part = float | Sequence[Any]  # a weight, or (weight, options)
-
-
-def _make(name: str, options: Mapping[str, Any]) -> Objective:
-    return make_named("objective", name, OBJECTIVES, options)
+Weighted = float | Sequence[Any]  # a weight, or (weight, options)
+Member = TypeVar("Member", bound=Loss)
 
 
-def weight_and_options(name: str, part: Any) -> tuple[float, Mapping[str, Any]]:
+class Mixture(Loss, Generic[Member]):
+    """Entries of a table of objectives, each with a weight.
+
+    The one mixture of learned poolers, pretraining and fine-tuning, each with a table of its own.
+    A term is called like its objective, ``masked``, and where that has several
+    ``vicreg.variance``; its weight is that of its objective times that within it.
+
+    Parameters
+    ----------
+    parts : str, or mapping of name to weight or (weight, options)
+        Such as ``"info_nce=1,vicreg=0.1"`` or ``{"info_nce": 1.0, "vicreg": (0.5, {"covariance":
+        2.0})}``. A name alone weighs 1.
+    table : mapping of str to class
+        What the names are entries of.
+
+    Raises
+    ------
+    InputError
+        If a name is not in the table, an option is not the objective's, or a weight is not
+        finite and above 0.
+    """
+
+    option_names = ("parts",)
+
+    def __init__(self, parts: str | Mapping[str, Weighted], table: Mapping[str, type[Member]]):
+        super().__init__()
+        given = read_weights(parts, "objective") if isinstance(parts, str) else parts
+        if not isinstance(given, Mapping) or not given:
+            raise InputError(
+                f"got objective={parts!r}: pass a name, text such as {_example(table)!r}, or a "
+                "mapping of names to weights"
+            )
+        found = {name: _weight_and_options(name, part) for name, part in given.items()}
+        self.weights = {name: weight for name, (weight, _) in found.items()}
+        self.objectives = nn.ModuleDict(
+            {
+                name: make_named("objective", name, table, options)
+                for name, (_, options) in found.items()
+            }
+        )
+
+    @property
+    def members(self) -> dict[str, Member]:
+        """The objectives by name."""
+        return cast(dict[str, Member], dict(self.objectives.items()))
+
+    @property
+    def parts(self) -> dict[str, list[Any]]:
+        """Weights and options (those that fitting settles, too), ready for JSON."""
+        return {name: [self.weights[name], each.options] for name, each in self.members.items()}
+
+    def named(self, name: str, terms: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the terms of an objective under the names they have in the mixture."""
+        if list(terms) == ["loss"]:
+            return {name: terms["loss"]}
+        return {f"{name}.{term}": value for term, value in terms.items()}
+
+    def weight(self, term: str) -> float:
+        """Return the weight of a term in the total."""
+        name, _, inner = term.partition(".")
+        return self.weights[name] * self.members[name].weight(inner or "loss")
+
+
+def _example(table: Mapping[str, Any]) -> str:
+    first, second = list(table)[:2]
+    return f"{first}=1,{second}=0.5"
+
+
+def _weight_and_options(name: str, part: Any) -> tuple[float, Mapping[str, Any]]:
     """Read ``weight`` or ``(weight, options)``."""
     weight, options = part if isinstance(part, list | tuple) and len(part) == 2 else (part, {})
     if not isinstance(weight, Real) or not isinstance(options, Mapping):
@@ -34,28 +100,15 @@ def weight_and_options(name: str, part: Any) -> tuple[float, Mapping[str, Any]]:
     return float(weight), options
 
 
-def read_parts(
-    spec: str | Mapping[str, Any], what: str, rule: str
-) -> dict[str, tuple[float, Mapping[str, Any]]]:
-    """Read text or a mapping as weight and options by name; ``rule`` ends the error's sentence."""
-    parts = read_weights(spec) if isinstance(spec, str) else spec
-    if not isinstance(parts, Mapping) or not parts:
-        raise InputError(f"got {what}={spec!r}: {rule}")
-    return {name: weight_and_options(name, part) for name, part in parts.items()}
+class WeightedSum(Objective):
+    """A `Mixture` of objectives on vectors, as one objective.
 
-
-class Mixture(Objective):
-    """A weighted sum of objectives.
-
-    Its terms are the parts' terms, named like ``vicreg.variance``; a term's weight is that of its
-    part times that within its part. It is ordered, predicts the future and needs parts of the
-    context where any of its parts does.
+    It is ordered, predicts the future and needs parts of the context where any of its parts does.
 
     Parameters
     ----------
-    parts : mapping of name to weight, or to (weight, options)
-        Names of the table `OBJECTIVES`, for instance
-        ``{"info_nce": 1.0, "vicreg": (0.5, {"covariance": 2.0})}``.
+    parts : str, or mapping of name to weight or (weight, options)
+        Entries of the table `OBJECTIVES`, as `Mixture` reads them.
 
     References
     ----------
@@ -64,61 +117,48 @@ class Mixture(Objective):
 
     option_names = ("parts",)
 
-    def __init__(self, parts: Mapping[str, Part]):
+    def __init__(self, parts: str | Mapping[str, Weighted]):
         super().__init__()
-        if not parts:
-            raise InputError("Mixture got no parts: pass at least one objective's name")
-        found = {name: weight_and_options(name, part) for name, part in parts.items()}
-        self.weights = {name: weight for name, (weight, _) in found.items()}
-        self.objectives = nn.ModuleDict(
-            {name: _make(name, options) for name, (_, options) in found.items()}
-        )
-        members = self.members.values()
-        self.ordered = any(part.ordered for part in members)
-        self.future = any(part.future for part in members)
-        self.needs = tuple(dict.fromkeys(name for part in members for name in part.needs))
-        self.least_views = max(part.least_views for part in members)
-
-    @property
-    def members(self) -> dict[str, Objective]:
-        """The objectives by name."""
-        return dict(self.objectives.items())  # type: ignore[arg-type]
+        self.mixture: Mixture[Objective] = Mixture(parts, OBJECTIVES)
+        members = self.mixture.members.values()
+        self.ordered = any(each.ordered for each in members)
+        self.future = any(each.future for each in members)
+        self.needs = tuple(dict.fromkeys(name for each in members for name in each.needs))
+        self.least_views = max(each.least_views for each in members)
 
     @property
     def parts(self) -> dict[str, list[Any]]:
         """Weights and options (those that fitting settles, too), ready for JSON."""
-        return {name: [self.weights[name], part.options] for name, part in self.members.items()}
+        return self.mixture.parts
 
     def weight(self, term: str) -> float:
         """Return the weight of a term in the total."""
-        name, inner = term.split(".", 1)
-        return self.weights[name] * self.members[name].weight(inner)
+        return self.mixture.weight(term)
 
     def _build(self, token_dim: int, dim: int, statistics: int) -> None:
-        for part in self.members.values():
-            part.build(token_dim, dim, statistics=statistics)
+        for each in self.mixture.members.values():
+            each.build(token_dim, dim, statistics=statistics)
 
     def _learn(self, sample: Ragged, random_state: int) -> None:
-        # Each part as it would be alone: its parameters do not depend on the other parts.
-        for part in self.members.values():
-            part.fit(sample, self.dim, random_state=random_state)
+        # Each as it would be alone: its parameters do not depend on the others.
+        for each in self.mixture.members.values():
+            each.fit(sample, self.dim, random_state=random_state)
 
     def _terms(self, outputs: Vectors, context: Context) -> dict[str, Tensor]:
-        return {
-            f"{name}.{term}": value
-            for name, part in self.members.items()
-            for term, value in part(outputs, context).items()
-        }
+        found: dict[str, Tensor] = {}
+        for name, each in self.mixture.members.items():
+            found |= self.mixture.named(name, each(outputs, context))
+        return found
 
 
-def make_objective(spec: str | Mapping[str, Part]) -> Objective:
-    """Make an objective from its name, or several with weights from a mapping.
+def make_objective(spec: str | Mapping[str, Weighted]) -> Objective:
+    """Make an objective from its name, or several with weights.
 
     Parameters
     ----------
     spec : str, or mapping of name to weight or (weight, options)
         A name of the table `OBJECTIVES` gives that objective with its defaults. A mapping, also
-        of one entry, gives a `Mixture`; so does text such as ``"vicreg=0.5,info_nce=1"``.
+        of one entry, gives a `WeightedSum`; so does text such as ``"vicreg=0.5,info_nce=1"``.
 
     Raises
     ------
@@ -126,27 +166,6 @@ def make_objective(spec: str | Mapping[str, Part]) -> Objective:
         If a name is not in the table, an option is not the objective's, or a weight is not
         finite and above 0.
     """
-    if isinstance(spec, str):
-        return Mixture(read_weights(spec)) if "=" in spec or "," in spec else _make(spec, {})
-    if not isinstance(spec, Mapping):
-        raise InputError(
-            f"got objective={spec!r}: pass a name, or a mapping of names to weights such as "
-            '{"vicreg": 0.5, "info_nce": 1.0}'
-        )
-    return Mixture(spec)
-
-
-def read_weights(text: str) -> dict[str, float]:
-    """Read ``name=weight,name=weight``; a name alone weighs 1."""
-    found = {}
-    for part in text.split(","):
-        name, _, weight = (word.strip() for word in part.partition("="))
-        if name in found:
-            raise InputError(f"got objective {name!r} twice in {text!r}: give it one weight")
-        try:
-            found[name] = float(weight or 1)
-        except ValueError as error:
-            raise InputError(
-                f"objective {name!r} got the weight {weight!r}: write NAME=NUMBER,NAME=NUMBER"
-            ) from error
-    return found
+    if isinstance(spec, str) and not set("=,") & set(spec):
+        return make_named("objective", spec, OBJECTIVES, {})
+    return WeightedSum(spec)

@@ -1,4 +1,8 @@
-"""The table of objectives: one line each."""
+"""The table of objectives of learned poolers: one line each.
+
+An idea has one name here and in the tables of `onevec.encoders.table`: "masked" hides tokens
+whether a pooler, a fresh encoder or a given one learns from it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "vicreg": VICReg,
     "cpc": CPC,
     "held_out_statistics": HeldOutStatistics,
-    "masked_tokens": MaskedTokens,
+    "masked": MaskedTokens,
     "next_sequence": NextSequence,
     "sequence_order": SequenceOrder,
     "autoencoder": Autoencoder,

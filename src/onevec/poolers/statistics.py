@@ -95,7 +95,7 @@ def standardised_moments(
     return torch.cat(moments, dim=1)
 
 
-class Moments(Pooler):
+class StandardisedMoments(Pooler):
     """Standardised moments: skewness (3), excess kurtosis (4): (seqs, len(orders) dim).
 
     Biased estimates, as `scipy.stats.skew` and `scipy.stats.kurtosis` by default. A dimension
@@ -108,7 +108,9 @@ class Moments(Pooler):
         super().__init__()
         self.orders = [int(order) for order in orders]
         if not self.orders or min(self.orders) < 3:
-            raise InputError(f"Moments got orders={orders}: pass whole numbers of 3 or more")
+            raise InputError(
+                f"StandardisedMoments got orders={orders}: pass whole numbers from 3 on"
+            )
 
     def _build(self, dim: int) -> int:
         return len(self.orders) * dim

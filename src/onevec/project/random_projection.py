@@ -39,7 +39,7 @@ def johnson_lindenstrauss_dim(n_samples: int, eps: float = 0.1) -> int:
     return max(1, int(johnson_lindenstrauss_min_dim(n_samples, eps=eps)))
 
 
-class RandomProjection(Projection):
+class RandomMatrixProjection(Projection):
     """Base of the projections ``y = x matrix`` with a random matrix.
 
     The matrices are scikit-learn's. Entries have mean 0 and variance ``1 / n_components``, so
@@ -88,7 +88,7 @@ class RandomProjection(Projection):
         return self.matrix_, np.zeros(self.matrix_.shape[1])
 
 
-class RademacherProjection(RandomProjection):
+class RademacherProjection(RandomMatrixProjection):
     """Random signs: every entry is ``+-1 / sqrt(n_components)`` with equal chance.
 
     Parameters
@@ -110,7 +110,7 @@ class RademacherProjection(RandomProjection):
         return _sparse(width, 1.0, self.random_state)
 
 
-class SparseProjection(RandomProjection):
+class SparseProjection(RandomMatrixProjection):
     """Sparse random signs: ``sqrt(s / n_components) {+1, 0, -1}`` with ``s = 1 / density``.
 
     The chances are ``density / 2``, ``1 - density`` and ``density / 2``: 1/6, 2/3 and 1/6 at the
@@ -149,7 +149,7 @@ class SparseProjection(RandomProjection):
         return _sparse(width, density, self.random_state)
 
 
-class GaussianProjection(RandomProjection):
+class GaussianProjection(RandomMatrixProjection):
     """Random normal entries of mean 0 and variance ``1 / n_components``.
 
     Parameters

@@ -35,14 +35,14 @@ class Chunk:
 
 
 @dataclass
-class Source:
+class RowSource:
     """An input: its chunks, and how many rows it has if that is known beforehand."""
 
     chunks: Iterator[Chunk]
     total: int | None = None
 
 
-def with_columns(source: Source, ids: Any, metadata: Any) -> Iterator[Chunk]:
+def with_columns(source: RowSource, ids: Any, metadata: Any) -> Iterator[Chunk]:
     """Add the columns that the user gave beside the input."""
     columns: dict[str, Any] = {}
     if metadata is not None:

@@ -12,6 +12,7 @@ from onevec.errors import InputError
 from onevec.ragged import Ragged
 from onevec.tokens.batches import Tokens, as_tokens
 from onevec.tokens.store import TokenStore
+from onevec.weights import read_weights
 
 # Beside the last hidden state at weight 1. Measured on 15 stacks: last and middle +7.1 points over
 # the mean, worst 0.0, where the last alone has +4.8, worst -0.3; but -4.0 on one unseen encoder.
@@ -112,10 +113,7 @@ def _weights(asked: Any, stored: list[int], depth: int | None, current: int) -> 
     if isinstance(asked, Mapping):
         given = {_hashable(name): weight for name, weight in asked.items()}
     elif isinstance(asked, str):
-        given = {}
-        for entry in asked.split(","):
-            name, _, number = entry.partition("=")
-            given[name.strip()] = _weight(number, entry) if number else None
+        given = read_weights(asked, "layer", None)
     else:
         several = isinstance(asked, Sequence | Set) or np.ndim(asked) > 0
         given = {_hashable(name): None for name in (asked if several else [asked])}

@@ -16,7 +16,7 @@ import torch
 
 from onevec.errors import InputError
 from onevec.ragged import Ragged
-from onevec.tokens.chunks import Chunk, Source, numbered, with_columns
+from onevec.tokens.chunks import Chunk, RowSource, numbered, with_columns
 from onevec.tokens.layout import is_store
 from onevec.tokens.lines import Broken, tolerant_csv, tolerant_lines
 from onevec.tokens.store import TokenStore
@@ -49,7 +49,7 @@ def open_source(
     ids: Sequence[Any] | None = None,
     metadata: Any = None,
     broken: Broken | None = None,
-) -> Source:
+) -> RowSource:
     """Recognise the input and read it lazily.
 
     Parameters
@@ -84,7 +84,7 @@ def open_source(
     return source
 
 
-def _open_object(data: Any, column: str | None, id_column: str | None) -> Source:
+def _open_object(data: Any, column: str | None, id_column: str | None) -> RowSource:
     kind, home = type(data).__name__, type(data).__module__.split(".")[0]
     if home == "pandas" and kind == "DataFrame":
         data = from_pandas(data)
@@ -93,7 +93,7 @@ def _open_object(data: Any, column: str | None, id_column: str | None) -> Source
     if isinstance(data, pa.Table):
         batches = data.to_batches(max_chunksize=_ROWS)
         pick = choose_columns(_names(data.schema), column, id_column)
-        return Source(_from_batches(batches, *pick), data.num_rows)
+        return RowSource(_from_batches(batches, *pick), data.num_rows)
     if home == "datasets":
         return _open_dataset(data, column, id_column)
     if column is not None or id_column is not None:
@@ -109,7 +109,7 @@ def _open_object(data: Any, column: str | None, id_column: str | None) -> Source
             "OneVec().fit(...), or its folder where a path is asked"
         )
     if isinstance(data, Ragged):
-        return Source(_slices(data, len(data)), len(data))
+        return RowSource(_slices(data, len(data)), len(data))
     if isinstance(data, np.ndarray | torch.Tensor):
         return _open_array(data)
     if isinstance(data, dict) or data is None or isinstance(data, int | float | bytes):
@@ -118,13 +118,13 @@ def _open_object(data: Any, column: str | None, id_column: str | None) -> Source
             f"({KNOWN_FORMATS})"
         )
     if isinstance(data, Sequence):
-        return Source(_slices(data, len(data)), len(data))
+        return RowSource(_slices(data, len(data)), len(data))
     if isinstance(data, Iterable):
-        return Source(_from_rows(iter(data)))
+        return RowSource(_from_rows(iter(data)))
     raise InputError(f"got a {kind} as sequences: pass a list, a table or a path to a file")
 
 
-def _open_array(data: np.ndarray | torch.Tensor) -> Source:
+def _open_array(data: np.ndarray | torch.Tensor) -> RowSource:
     if isinstance(data, np.ndarray) and data.dtype.kind not in "fiuOU":
         raise InputError(f"got an array of dtype {data.dtype}: pass numbers or text")
     if data.ndim < 2 and not (isinstance(data, np.ndarray) and data.dtype.kind in "OU"):
@@ -134,7 +134,7 @@ def _open_array(data: np.ndarray | torch.Tensor) -> Source:
         )
     if isinstance(data, np.ndarray) and data.dtype.kind in "OU":
         data = data.tolist()  # type: ignore[assignment]
-    return Source(_slices(data, len(data)), len(data))
+    return RowSource(_slices(data, len(data)), len(data))
 
 
 def _slices(data: Any, total: int) -> Iterator[Chunk]:
@@ -151,7 +151,7 @@ def _from_rows(rows: Iterator[Any]) -> Iterator[Chunk]:
 
 def _open_file(
     path: Path, column: str | None, id_column: str | None, broken: Broken | None
-) -> Source:
+) -> RowSource:
     if not path.exists():
         raise InputError(
             f"there is no file {path}: pass a path that exists ({KNOWN_FORMATS}); a single "
@@ -168,22 +168,24 @@ def _open_file(
         if column is not None or id_column is not None:
             raise InputError(f"{path} has no columns: leave column and id_column out")
         read = _read_text if ending in _TEXT else partial(_read_fasta, broken=broken)
-        return Source(_from_lines(path, zipped, read, broken))
+        return RowSource(_from_lines(path, zipped, read, broken))
     if ending in _JSONL:
-        return Source(_from_records(_read_jsonl(path, zipped, broken), column, id_column, broken))
+        return RowSource(
+            _from_records(_read_jsonl(path, zipped, broken), column, id_column, broken)
+        )
     if ending in _CSV and broken is not None:
         rows = _read_tolerant_csv(path, zipped, _CSV[ending], broken)
-        return Source(_from_records(rows, column, id_column, broken))
+        return RowSource(_from_records(rows, column, id_column, broken))
     if ending in _CSV:
         names, batches = read_csv(path, _CSV[ending])
         pick = choose_columns(names, column, id_column, path)
-        return Source(_from_batches(batches, *pick))
+        return RowSource(_from_batches(batches, *pick))
     if ending in (".npy", ".npz") and not zipped:
         return _open_numpy(path)
     if ending in (".parquet", *_ARROW) and not zipped:
         schema, total, batches = (read_parquet if ending == ".parquet" else read_arrow)(path, _ROWS)
         pick = choose_columns(_names(schema), column, id_column, path)
-        return Source(_from_batches(batches, *pick, broken), total)
+        return RowSource(_from_batches(batches, *pick, broken), total)
     raise InputError(f"cannot tell the format of {path} from its ending: use {KNOWN_FORMATS}")
 
 
@@ -247,17 +249,17 @@ def _from_batches(
         start += batch.num_rows
 
 
-def _open_dataset(data: Any, column: str | None, id_column: str | None) -> Source:
+def _open_dataset(data: Any, column: str | None, id_column: str | None) -> RowSource:
     if isinstance(data, dict):
         raise InputError(
             f"got a DatasetDict with the splits {', '.join(map(str, data))}: pass one of them"
         )
     if type(data).__name__.startswith("Iterable"):  # streamed
-        return Source(_from_records(iter(data), column, id_column))
+        return RowSource(_from_records(iter(data), column, id_column))
     pick = choose_columns(_names(data.features.arrow_schema), column, id_column, "the data set")
     table = data.with_format("arrow")
     parts = (table[first : first + _ROWS] for first in range(0, len(data), _ROWS))
-    return Source(_from_batches(iterate_table(parts), *pick), len(data))
+    return RowSource(_from_batches(iterate_table(parts), *pick), len(data))
 
 
 def _from_records(
@@ -401,7 +403,7 @@ def _read_jsonl(path: Path, zipped: bool, broken: Broken | None) -> Iterator[dic
             yield record if is_object else {"sequence": record}
 
 
-def _open_numpy(path: Path) -> Source:
+def _open_numpy(path: Path) -> RowSource:
     with reading(path, "NumPy"):
         if path.suffix.lower() == ".npy":
             return _open_array(_mapped(path))
@@ -411,7 +413,7 @@ def _open_numpy(path: Path) -> Source:
                 values = torch.from_numpy(archive["values"])
                 lengths = torch.from_numpy(archive["lengths"].astype(np.int64))
                 return _open_object(Ragged(values, lengths), None, None)
-    return Source(_from_archive(path, names), len(names))
+    return RowSource(_from_archive(path, names), len(names))
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Training poolers without labels. Read ``loop.py``: it is the one loop."""
+"""Training without labels: the loop, the optimizer, the settings. Start with ``loop.py``."""
 
-from onevec.train.loop import train
+from onevec.train.poolers import train
 from onevec.train.settings import Trained, Training
 
 __all__ = ["Trained", "Training", "train"]

@@ -1,4 +1,4 @@
-"""How a learned pooler is trained, and what training says of itself."""
+"""The settings that every training has, those of a learned pooler, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from onevec.errors import InputError
 from onevec.files import check_target
@@ -15,9 +15,119 @@ from onevec.views import VIEWS, Views
 
 STEPS = {"quick": 100, "standard": 400, "thorough": 1_500}
 
+Rule = tuple[Callable[[Any], bool], str]  # whether a value will do, and what it must be
+
+
+def count(least: int, optional: bool = False) -> Rule:
+    """Ask for a whole number."""
+
+    def holds(value: Any) -> bool:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        return (optional and value is None) or (whole and int(value) >= least)
+
+    return holds, f"a whole number of at least {least}" + (" or None" if optional else "")
+
+
+def number(zero: bool = False, optional: bool = False) -> Rule:
+    """Ask for a finite number above 0, or with ``zero`` of at least 0."""
+
+    def holds(value: Any) -> bool:
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        fits = real and (0 < float(value) < math.inf or (zero and value == 0))
+        return fits or (optional and value is None)
+
+    what = "a number of 0 or more" if zero else "a number above 0"
+    return holds, what + (" or None" if optional else "")
+
+
+def share(zero: bool = False, optional: bool = False) -> Rule:
+    """Ask for a number between 0 and 1."""
+    holds, _ = number(zero, optional)
+    what = "at least 0 and below 1" if zero else "between 0 and 1"
+    return lambda value: holds(value) and (value is None or value < 1), what
+
+
+def one_of(*names: str) -> Rule:
+    """Ask for one of some words."""
+    words = [f'"{name}"' for name in names]
+    return lambda value: value in names, " or ".join([", ".join(words[:-1]), words[-1]])
+
+
+def switch() -> Rule:
+    """Ask for True or False."""
+    return lambda value: isinstance(value, bool), "True or False"
+
+
+def _is_seed(value: Any) -> bool:
+    return count(0)[0](value) and value < 2**32
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, str) and value.split(":")[0] in ("cpu", "cuda")
+
 
 @dataclass(frozen=True)
-class Training:
+class Settings:
+    """What learned poolers, pretraining and fine-tuning are told alike.
+
+    A subclass adds its own fields, and its own rules to `rules`. A name means the same in all.
+    """
+
+    kind: ClassVar[str]
+    rules: ClassVar[dict[str, Rule]] = {
+        "steps": count(1, optional=True),
+        "batch": count(2),
+        "piece_tokens": count(1),
+        "learning_rate": number(optional=True),
+        "weight_decay": number(zero=True),
+        "dropout": share(zero=True, optional=True),
+        "held_out": share(),
+        "evaluations": count(1),
+        "patience": count(1),
+        "precision": one_of("fp32", "bf16"),
+        "random_state": (_is_seed, "a whole number of at least 0 and below 2^32"),
+        "threads": count(1, optional=True),
+        "device": (_is_device, '"cpu", "cuda" or such as "cuda:1"'),
+        "checkpoint": (lambda value: isinstance(value, str | Path | None), "a path or None"),
+    }
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Make settings from a mapping.
+
+        Raises
+        ------
+        InputError
+            If there is no setting of a name, or a value breaks its rule.
+        """
+        known = [each.name for each in fields(cls)]
+        unknown = sorted(set(options) - set(known), key=str)
+        if unknown:
+            raise InputError(
+                f"got {cls.kind} setting {unknown[0]!r}, which does not exist: there are "
+                f"{', '.join(known)}"
+            )
+        made = cls(**options).completed()
+        for name, value in vars(made).items():
+            holds, rule = made.rules.get(name, (None, ""))
+            if holds and not holds(value):
+                raise InputError(f"got {cls.kind} {name}={value!r}: it must be {rule}")
+        checkpoint = vars(made).get("checkpoint")
+        if checkpoint is not None:
+            check_target(checkpoint, overwrite=True, what="checkpoint")
+        return made
+
+    def completed(self) -> Self:
+        """Return the same with what other settings settle."""
+        return self
+
+
+def _are_views(value: Any) -> bool:
+    return isinstance(value, Views) or (isinstance(value, str) and value in ("auto", *VIEWS))
+
+
+@dataclass(frozen=True)
+class Training(Settings):
     """How a learned pooler is trained.
 
     Parameters
@@ -79,73 +189,28 @@ class Training:
     progress: bool = False
     device: str = "cpu"
 
+    kind = "training"
+    rules: ClassVar[dict[str, Rule]] = Settings.rules | {
+        "learning_rate": number(),
+        "views": (_are_views, f"auto, {', '.join(VIEWS)}, or a Views such as Reencoded(...)"),
+        "view_size": count(1, optional=True),
+        "gap": count(0, optional=True),
+        "causal": switch(),
+        "max_seconds": number(optional=True),
+        "teachers": (lambda value: isinstance(value, list | tuple), "a list of token vectors"),
+        "progress": switch(),
+    }
+
     @classmethod
     def of(cls, options: Mapping[str, Any] | Training | None) -> Training:
-        """Make settings from a user's mapping, checked."""
+        """Make settings from what a user passes as ``training``."""
         if isinstance(options, Training):
             options = vars(options)
         if not isinstance(options, Mapping | None):
             raise InputError(
                 f'got training={options!r}: pass a mapping of settings, such as {{"steps": 500}}'
             )
-        unknown = sorted(set(options or ()) - {each.name for each in fields(cls)}, key=str)
-        if unknown:
-            known = ", ".join(each.name for each in fields(cls))
-            raise InputError(f"got training setting {unknown[0]!r}: there are {known}")
-        made = cls(**(options or {}))
-        for name, (holds, rule) in _RULES.items():
-            if not holds(getattr(made, name)):
-                raise InputError(f"got training {name}={getattr(made, name)!r}: it must be {rule}")
-        if made.checkpoint is not None:
-            check_target(made.checkpoint, overwrite=True, what="checkpoint")
-        return made
-
-
-def _count(least: int, optional: bool = False) -> tuple[Callable[[Any], bool], str]:
-    def holds(value: Any) -> bool:
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        return (optional and value is None) or (whole and int(value) >= least)
-
-    return holds, f"a whole number of at least {least}" + (" or None" if optional else "")
-
-
-def _number(zero: bool = False, optional: bool = False) -> tuple[Callable[[Any], bool], str]:
-    def holds(value: Any) -> bool:
-        real = isinstance(value, Real) and not isinstance(value, bool)
-        fits = real and (0 < float(value) < math.inf or (zero and value == 0))
-        return fits or (optional and value is None)
-
-    what = "a number of 0 or more" if zero else "a number above 0"
-    return holds, what + (" or None" if optional else "")
-
-
-def _is_device(value: Any) -> bool:
-    return isinstance(value, str) and value.split(":")[0] in ("cpu", "cuda")
-
-
-def _are_views(value: Any) -> bool:
-    return isinstance(value, Views) or (isinstance(value, str) and value in ("auto", *VIEWS))
-
-
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "steps": _count(1, optional=True),
-    "batch": _count(2),
-    "learning_rate": _number(),
-    "weight_decay": _number(zero=True),
-    "views": (_are_views, f"auto, {', '.join(VIEWS)}, or a Views such as Reencoded(...)"),
-    "view_size": _count(1, optional=True),
-    "gap": _count(0, optional=True),
-    "causal": (lambda value: isinstance(value, bool), "True or False"),
-    "evaluations": _count(1),
-    "patience": _count(1),
-    "max_seconds": _number(optional=True),
-    "piece_tokens": _count(1),
-    "precision": (lambda value: value in ("fp32", "bf16"), '"fp32" or "bf16"'),
-    "device": (_is_device, '"cpu", "cuda" or such as "cuda:1"'),
-    "checkpoint": (lambda value: isinstance(value, str | Path | None), "a path or None"),
-    "teachers": (lambda value: isinstance(value, list | tuple), "a list of token vectors"),
-    "progress": (lambda value: isinstance(value, bool), "True or False"),
-}
+        return super().of(options or {})
 
 
 @dataclass

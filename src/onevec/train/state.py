@@ -5,34 +5,47 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from onevec.objectives import Objective
 from onevec.train import checkpoint
-from onevec.train.head import Head, World
+from onevec.train.optimizer import ScheduledAdamW
 from onevec.train.settings import Trained
+from onevec.train.world import World
 
 
 class Run:
     """A run between its steps.
 
+    Parameters
+    ----------
+    model : nn.Module
+        What is trained, besides the objective.
+    kept : nn.Module
+        What of it outlives the training: the model itself, or a part of it.
+
     Attributes
     ----------
     told : Trained
-        What is said of it.
+        What is said of the run.
     best : dict of str to Tensor
-        State of the poolers at the best score so far.
+        State of ``kept`` at the best score so far.
     """
 
     def __init__(
-        self, head: Head, objective: Objective, optimizer: torch.optim.Optimizer, told: Trained
+        self,
+        model: nn.Module,
+        kept: nn.Module,
+        objective: nn.Module,
+        optimizer: ScheduledAdamW,
+        told: Trained,
     ):
-        self.head, self.objective, self.optimizer, self.told = head, objective, optimizer, told
-        self.best = self._poolers()
+        self.model, self.kept, self.objective = model, kept, objective
+        self.optimizer, self.told = optimizer, told
+        self.best = self.state()
 
-    def _poolers(self) -> dict[str, Tensor]:
-        return {k: v.detach().clone() for k, v in self.head.poolers.state_dict().items()}
+    def state(self) -> dict[str, Tensor]:
+        """Return a copy of the state of what is kept."""
+        return {k: v.detach().clone() for k, v in self.kept.state_dict().items()}
 
     def note(self, step: int, terms: dict[str, float], seen: dict[str, float]) -> None:
         """Write down what was seen at a step."""
@@ -45,7 +58,7 @@ class Run:
         if len(told.history) == 1:
             told.start_score = told.score = score
         elif score > told.score:
-            told.score, told.best_step, self.best = score, step, self._poolers()
+            told.score, told.best_step, self.best = score, step, self.state()
 
     def impatient(self, patience: int) -> str:
         """Say so when the score has not risen for ``patience`` evaluations."""
@@ -54,8 +67,8 @@ class Run:
         return f"{since} evaluations in a row brought no better score" if since >= patience else ""
 
     def conclude(self, steps: int, seconds: float) -> None:
-        """Put the poolers back to their best state, and say what was done in one sentence."""
-        self.head.poolers.load_state_dict(self.best)
+        """Go back to the best state, and say what was done in one sentence."""
+        self.kept.load_state_dict(self.best)
         told = self.told
         told.steps, told.seconds = steps, round(seconds, 1)
         stopped = f"; stopped because {told.stopped}" if told.stopped else ""
@@ -81,7 +94,7 @@ class Run:
             return
         about = {"identity": identity, "step": step, "told": asdict(self.told)}
         parts = {
-            "head": self.head.state_dict(),
+            "model": self.model.state_dict(),
             "objective": self.objective.state_dict(),
             "best": self.best,
             **checkpoint.optimizer_parts(self.optimizer),
@@ -89,16 +102,12 @@ class Run:
         checkpoint.write(path, parts, about)
 
     def resume(self, path: str | Path | None, identity: str, world: World) -> int | None:
-        """Take the state of a file over; return its step, None if there is no file.
-
-        The first process reads it for all.
-        """
-        file = None if path is None or world.rank > 0 else Path(path)
-        content = world.share(file.read_bytes() if file and file.exists() else b"")
-        if not content:
+        """Take the state of a file over; return its step, None if there is no file."""
+        found = checkpoint.read(path, identity, world)
+        if found is None:
             return None
-        parts, about = checkpoint.read(path, content, identity)
-        self.head.load_state_dict(parts["head"])
+        parts, about = found
+        self.model.load_state_dict(parts["model"])
         self.objective.load_state_dict(parts.get("objective", {}))
         self.best = parts["best"]
         checkpoint.restore_optimizer(self.optimizer, parts)

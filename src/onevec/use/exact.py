@@ -23,7 +23,7 @@ _SHORTEST, _LONGEST = 1e-15, 1e15  # rows whose squares fp32 holds
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
-class Source(Protocol):
+class VectorReader(Protocol):
     """Vectors that are read piece by piece."""
 
     def __len__(self) -> int: ...
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 class Rows:
-    """An array as a `Source`."""
+    """An array as a `VectorReader`."""
 
     def __init__(self, vectors: Float[np.ndarray, "rows dim"]):
         self.vectors = vectors
@@ -88,7 +88,7 @@ def in_order(
 
 @np.errstate(over="ignore", invalid="ignore")
 def exact_top(
-    source: Source,
+    source: VectorReader,
     queries: Float[np.ndarray, "queries dim"],
     k: int,
     metric: str,
@@ -102,7 +102,7 @@ def exact_top(
 
     Parameters
     ----------
-    source : Source
+    source : VectorReader
         What is searched.
     queries : ndarray, shape (queries, dim)
         fp32.
@@ -134,7 +134,7 @@ def exact_top(
 class _Search:
     """The arguments of `exact_top`."""
 
-    source: Source
+    source: VectorReader
     queries: Float[np.ndarray, "queries dim"]
     k: int
     metric: str
@@ -211,7 +211,7 @@ def _settled(
 
 
 def rescored(
-    source: Source,
+    source: VectorReader,
     queries: Float[np.ndarray, "queries dim"],
     candidates: Int[np.ndarray, "queries found"],
     k: int,

@@ -17,6 +17,7 @@ from onevec.errors import InputError
 from onevec.poolers import POOLERS, Concat, make_pooler
 from onevec.ragged import Ragged
 from onevec.vector.reduction import MEAN, MEAN_PCA, Recipe
+from onevec.weights import read_weights
 
 # A change here changes every vector.
 BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -218,7 +219,7 @@ def _of_poolers(spec: str) -> Part:
 
 def _named(given: Any) -> dict[str, Any]:
     if isinstance(given, str):
-        return weighted(given, "parts")
+        return read_weights(given, "part")
     if isinstance(given, Mapping):
         return dict(given)
     if isinstance(given, Sequence) and all(isinstance(name, str) for name in given):
@@ -227,20 +228,6 @@ def _named(given: Any) -> dict[str, Any]:
         f'got parts={given!r}: pass names such as ["mean", "rich"], or a mapping of names to '
         "weights"
     )
-
-
-def weighted(text: str, what: str) -> dict[str, float]:
-    """Read ``"a,b=0.6"`` as names with weights, by default 1."""
-    found: dict[str, float] = {}
-    for entry in text.split(","):
-        name, _, number = entry.partition("=")
-        try:
-            found[name.strip()] = float(number) if number else 1.0
-        except ValueError:
-            raise InputError(
-                f"got {what} {entry.strip()!r}: write NAME or NAME=WEIGHT, such as rich=0.6"
-            ) from None
-    return found
 
 
 def _weight(name: str, value: Any) -> float:

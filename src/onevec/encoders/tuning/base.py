@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from onevec.encoders.tuning.settings import Finetuning
 from onevec.encoders.tuning.student import Student
+from onevec.objectives.base import Loss
 from onevec.ragged import Ragged
 
 
 @dataclass(frozen=True)
-class Batch:
+class RawBatch:
     """The raw sequences of a step.
 
     Attributes
@@ -36,11 +37,10 @@ class Batch:
         return torch.Generator().manual_seed(self.seed)
 
 
-class Aim(nn.Module, ABC):
+class FinetuningObjective(Loss, ABC):
     """Something to fine-tune for: adds its gradients and names its terms.
 
-    Its parameters (decoders, heads) are trained with the encoder and dropped at the end. The
-    constructor keeps each option under the option's name, and `option_names` lists them.
+    Its parameters (decoders, heads) are trained with the encoder and dropped at the end.
 
     Attributes
     ----------
@@ -48,20 +48,14 @@ class Aim(nn.Module, ABC):
         Tokens that a sequence needs; shorter ones are left out.
     """
 
-    option_names: tuple[str, ...] = ()
     least: int = 1
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Return the constructor's keyword arguments."""
-        return {name: getattr(self, name) for name in self.option_names}
-
     @abstractmethod
-    def build(self, student: Student, sample: Ragged, settings: Any) -> None:
+    def build(self, student: Student, sample: Ragged, settings: Finetuning) -> None:
         """Make parameters for an encoder; ``sample`` holds raw sequences."""
 
     @abstractmethod
-    def gradients(self, student: Student, batch: Batch, weight: float) -> dict[str, float]:
+    def gradients(self, student: Student, batch: RawBatch, weight: float) -> dict[str, float]:
         """Add the gradients of ``weight`` times the loss; return the named terms."""
 
     def usable(self, raw: Ragged) -> Tensor:

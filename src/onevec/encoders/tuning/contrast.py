@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onevec.encoders.tuning.base import Aim, Batch
+from onevec.encoders.tuning.base import FinetuningObjective, RawBatch
 from onevec.encoders.tuning.layers import ensure_dropout
+from onevec.encoders.tuning.settings import Finetuning
 from onevec.encoders.tuning.student import Student, descend
 from onevec.encoders.tuning.views import ShareCrops, Twice
 from onevec.errors import InputError
@@ -22,7 +23,7 @@ from onevec.views import Prefixes, Spans, Views, take_spans
 _INFO_NCE = {"info_nce": (1.0, {"temperature": 0.05})}
 
 
-class _Contrast(Aim):
+class _Contrast(FinetuningObjective):
     """Two views of the input, each encoded alone, and an objective on their vectors."""
 
     option_names = ("objective",)
@@ -42,7 +43,7 @@ class _Contrast(Aim):
     def _make_views(self, student: Student, sample: Ragged, longest: int) -> Views:
         """Make the views for sequences like those of the sample."""
 
-    def build(self, student: Student, sample: Ragged, settings: Any) -> None:
+    def build(self, student: Student, sample: Ragged, settings: Finetuning) -> None:
         """Fit the objective to the tokens of the untrained encoder."""
         self.views = self._make_views(student, sample, settings.max_length)
         self.least = self.views.least
@@ -52,9 +53,9 @@ class _Contrast(Aim):
                 "have no order: use cpc or spans"
             )
         tokens = student.tokens(sample).to(student.device)
-        self.inner.fit(tokens, student.dim, random_state=settings.seed)
+        self.inner.fit(tokens, student.dim, random_state=settings.random_state)
 
-    def gradients(self, student: Student, batch: Batch, weight: float) -> dict[str, float]:
+    def gradients(self, student: Student, batch: RawBatch, weight: float) -> dict[str, float]:
         """Gradients of a batch of any size, see `descend`."""
         told: dict[str, float] = {}
         generator = batch.generator
@@ -84,7 +85,7 @@ class SimCSE(_Contrast):
     def _make_views(self, student: Student, sample: Ragged, longest: int) -> Views:
         return Twice(longest)
 
-    def build(self, student: Student, sample: Ragged, settings: Any) -> None:
+    def build(self, student: Student, sample: Ragged, settings: Finetuning) -> None:
         """Switch dropout on where it is off."""
         if not ensure_dropout(student.trainee.backbone, settings.dropout):
             raise InputError(
@@ -93,7 +94,7 @@ class SimCSE(_Contrast):
         super().build(student, sample, settings)
 
 
-class Crops(_Contrast):
+class CropContrast(_Contrast):
     """Two contiguous crops of the input, drawn alone; they may overlap.
 
     Giorgi et al. (2021), DeCLUTR; González-Márquez et al. (2025) on crops against dropout.

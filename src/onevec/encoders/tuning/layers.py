@@ -18,7 +18,7 @@ def choose_trained(backbone: nn.Module, layers: Any, rank: int) -> Any:
     backbone : nn.Module
         A transformers model.
     layers : "all", int or "lora"
-        See `Tuning`.
+        See `Finetuning`.
     rank : int
         Of the low-rank additions.
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onevec.encoders.tuning.base import Aim, Batch
+from onevec.encoders.tuning.base import FinetuningObjective, RawBatch
 from onevec.encoders.tuning.heads import Decoder, checkpoint_head
+from onevec.encoders.tuning.settings import Finetuning
 from onevec.encoders.tuning.student import Student, seed_dropout
 from onevec.encoders.tuning.trainee import TextTrainee
 from onevec.encoders.tuning.views import drop_tokens, window
@@ -16,7 +17,7 @@ from onevec.errors import InputError
 from onevec.ragged import Ragged
 
 
-class Denoise(Aim):
+class DecodeWhole(FinetuningObjective):
     """Rebuild the input from the vector of what is left of it (TSDAE).
 
     A transformer decoder of its own reads the vector and the tokens before, and guesses the next
@@ -38,12 +39,12 @@ class Denoise(Aim):
         super().__init__()
         if not 0 < drop < 1 or layers < 1:
             raise InputError(
-                f"denoise got drop={drop}, layers={layers}: drop lies between 0 and 1, layers is "
+                f"denoising got drop={drop}, layers={layers}: drop lies between 0 and 1, layers is "
                 "at least 1"
             )
         self.drop, self.layers = float(drop), int(layers)
 
-    def build(self, student: Student, sample: Ragged, settings: Any) -> None:
+    def build(self, student: Student, sample: Ragged, settings: Finetuning) -> None:
         """Make the decoder."""
         self.longest = settings.max_length
         width = student.trainee.embed(sample[:1]).shape[1]
@@ -51,7 +52,7 @@ class Denoise(Aim):
         self.guess = student.trainee.guesser(width)
         self.to(student.device)
 
-    def gradients(self, student: Student, batch: Batch, weight: float) -> dict[str, float]:
+    def gradients(self, student: Student, batch: RawBatch, weight: float) -> dict[str, float]:
         """Piece by piece: the loss is a mean over tokens."""
         generator = batch.generator
         whole = window(batch.raw[self.usable(batch.raw)], self.longest, generator)
@@ -73,7 +74,7 @@ class Denoise(Aim):
         return {"loss": total, "total": total}
 
 
-class Masked(Aim):
+class ContinuedMaskedModelling(FinetuningObjective):
     """Continued masked modelling: guess hidden tokens from those around them.
 
     With the checkpoint's own head where it has one, which is saved too, else tied to the token
@@ -93,7 +94,7 @@ class Masked(Aim):
             raise InputError(f"masked got rate={rate}: it lies between 0 and 1")
         self.rate = float(rate)
 
-    def build(self, student: Student, sample: Ragged, settings: Any) -> None:
+    def build(self, student: Student, sample: Ragged, settings: Finetuning) -> None:
         """Take the checkpoint's head, or make one."""
         self.longest = settings.max_length
         trainee = student.trainee
@@ -102,7 +103,7 @@ class Masked(Aim):
         self.guess = made or trainee.guesser(trainee.embed(sample[:1]).shape[1])
         self.to(student.device)
 
-    def gradients(self, student: Student, batch: Batch, weight: float) -> dict[str, float]:
+    def gradients(self, student: Student, batch: RawBatch, weight: float) -> dict[str, float]:
         """Piece by piece: the loss is a mean over the hidden tokens."""
         generator = batch.generator
         whole = window(batch.raw, self.longest, generator)

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 
-from onevec.encoders.settings import check_known
 from onevec.errors import InputError
-from onevec.files import check_target
 from onevec.poolers import make_pooler
-from onevec.train.settings import _count, _is_device, _number
+from onevec.train.settings import Rule, Settings, count, number, one_of, share, switch
 
 _RATES = {"lora": 5e-4}  # low-rank matrices start at nothing and bear more
 _RATE = 5e-5
 
 
+def _are_layers(value: Any) -> bool:
+    return value in ("all", "lora") or count(1)[0](value)
+
+
 @dataclass(frozen=True)
-class Tuning:
+class Finetuning(Settings):
     """How an encoder is fine-tuned.
 
     Parameters
     ----------
     objective : str or mapping
-        Entries of `FINETUNING`: a name, ``"crops=1,masked=0.5"``, or a mapping of names to
-        weights or (weight, options).
+        Entries of `onevec.encoders.table.FINETUNING`: a name, ``"crops=1,masked=0.5"``, or a
+        mapping of names to weights or (weight, options).
     layers : "all", int or "lora"
         What is trained: everything, the last so many layers, or low-rank additions to every
         linear map (Hu et al. 2022), which are merged into the weights at the end.
@@ -43,7 +44,7 @@ class Tuning:
         Stop after so long, the rate falling to 0 by then.
     batch : int
         Sequences of a step.
-    chunk_tokens : int
+    piece_tokens : int
         Tokens whose activations are kept at once: a larger batch is gone through twice, piece by
         piece, for the same gradient (Gao et al. 2021).
     max_length : int
@@ -73,10 +74,10 @@ class Tuning:
         Whether the verdict also fits `OneVec` to the encoder before and after.
     precision : {"fp32", "bf16"}
         bf16 runs under autocast.
-    seed : int
+    random_state : int
         Seed of every draw.
     threads : int, optional
-        CPU threads; part of the seed.
+        CPU threads; part of what decides the weights' last digits.
     device : str
         Where to train.
     checkpoint : path, optional
@@ -91,7 +92,7 @@ class Tuning:
     steps: int | None = None
     minutes: float | None = None
     batch: int = 128
-    chunk_tokens: int = 4_096
+    piece_tokens: int = 4_096
     max_length: int = 128
     learning_rate: float | None = None
     head_rate: float = 1e-3
@@ -104,25 +105,33 @@ class Tuning:
     dim: int = 64
     compare: bool = True
     precision: str = "fp32"
-    seed: int = 0
+    random_state: int = 0
     threads: int | None = None
     device: str = "cpu"
     checkpoint: Any = None
 
+    kind = "fine-tuning"
+    rules: ClassVar[dict[str, Rule]] = Settings.rules | {
+        "layers": (_are_layers, '"all", "lora", or how many of the last layers'),
+        "rank": count(1),
+        "pooler": (lambda value: isinstance(value, str), 'text, such as "mean" or "attention"'),
+        "minutes": number(optional=True),
+        "max_length": count(4),
+        "head_rate": number(),
+        "dropout": share(),
+        "keep": one_of("best", "last"),
+        "dim": count(1),
+        "compare": switch(),
+    }
+
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Tuning:
+    def of(cls, options: Mapping[str, Any]) -> Self:
         """Make settings from keyword arguments, checked."""
-        check_known(cls, options, "finetune")
-        made = cls(**options)
-        for name, (holds, rule) in _RULES.items():
-            if not holds(getattr(made, name)):
-                raise InputError(f"got {name}={getattr(made, name)!r}: it must be {rule}")
+        made = super().of(options)
         if made.pooler != "auto":
             make_pooler(made.pooler)  # explains a name that does not exist
         if torch.device(made.device).type == "cuda" and not torch.cuda.is_available():
             raise InputError(f"got device={made.device!r}: this machine has no such device")
-        if made.checkpoint is not None:
-            check_target(made.checkpoint, overwrite=True, what="checkpoint")
         return made
 
     @property
@@ -134,42 +143,3 @@ class Tuning:
         """Return what decides the result, ready for JSON."""
         apart = ("objective", "checkpoint", "minutes", "threads", "device", "compare")
         return {name: value for name, value in vars(self).items() if name not in apart}
-
-
-def _are_layers(value: Any) -> bool:
-    return value in ("all", "lora") or _count(1)[0](value)
-
-
-def _is_seed(value: Any) -> bool:
-    return _count(0)[0](value) and value < 2**32
-
-
-def _share(value: Any) -> bool:
-    return _number()[0](value) and value < 1
-
-
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "layers": (_are_layers, '"all", "lora", or how many of the last layers'),
-    "rank": _count(1),
-    "pooler": (lambda value: isinstance(value, str), 'text, such as "mean" or "attention"'),
-    "steps": _count(1, optional=True),
-    "minutes": _number(optional=True),
-    "batch": _count(2),
-    "chunk_tokens": _count(1),
-    "max_length": _count(4),
-    "learning_rate": _number(optional=True),
-    "head_rate": _number(),
-    "weight_decay": _number(zero=True),
-    "dropout": (_share, "between 0 and 1"),
-    "held_out": (_share, "between 0 and 1"),
-    "evaluations": _count(1),
-    "patience": _count(1),
-    "keep": (lambda value: value in ("best", "last"), '"best" or "last"'),
-    "dim": _count(1),
-    "compare": (lambda value: isinstance(value, bool), "True or False"),
-    "precision": (lambda value: value in ("fp32", "bf16"), '"fp32" or "bf16"'),
-    "seed": (_is_seed, "a whole number of at least 0 and below 2^32"),
-    "threads": _count(1, optional=True),
-    "device": (_is_device, '"cpu", "cuda" or such as "cuda:1"'),
-    "checkpoint": (lambda value: isinstance(value, str | Path | None), "a path or None"),
-}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,13 +14,14 @@ from onevec.encoders.tuning.trainee import Trainee
 from onevec.encoders.tuning.views import window
 from onevec.poolers.concat import split_names
 from onevec.ragged import Ragged
+from onevec.train.batch import draw_seed
 from onevec.vector.blocks import Blocks
 
 _GROUP_TOKENS = 2_048  # of one forward pass: fits the caches of a CPU
 _SMALL = 256  # a group with fewer is not worth a pass of its own
 _PADDING = 0.15  # share of a group's width that its shortest sequence may lack
 
-Loss = Callable[[tuple[Tensor, ...], tuple[Ragged, ...]], Tensor]
+LossOfVectors = Callable[[tuple[Tensor, ...], tuple[Ragged, ...]], Tensor]
 
 
 class Student(nn.Module):
@@ -35,7 +35,7 @@ class Student(nn.Module):
         Raw sequences that poolers learn from before training.
     pooler : str
         Entries of `POOLERS`, ``"mean|std"``.
-    chunk_tokens : int
+    piece_tokens : int
         Tokens whose activations are kept at once.
     precision : {"fp32", "bf16"}
         Of the encoder's forward pass.
@@ -58,7 +58,7 @@ class Student(nn.Module):
         sample: Ragged,
         *,
         pooler: str,
-        chunk_tokens: int,
+        piece_tokens: int,
         precision: str,
         device: str,
         longest: int,
@@ -66,7 +66,7 @@ class Student(nn.Module):
     ):
         super().__init__()
         self.trainee = trainee
-        self.chunk_tokens, self.precision, self.longest = chunk_tokens, precision, longest
+        self.piece_tokens, self.precision, self.longest = piece_tokens, precision, longest
         self.device = torch.device(device)
         self.to(self.device)
         if precision == "bf16":
@@ -83,8 +83,7 @@ class Student(nn.Module):
         """Let the blocks pool on a device."""
         self.poolers.to(device)
         self.blocks.device = device
-        for name in ("shift", "scale", "axes"):
-            setattr(self.blocks, name, getattr(self.blocks, name).to(device))
+        self.blocks.scaler.to(device)
 
     def finished_blocks(self) -> Blocks:
         """The blocks as they were trained, ready for a model of `OneVec`."""
@@ -100,7 +99,7 @@ class Student(nn.Module):
     def groups(self, lengths: Int[Tensor, " seqs"]) -> list[Int[Tensor, " rows"]]:
         """Rows of like length that go through the encoder together; together all of them."""
         order = lengths.argsort(descending=True, stable=True)
-        most = min(_GROUP_TOKENS, self.chunk_tokens)
+        most = min(_GROUP_TOKENS, self.piece_tokens)
         found, first = [], 0
         sizes = lengths[order].tolist()
         for place, size in enumerate(sizes):
@@ -172,12 +171,7 @@ class Student(nn.Module):
                 parameter.copy_(state[name])
 
 
-def draw_seed(*numbers: int) -> int:
-    """Make one seed of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def descend(student: Student, views: tuple[Ragged, ...], loss: Loss, seed: int) -> None:
+def descend(student: Student, views: tuple[Ragged, ...], loss: LossOfVectors, seed: int) -> None:
     """Add to the gradients those of a loss on the vectors of a whole batch.
 
     Where the batch is larger than the memory for activations, it is encoded without them first;
@@ -195,9 +189,9 @@ def descend(student: Student, views: tuple[Ragged, ...], loss: Loss, seed: int) 
         _descend(student, views, loss, seed)
 
 
-def _descend(student: Student, views: tuple[Ragged, ...], loss: Loss, seed: int) -> None:
+def _descend(student: Student, views: tuple[Ragged, ...], loss: LossOfVectors, seed: int) -> None:
     plan = [student.groups(view.lengths) for view in views]
-    at_once = sum(int(view.lengths.sum()) for view in views) <= student.chunk_tokens
+    at_once = sum(int(view.lengths.sum()) for view in views) <= student.piece_tokens
     vectors, tokens = [], []
     with torch.set_grad_enabled(at_once), student.mixed():
         for number, (view, groups) in enumerate(zip(views, plan, strict=True)):

@@ -216,7 +216,7 @@ class TextTrainee(Trainee):
         if blank is None:
             raise InputError(
                 f"the tokenizer of {self.name} has no mask token, which the objective 'masked' "
-                "needs: choose another, such as denoise"
+                "needs: choose another, such as denoising"
             )
         picked = torch.rand(len(raw.values), generator=generator) < rate
         if not bool(picked.any()):  # a mean over none is NaN

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onevec.encoders.tuning.base import FinetuningObjective, RawBatch
 from onevec.encoders.tuning.exam import (
     Answers,
     Comparison,
@@ -22,19 +21,22 @@ from onevec.encoders.tuning.exam import (
     split_rows,
 )
 from onevec.encoders.tuning.layers import choose_trained, merge_additions
-from onevec.encoders.tuning.settings import Tuning
+from onevec.encoders.tuning.settings import Finetuning
 from onevec.encoders.tuning.student import Student
-from onevec.encoders.tuning.table import Aims
 from onevec.encoders.tuning.trainee import FrameTrainee, Trainee, open_trainee
 from onevec.encoders.tuning.verdict import FROZEN, TUNED, Ways, verdict
 from onevec.encoders.tuning.views import window
 from onevec.errors import InputError, OnevecError
 from onevec.judge.halves import Evidence
-from onevec.judge.monitor import Monitor
+from onevec.objectives import Mixture
 from onevec.ragged import Ragged
 from onevec.tokens.adapters import open_encoder
 from onevec.tokens.frozen import Options
 from onevec.tokens.store import made_from
+from onevec.train import checkpoint
+from onevec.train.batch import draw_rows, draw_seed
+from onevec.train.loop import WARM_UP, Task
+from onevec.train.monitor import Monitor
 from onevec.train.state import Run
 
 POOLED = "onevec"  # folder of the trained pooler, as a model of `OneVec`, inside the encoder's
@@ -45,14 +47,15 @@ _CLEARLY = 1.0  # standard errors by which a state must be better than the start
 _WORSE = 1.0  # standard errors by which a model that exists must be better to be kept
 
 
-class Work:
+class Work(Task):
     """All that a run holds."""
 
-    def __init__(self, trainee: Trainee, aims: Aims, given: Tuning):
-        self.trainee, self.aims, self.given = trainee, aims, given
+    def __init__(self, trainee: Trainee, mixture: Mixture[FinetuningObjective], given: Finetuning):
+        self.trainee, self.mixture, self.given = trainee, mixture, given
+        members = mixture.members
         self.raw = trainee.raw
         self.groups = _duplicates(self.raw)
-        train, select, judge = split_rows(self.raw.lengths, given.held_out, given.seed)
+        train, select, judge = split_rows(self.raw.lengths, given.held_out, given.random_state)
         copied = torch.isin(self.groups[train], self.groups[torch.cat([select, judge])])
         self.copies, train = int(copied.sum()), train[~copied]
         if len(select) < _LEAST_HELD_OUT:
@@ -66,10 +69,10 @@ class Work:
                 f"got {len(self.raw)} sequences, and all but {len(train)} are copies of those held "
                 "out to tell whether training helps: pass sequences that differ"
             )
-        shuffled = np.random.default_rng([given.seed, 6]).permutation(train.numpy())
+        shuffled = np.random.default_rng([given.random_state, 6]).permutation(train.numpy())
         self.sample = self.raw[np.sort(shuffled[:_SAMPLE])]
         # What is asked is asked of as much as two vectors can have read.
-        draws = torch.Generator().manual_seed(given.seed)
+        draws = torch.Generator().manual_seed(given.random_state)
         self.known, selecting, judging = (
             window(self.raw[rows], 2 * given.max_length, draws)
             for rows in (np.sort(shuffled[:_KNOWN]), select, judge)
@@ -80,26 +83,27 @@ class Work:
         pooler = trainee.pooling if given.pooler == "auto" else given.pooler
         trainee.specials = trainee.specials and given.pooler == "auto"
         self.student = self._student(trainee, pooler)
-        aims.build(self.student, self.sample, given)
-        self.rows = train[(self.raw.lengths[train] >= aims.least())].numpy()
+        build(mixture, self.student, self.sample, given)
+        least = min(each.least for each in members.values())
+        self.rows = train[(self.raw.lengths[train] >= least)].numpy()
         self.short = len(train) - len(self.rows)
         if len(self.rows) < 2:
             raise InputError(
-                f"{len(self.rows)} of {len(train)} sequences have the {aims.least()} tokens that "
-                f"{' and '.join(aims.members)} needs: choose another objective, such as simcse"
+                f"{len(self.rows)} of {len(train)} sequences have the {least} tokens that "
+                f"{' and '.join(members)} needs: choose another objective, such as simcse"
             )
-        for name, aim in aims.members.items():
-            if int((self.raw.lengths[train] >= aim.least).sum()) < 2:
+        for name, each in members.items():
+            if int((self.raw.lengths[train] >= each.least).sum()) < 2:
                 raise InputError(
-                    f"fewer than 2 sequences have the {aim.least} tokens that the objective "
+                    f"fewer than 2 sequences have the {each.least} tokens that the objective "
                     f"{name!r} needs, so it would learn nothing: leave it out, or choose another, "
                     "such as simcse"
                 )
         began = time.process_time()
-        statistics = InputStatistics(self.known, self.raw.dim == 1, given.seed)
+        statistics = InputStatistics(self.known, self.raw.dim == 1, given.random_state)
         known = self.vectors(self.known)
         self.selecting, self.judging = (
-            HalfExam(part, known, statistics, self.vectors, given.seed)
+            HalfExam(part, known, statistics, self.vectors, given.random_state)
             for part in (selecting, judging)
         )
         self.start = self._selected()
@@ -109,7 +113,7 @@ class Work:
         if given.compare:
             self._aggregate(FROZEN)
         span = max(1, int(np.quantile(self.raw.lengths.numpy(), 0.1)) // 2)
-        self.monitor = Monitor(self.raw, select.numpy(), span, given.seed)
+        self.monitor = Monitor(self.raw, select.numpy(), span, given.random_state)
 
     def _student(self, trainee: Trainee, pooler: str) -> Student:
         given = self.given
@@ -117,11 +121,11 @@ class Work:
             trainee,
             self.sample,
             pooler=pooler,
-            chunk_tokens=given.chunk_tokens,
+            piece_tokens=given.piece_tokens,
             precision=given.precision,
             device=given.device,
             longest=given.max_length,
-            seed=given.seed,
+            seed=given.random_state,
         )
 
     @property
@@ -136,7 +140,7 @@ class Work:
     def _aggregate(self, state: str) -> None:
         given = self.given
         self.ways.add_aggregation(
-            state, self.student, self.judging, self.known, dim=given.dim, seed=given.seed
+            state, self.student, self.judging, self.known, dim=given.dim, seed=given.random_state
         )
 
     def existing(self, out: Path, corpus: Sequence[Any]) -> Answers | None:
@@ -144,7 +148,7 @@ class Work:
         if not out.is_dir():
             return None
         try:
-            there = open_trainee(out, corpus, self.given.seed)
+            there = open_trainee(out, corpus, self.given.random_state)
             there.specials = self.trainee.specials
             same = torch.equal(there.raw.values, self.raw.values)
         except OnevecError:
@@ -169,6 +173,53 @@ class Work:
         plain = self._student(trainee, trainee.pooling)
         return self.judging.answers(lambda raw: plain.vectors(raw).numpy())
 
+    # --- what the loop asks for ---
+
+    def go_on(self, run: Run) -> None:
+        """Set the clocks, to where a run that goes on from a checkpoint left them."""
+        last = run.told.history[-1] if run.told.history else {}
+        self.losses: list[float] = []
+        self.training_seconds = last.get("seconds", 0.0)
+        # Evaluations choose the state, so they belong to what tuning costs.
+        self.looking_seconds = last.get("looking_seconds", self.setup_seconds)
+        self.clock = time.process_time()
+        self.begin = time.perf_counter() - last.get("wall_seconds", 0.0)
+
+    def _lap(self) -> float:
+        """Seconds of this process since the last call."""
+        before, self.clock = self.clock, time.process_time()
+        return self.clock - before
+
+    def progress(self, step: int, steps: int) -> tuple[float, float]:
+        """Return what is over by steps or by the clock, whichever is more."""
+        gone = step / steps
+        if self.given.minutes is not None:
+            gone = max(gone, (time.perf_counter() - self.begin) / (60 * self.given.minutes))
+        # How many steps the minutes hold is not known: the first ones go by their number.
+        return gone, max(gone / WARM_UP, WARM_UP / (step + 1))
+
+    def gradients(self, step: int) -> dict[str, float]:
+        """Encode the views of the step's sequences."""
+        picked = draw_rows(self.rows, self.given.batch, step, self.given.random_state)
+        seed = draw_seed(self.given.random_state, 2, step)
+        batch = RawBatch(self.raw[picked], self.groups[picked], seed)
+        terms = gradients(self.mixture, self.student, batch)
+        self.losses.append(round(terms["total"], 6))
+        return terms
+
+    def look(self) -> dict[str, Any]:
+        """Look at held-out sequences; the losses since the last look stand beside."""
+        self.training_seconds += self._lap()
+        curve = {"seconds": round(self.training_seconds, 2), "losses": self.losses}
+        self.losses = []
+        return self.monitor.look(self.student.vectors) | curve
+
+    def costs(self) -> dict[str, float]:
+        """Return what the evaluations cost, and the time on the wall."""
+        self.looking_seconds += self._lap()
+        wall = time.perf_counter() - self.begin
+        return {"looking_seconds": round(self.looking_seconds, 2), "wall_seconds": round(wall, 2)}
+
     def score(self) -> float:
         """Held-out score of the encoder as it is now, on what selects."""
         return score(self._selected())
@@ -186,8 +237,7 @@ class Work:
     def identity(self, steps: int) -> str:
         """What a checkpoint must share with the run that goes on from it."""
         parts = [self.trainee.fingerprint, self.trainee.corpus_sha256, self.given.state()]
-        text = json.dumps([*parts, self.aims.options, steps], default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return checkpoint.identity([*parts, self.mixture.parts, steps])
 
     def conclude(self, run: Run) -> dict[str, Any]:
         """Judge the state that was kept, and tell."""
@@ -204,7 +254,7 @@ class Work:
             "kind": "fine-tuned encoder",
             "model": self.trainee.name,
             "model_fingerprint": self.trainee.fingerprint,
-            "objective": self.aims.options,
+            "objective": self.mixture.parts,
             "settings": self.given.state() | {"pooler": "|".join(self.student.names)},
             "sequences": len(self.rows),
             "held_out_sequences": len(self.selecting) + len(self.judging),
@@ -226,6 +276,29 @@ class Work:
         }
 
 
+def build(
+    mixture: Mixture[FinetuningObjective], student: Student, sample: Ragged, given: Finetuning
+) -> None:
+    """Build every objective; each as it would be alone."""
+    for each in mixture.members.values():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(given.random_state)
+            each.build(student, sample, given)
+
+
+def gradients(
+    mixture: Mixture[FinetuningObjective], student: Student, batch: RawBatch
+) -> dict[str, float]:
+    """Add every objective's gradients; return the named terms and their weighted ``total``."""
+    told, total = {}, 0.0
+    for number, (name, each) in enumerate(mixture.members.items()):
+        part = RawBatch(batch.raw, batch.groups, draw_seed(batch.seed, number))
+        terms = each.gradients(student, part, mixture.weights[name])
+        total += mixture.weights[name] * terms.pop("total", 0.0)
+        told |= mixture.named(name, terms)
+    return told | {"total": total}
+
+
 def _duplicates(raw: Ragged) -> Tensor:
     """Equal numbers for sequences that are exactly equal."""
     known: dict[bytes, int] = {}
@@ -244,10 +317,10 @@ def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     student, given = work.student, work.given
     tokens = student.tokens(work.known)
     names = student.names
-    mean = Blocks.fit(tokens, {"mean": ("mean", {})}, given.seed)
+    mean = Blocks.fit(tokens, {"mean": ("mean", {})}, given.random_state)
     blocks = student.finished_blocks().merged(mean)
     features = blocks.of(tokens)
-    model = OneVec(given.dim, pooler="|".join(names), random_state=given.seed)
+    model = OneVec(given.dim, pooler="|".join(names), random_state=given.random_state)
     model.n_features_in_, model.training_ = tokens.dim, None
     model.data_ = facts_of(tokens)
     opened = open_encoder(str(folder), "text" if work.raw.dim == 1 else "tokens", Options())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,14 @@ def training_rows(tokens: Tokens, prepared: Prepared) -> Int[np.ndarray, " rows"
     return np.setdiff1d(np.arange(len(tokens)), prepared.rows[prepared.count :])
 
 
+def draw_seed(*numbers: int, bits: Literal[32, 63] = 32) -> int:
+    """Make one seed of several numbers; one of 63 bits fills what `torch.manual_seed` takes."""
+    words = np.random.SeedSequence(numbers).generate_state(
+        1, np.uint64 if bits == 63 else np.uint32
+    )
+    return int(words[0]) >> (bits == 63)
+
+
 def draw_rows(
     rows: Int[np.ndarray, " rows"], batch: int, step: int, random_state: int
 ) -> Int[np.ndarray, " batch"]:
@@ -42,7 +51,7 @@ def draw_rows(
     return np.sort(order[place * batch : (place + 1) * batch])
 
 
-class Offer:
+class BatchMaker:
     """Makes the batch of a step: views and the objectives' `Context`.
 
     Sequences are read a token budget at a time and cut to their views at once: memory follows the
@@ -65,7 +74,8 @@ class Offer:
         teachers: tuple[Tokens, ...],
         random_state: int,
     ):
-        self.tokens, self.views, self.random_state = tokens, views, random_state
+        self.tokens, self.rows, self.views = tokens, rows, views
+        self.random_state = random_state
         self.needs = objective.needs
         self.blocks = prepared.blocks
         self.closed = prepared.closed().blocks
@@ -84,14 +94,16 @@ class Offer:
                 Reduction(Recipe((name,), 0.0, 1.0)).fit(known, _STATISTICS_WIDTH) for name in known
             ]
         if "teachers" in self.needs:
-            self._engage(teachers, prepared, picked)
+            self._fit_teachers(teachers, prepared, picked)
 
     @property
     def statistics_width(self) -> int:
         """Dimensions of the rich statistics."""
         return sum(each.dim_out for each in self.statistics)
 
-    def _engage(self, teachers: tuple[Tokens, ...], prepared: Prepared, picked: np.ndarray) -> None:
+    def _fit_teachers(
+        self, teachers: tuple[Tokens, ...], prepared: Prepared, picked: np.ndarray
+    ) -> None:
         """Fit a reduction to each teacher; without any, the closed-form recipe teaches."""
         if not teachers:
             self.teachers = [(None, Reduction(RICH).fit(prepared.fitted, _TEACHER_WIDTH))]
@@ -106,13 +118,13 @@ class Offer:
             self.teachers.append((teacher, Reduction(mean).fit(known, _TEACHER_WIDTH)))
 
     def _generator(self, step: int) -> torch.Generator:
-        seed = np.random.SeedSequence([self.random_state, 2, step]).generate_state(1)[0]
-        return torch.Generator().manual_seed(int(seed))
+        return torch.Generator().manual_seed(draw_seed(self.random_state, 2, step))
 
-    def batch(
-        self, rows: Int[np.ndarray, " batch"], step: int, device: torch.device
+    def step(
+        self, step: int, batch: int, device: torch.device
     ) -> tuple[tuple[Ragged, Ragged], Context]:
-        """Draw the views of some sequences; those that are too short are left out."""
+        """Draw the sequences of a step and their views; those that are too short are left out."""
+        rows = draw_rows(self.rows, batch, step, self.random_state)
         generator = self._generator(step)
         drawn = self._cut(rows, generator)
         views = drawn.first, drawn.second
@@ -124,7 +136,7 @@ class Offer:
             statistics=tuple(self._statistics(view).to(device) for view in views)
             if "statistics" in self.needs
             else (),
-            teachers=tuple(self._teach(drawn.rows, device)) if len(drawn.rows) else (),
+            teachers=tuple(self._teacher_vectors(drawn.rows, device)) if len(drawn.rows) else (),
         )
         return views, context
 
@@ -158,7 +170,7 @@ class Offer:
         features = self._features(view)
         return torch.from_numpy(np.hstack([each.transform(features) for each in self.statistics]))
 
-    def _teach(self, rows: np.ndarray, device: torch.device) -> Iterator[Tensor]:
+    def _teacher_vectors(self, rows: np.ndarray, device: torch.device) -> Iterator[Tensor]:
         for teacher, reduction in self.teachers:
             if teacher is None:
                 features = self.closed.of(self.tokens, rows, list(reduction.recipe.blocks))
