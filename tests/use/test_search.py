@@ -483,7 +483,7 @@ def test_options_that_faiss_dies_of(options, clustered):
 def test_a_wide_search_through_the_graph_is_not_narrowed(clustered):
     made = Index.build(clustered[0], kind="hnsw", options={"ef_search": 9_000})
     asked = []
-    graph = made._graph_now()._index
+    graph = made._graph_of(made._rows)._index
     search = graph.search
     graph.search = lambda *words, params: asked.append(params) or search(*words, params=params)
     made.search(clustered[0][:2])

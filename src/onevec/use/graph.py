@@ -17,8 +17,10 @@ from jaxtyping import Float, Int
 
 from onevec.errors import InputError, MissingExtraError
 from onevec.use.exact import unit
+from onevec.use.held import Held
 
 _WIDEST = 4_096  # of a filtered search, however few rows the filter lets through
+_DEAD = 0.25  # share of deleted rows from which it is made anew: a search walks through them too
 _CANDIDATES = 10  # at least so many are scored again
 # Option: its default, least and largest value. FAISS dies of one link.
 OPTIONS = {
@@ -129,3 +131,18 @@ class Graph:
 
     def _prepared(self, vectors: np.ndarray) -> np.ndarray:
         return unit(vectors).astype(np.float32) if self.metric == "cosine" else vectors
+
+
+def covering(
+    graph: Graph | None, held: Held, metric: str, options: Mapping[str, int]
+) -> tuple[Graph, bool]:
+    """Return a graph with all rows of a table, perhaps more, and whether anything was added."""
+    if graph is not None:
+        rows = np.union1d(graph.numbers, held.numbers).size
+        graph = None if len(held) < (1 - _DEAD) * rows else graph
+    if graph is None:
+        graph = Graph(metric, options)
+    missing = np.flatnonzero(~np.isin(held.numbers, graph.numbers))
+    if len(missing):
+        graph.add(held.numbers[missing], held.read(missing))
+    return graph, bool(len(missing))

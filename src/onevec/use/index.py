@@ -19,13 +19,12 @@ from onevec.use import database, folder
 from onevec.use.exact import check_metric, exact_top, rescored
 from onevec.use.formats import Vectors, array_of, checked
 from onevec.use.found import Found
-from onevec.use.graph import Graph, check_options, faiss_package
+from onevec.use.graph import Graph, check_options, covering, faiss_package
 from onevec.use.held import Held
 
 KINDS = ("exact", "hnsw")
 FEW = 1_000  # vectors up to which every kind is searched exactly: a graph would win nothing
 SMALL = 10_000, 0.02  # rows, or share of all, up to which a filtered part is searched exactly
-DEAD = 0.25  # share of deleted rows from which a graph is made anew: it walks through them too
 RECALL_AT, RECALL_QUERIES = 10, 256  # the standard error of a recall of 0.95 is then below 0.005
 
 
@@ -50,8 +49,10 @@ class Index:
         self._measured: list[Any] | None = facts["recall"]  # version of the table, recall
         self._graph_sum: str | None = facts["graph"]  # checksum of its file
         self._table, self._path = table, path
+        self._vector_type: Any = table.schema.field("vector").type
         self._graph: Graph | None = None
         self._held: Held | None = None
+        self._lent = False
 
     @classmethod
     def build(
@@ -115,6 +116,7 @@ class Index:
     @property
     def table(self) -> Any:
         """The table as LanceDB's own client has it: versions, further indexes, full text ..."""
+        self._lent = True
         return self._table
 
     @property
@@ -125,11 +127,7 @@ class Index:
     @property
     def dtype(self) -> str:
         """How the vectors are kept."""
-        return str(self._vector_type.value_type.to_pandas_dtype().__name__)
-
-    @property
-    def _vector_type(self) -> Any:
-        return self._table.schema.field("vector").type
+        return np.dtype(self._vector_type.value_type.to_pandas_dtype()).name
 
     @property
     def ids(self) -> list[str]:
@@ -153,7 +151,8 @@ class Index:
     @property
     def _rows(self) -> Held:
         """What the table holds, read again when it has changed."""
-        if self._held is None or self._held.version != self._table.version:
+        # To ask for the version takes as long as a search through the graph.
+        if self._held is None or (self._lent and self._held.version != self._table.version):
             self._held = Held.of(database.read(self._table), self._table.version)
         return self._held
 
@@ -206,6 +205,7 @@ class Index:
         self._next_row += len(data)
         self._next_name = max(self._next_name, _after(data.ids))
         self._note()
+        self._held = None
         database.commit(self._table, rows, np.array([*gone, *known], np.int64))
         return len(known)
 
@@ -214,6 +214,7 @@ class Index:
         self._catch_up()
         gone = self._numbers_of(ids)
         if gone:
+            self._held = None
             database.commit(self._table, None, np.array([*gone], np.int64))
         return len(gone)
 
@@ -221,6 +222,8 @@ class Index:
         """See what another process has changed since the index was opened."""
         if self._path is not None:
             self._table.checkout_latest()
+            if self._held is not None and self._held.version != self._table.version:
+                self._held = None
             self._see_numbers(self._path)
 
     def _see_numbers(self, path: Path) -> None:
@@ -275,17 +278,17 @@ class Index:
         data = Vectors.of(queries, what="queries")
         self._check(data.vectors, data.made_by)
         held = self._rows
-        mask = np.ones(len(self), bool)
+        mask = np.ones(len(held), bool)
         if where is not None:
             mask = np.isin(held.numbers, database.numbers_where(self._table, where))
-        rows, scores = self._top(data.vectors, int(k), mask)
+        rows, scores = self._top(held, data.vectors, int(k), mask)
         hits = held.names.take(pa.array(rows.ravel()))
         ids = hits["id"].to_numpy(zero_copy_only=False)
         ids = np.asarray(ids, object).reshape(rows.shape)
         return Found(data.ids, ids, scores, hits.drop_columns(["id"]))
 
     def _top(
-        self, queries: np.ndarray, k: int, mask: Bool[np.ndarray, " rows"]
+        self, held: Held, queries: np.ndarray, k: int, mask: Bool[np.ndarray, " rows"]
     ) -> tuple[np.ndarray, np.ndarray]:
         allowed = int(mask.sum())
         k = min(k, allowed)
@@ -293,42 +296,37 @@ class Index:
             return np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
         whole = allowed == len(mask)
         small = not whole and allowed <= max(SMALL[0], SMALL[1] * len(mask))
-        graph = None if small else self._graph_now()
+        graph = None if small else self._graph_of(held)
         if graph is None:
-            return self._exact(queries, k, mask)
-        numbers = self._rows.numbers
+            return self._exact(held, queries, k, mask)
+        numbers = held.numbers
         dead = len(graph) > len(numbers)
         found = graph.candidates(queries, k, numbers[mask] if dead or not whole else None)
         places = np.searchsorted(numbers, np.maximum(found, numbers[0]))
         candidates = np.where(found < 0, -1, places)
-        rows, scores = rescored(self._rows, queries, candidates, k, self.metric)
+        rows, scores = rescored(held, queries, candidates, k, self.metric)
         short = np.isinf(scores).any(axis=1)  # the graph gave fewer than there are
         if short.any():
-            rows[short], scores[short] = self._exact(queries[short], k, mask)
+            rows[short], scores[short] = self._exact(held, queries[short], k, mask)
         return rows, scores
 
     def _exact(
-        self, queries: np.ndarray, k: int, mask: Bool[np.ndarray, " rows"]
+        self, held: Held, queries: np.ndarray, k: int, mask: Bool[np.ndarray, " rows"]
     ) -> tuple[np.ndarray, np.ndarray]:
         rows = None if mask.all() else np.flatnonzero(mask)
-        return exact_top(self._rows, queries, k, self.metric, rows)
+        return exact_top(held, queries, k, self.metric, rows)
 
-    def _graph_now(self) -> Graph | None:
+    def _graph_of(self, held: Held) -> Graph | None:
         """Return the graph of all rows; None where they are searched exactly."""
-        held = self._rows
         if self.kind == "exact" or len(held) <= FEW:
             return None
         if held.graphed:
             return self._graph
-        graph = self._graph or self._saved_graph()
+        graph = self._saved_graph() if self._graph is None else self._graph
         self._graph = None  # an interrupted addition must not be taken for a whole one
-        if graph is None or len(held) < (1 - DEAD) * np.union1d(graph.numbers, held.numbers).size:
-            graph = Graph(self.metric, self.options)
-        missing = np.flatnonzero(~np.isin(held.numbers, graph.numbers))
-        if len(missing):
-            graph.add(held.numbers[missing], held.read(missing))
+        graph, changed = covering(graph, held, self.metric, self.options)
         self._graph, held.graphed = graph, True
-        if len(missing) and self._path is not None:
+        if changed and self._path is not None:
             with suppress(OSError):  # a folder that may only be read can be searched
                 self._graph_sum = _write_graph(graph, self._path)
                 self._note()
@@ -346,17 +344,15 @@ class Index:
 
         Ties count as found. It is measured once, when the index is made, and again after a change.
         """
-        if self._graph_now() is None:
+        held = self._rows
+        if self._graph_of(held) is None:
             return 1.0
-        if self._measured is None or self._measured[0] != self._table.version:
-            some = np.random.default_rng(random_state).permutation(len(self))[:RECALL_QUERIES]
-            queries = self.read(np.sort(some))
-            k = min(RECALL_AT + 1, len(self))
-            mask = np.ones(len(self), bool)
-            ours, exact = (
-                _others(*top(queries, k, mask), np.sort(some)) for top in (self._top, self._exact)
-            )
-            self._measured = [self._table.version, float((ours >= exact[:, -1:]).mean())]
+        if self._measured is None or self._measured[0] != held.version:
+            order = np.random.default_rng(random_state).permutation(len(held))
+            own = np.sort(order[:RECALL_QUERIES])
+            asked = held, held.read(own), min(RECALL_AT + 1, len(held)), np.ones(len(held), bool)
+            ours, exact = (_others(*top(*asked), own) for top in (self._top, self._exact))
+            self._measured = [held.version, float((ours >= exact[:, -1:]).mean())]
             with suppress(OSError):
                 self._note()
         return self._measured[1]
@@ -404,7 +400,7 @@ class Index:
         path = check_target(path, overwrite, what="vector index", ours=folder.is_index)
         if self._path is not None and path.resolve() == self._path.resolve():
             return path
-        graph, recall = self._graph_now(), self.recall()
+        graph, recall = self._graph_of(self._rows), self.recall()
         with appears_whole(path) as room:
             room.mkdir()
             table = database.create(room, database.read(self._table))
