@@ -169,6 +169,9 @@ def fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 def commit(table: Any, new: pa.Table | None, gone: Int[np.ndarray, " some"]) -> None:
     """Add rows and delete others by number, both in one commit or neither.
 
+    A column that the table does not have comes by a commit of its own before: a change that is
+    killed then leaves it empty.
+
     Raises
     ------
     InputError
