@@ -127,7 +127,7 @@ def read(table: Any) -> pa.Table:
     return rows if (np.diff(order) > 0).all() else rows.take(pa.array(np.argsort(order)))
 
 
-def numbers_where(table: Any, where: str) -> Int[np.ndarray, " some"]:
+def numbers_where(table: Any, where: Any) -> Int[np.ndarray, " some"]:
     """Return the numbers of the rows that an SQL filter lets through.
 
     Raises

@@ -209,7 +209,7 @@ class Index:
         database.commit(self._table, rows, np.array([*gone, *known], np.int64))
         return len(known)
 
-    def delete(self, ids: Iterable[Any]) -> int:
+    def delete(self, ids: Iterable[Any] | int | np.integer) -> int:
         """Delete vectors by id, all or, if one is unknown, none; return how many."""
         self._catch_up()
         gone = self._numbers_of(ids)
@@ -231,7 +231,7 @@ class Index:
         self._next_row = max(self._next_row, known["next_row"])
         self._next_name = max(self._next_name, known["next_name"])
 
-    def _numbers_of(self, ids: Iterable[Any]) -> set[int]:
+    def _numbers_of(self, ids: Iterable[Any] | int | np.integer) -> set[int]:
         one = isinstance(ids, str | int | np.integer)
         names = [str(name) for name in ([ids] if one else ids)]
         places = self._rows.number_of
@@ -257,7 +257,7 @@ class Index:
 
     # --- searching ------------------------------------------------------------------------------
 
-    def search(self, queries: Any, k: int = 10, where: str | None = None) -> Found:
+    def search(self, queries: Any, k: int = 10, where: Any = None) -> Found:
         """Find the nearest vectors.
 
         Parameters

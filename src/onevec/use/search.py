@@ -33,7 +33,7 @@ def search(
     index: Index | str | Path,
     queries: Any,
     k: int = 10,
-    where: str | None = None,
+    where: Any = None,
     *,
     model: OneVec | str | Path | None = None,
     encoder: Any = None,
