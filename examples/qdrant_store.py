@@ -60,7 +60,7 @@ def main() -> None:
     location = models.FieldCondition(key="location", match=models.MatchValue(value="Nucleus"))
     theirs = nearest(data.vectors[0], 3, models.Filter(must=[location]))
     index = Index.build(data)
-    ours = index.search(data.vectors[0], 3, "location = Nucleus").ids[0].tolist()
+    ours = index.search(data.vectors[0], 3, "location = 'Nucleus'").ids[0].tolist()
     print(f"nearest of the nucleus: {theirs}, by exact search {ours}")
     queries = data.vectors[:50]
     both = zip(

@@ -48,7 +48,7 @@ def main() -> None:
     calibration = Calibration.fit(vectors)
     print(f"{asked['uniprot'][0]}: nearest {found.ids[0, 0]}, cosine {found.scores[0, 0]:.3f}")
     print(f"  {calibration.sentence(float(found.scores[0, 0]), len(index))}")
-    long = index.search(vectors[:1], 3, "length > 200 & location != Nucleus")
+    long = index.search(vectors[:1], 3, "length > 200 AND location != 'Nucleus'")
     print(f"long, and not of the nucleus: {', '.join(long.ids[0])}")
     kept = (near_duplicates(index) == np.arange(len(index))).sum()
     print(f"{kept} of {len(index)} are left when one of each group of near-duplicates is kept")

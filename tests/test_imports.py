@@ -78,6 +78,15 @@ def test_import_loads_nothing_heavy_and_is_quick():
     assert runs[0].stdout.split("\n")[1] == "[]"
 
 
+def test_a_database_is_imported_where_it_is_used():
+    code = (
+        "import sys, onevec; onevec.Index, onevec.search; "
+        "print([m for m in ('lancedb', 'faiss') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
 def test_public_names_exist_and_are_few():
     assert len(onevec.__all__) <= 15
     for name in onevec.__all__:

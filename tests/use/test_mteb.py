@@ -181,7 +181,7 @@ def test_the_encoder_and_the_layer_of_the_fit(tmp_path):
     texts, _ = sentences(60)
     for name, seed in (("a", 0), ("b", 1)):
         pretrain(texts, tmp_path / name, tokenizer="character", steps=3, layers=2, dim=16, heads=2,
-                 seed=seed)  # fmt: skip
+                 random_state=seed)  # fmt: skip
     store = encode(texts, tmp_path / "a", out=tmp_path / "store", layers=1, progress=False)
     fitted = OneVec(dim=4, pooler="mean").fit(store)
     found = MTEBModel(tmp_path / "a", fitted).encode([{"text": texts[:9]}])

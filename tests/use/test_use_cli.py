@@ -64,7 +64,7 @@ def test_vectors_queries_and_raw_sequences_find_the_same(room, tmp_path):
     assert hits["id"].to_pylist() == [row["id"] for row in rows]
     text = (room / "rna.csv").read_text().splitlines()[8].split(",")
     code, out, error = run(
-        "search", room / "index", "--text", text[3], *raw, "-k", 2, "--where", "family = b"
+        "search", room / "index", "--text", text[3], *raw, "-k", 2, "--where", "family = 'b'"
     )
     assert code == 0, error
     lines = [line.split("\t") for line in out.splitlines()]
@@ -75,6 +75,10 @@ def test_vectors_queries_and_raw_sequences_find_the_same(room, tmp_path):
     assert json.loads(out) == {"out": str(tmp_path / "hits.csv"), "queries": 120, "hits": 3}
     ids = [line.split(",")[2].strip('"') for line in (tmp_path / "hits.csv").read_text().split()]
     assert ids[1:] == [row["id"] for row in rows]
+
+
+def contents(folder):
+    return sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
 
 
 def test_add_delete_and_replace(room, tmp_path):
@@ -93,18 +97,26 @@ def test_add_delete_and_replace(room, tmp_path):
     code, out, _ = run("index", "--out", index, "--delete", tmp_path / "gone.txt")
     assert "118 vectors of 8 dimensions, hnsw by euclidean" in out
     assert ", 2 deleted" in out
-    before = sorted((path.name, path.read_bytes()) for path in index.iterdir())
+    before = contents(index)
     code, _, error = run("index", "--out", index, "--delete", tmp_path / "gone.txt")
     assert (code, "2 of 2 ids are not in the index" in error) == (2, True)
     code, _, error = run("index", room / "v.parquet", "--out", index, "--add")
     assert (code, "118 of 120 ids are in the index already" in error) == (2, True)
-    assert sorted((path.name, path.read_bytes()) for path in index.iterdir()) == before
+    assert contents(index) == before
     code, out, _ = run("index", room / "v.parquet", "--out", index, "--add", "--replace", "--json")
     facts = json.loads(out)
     assert (facts["count"], facts["added"], facts["replaced"]) == (120, 2, 118)
     code, out, _ = run("inspect", index, "--json")
     assert json.loads(out)["kind"] == "vector index"
     assert json.loads(out)["count"] == 120
+    # What goes and what comes is one commit: an id that is in both is new.
+    version = Index.open(index).table.version
+    save_vectors(Vectors.of(whole.vectors[3:4], ["s3"]), tmp_path / "one.arrow")
+    code, out, _ = run("index", tmp_path / "one.arrow", "--out", index, "--add",
+                       "--delete", tmp_path / "gone.txt", "--json")  # fmt: skip
+    facts = json.loads(out)
+    assert (facts["count"], facts["added"], facts["deleted"]) == (119, 1, 2)
+    assert Index.open(index).table.version == version + 1
 
 
 def test_similarity_and_duplicates(room, tmp_path):
@@ -145,6 +157,9 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
     save_vectors(
         Vectors.of(twice.vectors[:40], [*twice.ids[:39], "s1"]), room / "twice.parquet", True
     )
+    (room / "older").mkdir()
+    facts = {"format": "onevec vector index", "version": 1, "sha256": ""}
+    (room / "older/vector-index.json").write_text(json.dumps(facts))
     calls = {
         ("index", vectors, "--out", index): "exists",
         ("index", "--out", tmp_path / "i"): "got no VECTORS",
@@ -180,11 +195,12 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
         ("search", index, "--text", "ACGU"): "need --model",
         ("search", index, vectors, "--encoder", "x"): "need --model",
         ("search", model, vectors): "is no vector index",
+        ("search", room / "older", vectors): "onevec index VECTORS --out",
         ("search", index, room / "other.arrow"): "made by model",
         ("search", index, room / "rna.csv"): "must end in .npy",
         ("search", index, room / "store", "--model", room / "other"): "made by model",
-        ("search", index, vectors, "--where", "kind = a"): "a column 'kind'",
-        ("search", index, "--text", "ACGU", *raw, "--where", "kind = a"): "a column 'kind'",
+        ("search", index, vectors, "--where", "kind = 'a'"): "No field named kind",
+        ("search", index, "--text", "ACGU", *raw, "--where", "kind = 'a'"): "No field named kind",
         ("search", index, vectors, "--k", 0): "k=0",
         ("search", index, vectors, "--out", tmp_path / "h.txt"): "must end in .parquet",
         ("search", index, room / "rna.csv", *raw, "--column", "protein"): "'protein'",

@@ -21,14 +21,10 @@ def index(
     ] = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder of the index, new or to change.")],
-    kind: Annotated[
-        str | None, typer.Option(help="exact (default), flat, hnsw, ivf_pq or binary.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option(help="exact (default) or hnsw.")] = None,
     metric: Annotated[str | None, typer.Option(help="cosine (default), dot or euclidean.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Kept as float32 (default), float16 or int8.")
-    ] = None,
-    options: Annotated[str, typer.Option(help="Of the kind: 'ef_search=128,links=16'.")] = "",
+    dtype: Annotated[str | None, typer.Option(help="Kept as float32 (default) or float16.")] = None,
+    options: Annotated[str, typer.Option(help="Of hnsw: 'ef_search=128,links=16'.")] = "",
     add: Annotated[bool, typer.Option("--add", help="Add VECTORS to the index at --out.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="With --add: known ids too.")] = False,
     delete: Annotated[
@@ -37,7 +33,9 @@ def index(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Make vectors searchable, or add to and delete from what is.
+    """Make vectors searchable in a LanceDB table, or add to and delete from one.
+
+    Each change is one commit: it is made whole or not at all.
 
     Example: `onevec index vectors.parquet --out index --kind hnsw`
     """
@@ -91,7 +89,7 @@ def search(
     text: Annotated[str | None, typer.Option(help="One raw sequence, instead of QUERIES.")] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Hits for each query.")] = 10,
     where: Annotated[
-        str | None, typer.Option(help="Filter: 'family = RNase & length >= 30'.")
+        str | None, typer.Option(help="SQL filter: \"length > 100 AND family = 'RNase'\".")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="Model folder, for raw sequences.")] = None,
     encoder: Annotated[str | None, typer.Option(help="The model's encoder.")] = None,

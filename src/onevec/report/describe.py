@@ -24,7 +24,7 @@ def _told(manifest: Path) -> Iterator[dict[str, Any]]:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """Describe a token store or an index (checksums verified), a model or an encoder made here.
+    """Describe a token store (checksums verified), an index, a model or an encoder made here.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     if (path / "vector-index.json").is_file():
         from onevec.use.index import Index
 
-        return {"kind": "vector index", **Index.open(path).facts(), "checksums": "verified"}
+        return {"kind": "vector index", **Index.open(path).facts()}
     if (path / "index.json").is_file():
         from onevec.tokens.store import TokenStore
 

@@ -8,7 +8,7 @@ to the lower row.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ _SHORTEST, _LONGEST = 1e-15, 1e15  # rows whose squares fp32 holds
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
+@runtime_checkable
 class VectorReader(Protocol):
     """Vectors that are read piece by piece."""
 

@@ -16,7 +16,8 @@ from onevec.errors import InputError
 from onevec.files import appears_whole, check_target, for_json
 from onevec.tokens.tables import reading
 
-TAKEN = ("id", "vector")  # columns that no metadata may be called
+ROW = "onevec_row"  # column of an index: a row's number, given once and never again
+TAKEN = ("id", "vector", ROW)  # columns that no metadata may be called
 _MADE_BY = "onevec.made_by"  # in a file's own metadata
 
 
@@ -133,11 +134,13 @@ def _columns(metadata: Any, rows: int) -> pa.Table:
     return table if table.num_columns else _columns(None, rows)
 
 
+def as_column(vectors: Float[np.ndarray, "rows dim"]) -> pa.FixedSizeListArray:
+    """Return vectors as Arrow's lists of one length."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+
+
 def _as_table(data: Vectors) -> pa.Table:
-    column = pa.FixedSizeListArray.from_arrays(
-        pa.array(data.vectors.ravel()), data.vectors.shape[1]
-    )
-    table = named(data).add_column(1, "vector", column)
+    table = named(data).add_column(1, "vector", as_column(data.vectors))
     return table.replace_schema_metadata({_MADE_BY: data.made_by} if data.made_by else None)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from onevec.errors import InputError
 from onevec.estimator import OneVec, load
@@ -34,7 +33,7 @@ def search(
     index: Index | str | Path,
     queries: Any,
     k: int = 10,
-    where: str | pc.Expression | None = None,
+    where: Any = None,
     *,
     model: OneVec | str | Path | None = None,
     encoder: Any = None,
@@ -153,17 +152,14 @@ def build_index(
 def change_index(
     path: Path, vectors: Path | None, delete: Path | None, replace: bool
 ) -> tuple[Index, dict[str, int]]:
-    """Delete the ids of a text file, add a file of vectors, save; the index and what changed."""
+    """Delete the ids of a text file and add a file of vectors, in one commit; what changed."""
     index = Index.open(path)
-    changed = {"deleted": 0, "added": 0, "replaced": 0}
-    if delete is not None:
-        changed["deleted"] = index.delete(read_lines(delete, "ids"))
-    if vectors is not None:
-        data = read_vectors(vectors)
-        changed["replaced"] = index.add(data, replace=replace)
-        changed["added"] = len(data) - changed["replaced"]
-    index.save(path, overwrite=True)
-    return index, changed
+    ids = [] if delete is None else read_lines(delete, "ids")
+    if vectors is None:
+        return index, {"deleted": index.delete(ids), "added": 0, "replaced": 0}
+    data = read_vectors(vectors)
+    replaced = index.add(data, replace=replace, delete=ids)
+    return index, {"deleted": len({*ids}), "added": len(data) - replaced, "replaced": replaced}
 
 
 def similar(path: Path, one: str, other: str | None, k: int, metric: str | None) -> dict[str, Any]:
