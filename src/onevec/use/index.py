@@ -33,7 +33,8 @@ class Index:
 
     Rows live in a LanceDB table (`table`). An index that was built lives in memory until it is
     saved; changes of one that was opened are on disk at once, each as one commit of LanceDB, and
-    earlier versions stay until they are cleaned up. Many processes may search it, and one at a time change it.
+    earlier versions stay until they are cleaned up. Many processes may search it, and one at a
+    time change it.
 
     Every kind scores what it found again with the vectors of the table: scores and the order of
     ties do not depend on the kind, only what is found does.
