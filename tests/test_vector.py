@@ -12,9 +12,11 @@ from onevec import OneVec, Ragged, load
 from onevec.errors import InputError, StoreError
 from onevec.judge import measured
 from onevec.poolers import POOLERS
+from onevec.project import REDUCERS
 from onevec.tokens.store import TokenStore
 from onevec.tokens.writer import TokenStoreWriter
 from onevec.vector.fitted import Vector
+from onevec.vector.module import TokensToVector, difference
 from onevec.vector.parts import PARTS, WEIGHTS, Part
 from onevec.vector.reduction import Recipe
 
@@ -246,7 +248,7 @@ def test_layers_stand_side_by_side(store, tokens, tmp_path):
         ("last,", "got the layer ''"),
         (True, "got the layer True"),
         ([], r"got layers=\[\]: name at least one"),
-        ("last=much", "it must be a number of 0 or more, such as"),
+        ("last=much", "write NAME or NAME=WEIGHT"),
         ({6: 0}, "give at least one of them a weight above 0"),
     ],
 )
@@ -487,3 +489,38 @@ def test_the_example_of_the_class_runs():
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     results = [runner.run(each) for each in found if each.examples]
     assert results and all(result.failed == 0 for result in results)
+
+
+# --- how the whole is shortened -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_every_reducer_shortens_the_whole(name, tokens, tmp_path):
+    model = OneVec(8, reduce=name).fit(tokens)
+    vectors = model.transform(tokens)
+    assert vectors.shape == (len(tokens), 8) and np.isfinite(vectors).all()
+    assert "are shortened to 8" in model.verdict_.sentence
+    np.testing.assert_array_equal(load(model.save(tmp_path / "m")).transform(tokens), vectors)
+    module = TokensToVector(model.vector_, model.blocks_)
+    assert difference(module(Ragged.from_list(tokens)).numpy(), vectors) < 1e-4
+    other = OneVec(8, reduce=name, random_state=1).fit(tokens).transform(tokens)
+    assert name in ("pca", "whitening") or not np.allclose(other, vectors)
+
+
+def test_random_signs_keep_distances_on_average(tokens):
+    whole = OneVec().fit(tokens).transform(tokens)
+    short = OneVec(24, reduce="rademacher").fit(tokens).transform(tokens)
+    far = [
+        ((v[:, None] - v[None]) ** 2).sum(-1)[np.triu_indices(len(v), 1)] for v in (whole, short)
+    ]
+    assert (far[1] / far[0]).mean() == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"reduce": "svd"}, {"reduce": "rademacher"}, {"reduce": "sparse", "dim": "auto"},
+     {"reduce": "gaussian", "dim": 4, "pooler": "mean|std"}],
+)  # fmt: skip
+def test_wrong_reducers_are_one_sentence(settings, tokens):
+    with pytest.raises(InputError, match="got reduce="):
+        OneVec(**settings).fit(tokens)

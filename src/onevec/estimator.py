@@ -23,6 +23,7 @@ from onevec.judge.measured import describe, gain_range
 from onevec.judge.verdict import LEAST_HELD_OUT, Verdict, cost, keep_the_mean, verdict
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
+from onevec.project import REDUCERS, make_reducer
 from onevec.ragged import Ragged
 from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
 from onevec.tokens.layers import open_layers, same_layers
@@ -66,8 +67,13 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ----------
     dim : int, "auto" or None, default None
         None is the whole vector, all parts side by side. A number takes the leading directions of
-        the whole (PCA), and the verdict says what that costs; "auto" takes the fewest, up to 256,
-        that keep the nearest neighbours of held-out sequences (see `onevec.judge.dimension`).
+        the whole (or what ``reduce`` says), and the verdict says what that costs; "auto" takes the
+        fewest, up to 256, that keep the nearest neighbours of held-out sequences (see
+        `onevec.judge.dimension`).
+    reduce : {"pca", "whitening", "rademacher", "sparse", "gaussian"}, default "pca"
+        How the whole is shortened to ``dim`` dimensions: by its principal components, as they are
+        or whitened, or by a random projection, which keeps distances on average and looks at no
+        data; see `onevec.project`.
     parts : sequence of str, mapping of str to float or Part, or str, optional
         Entries of `onevec.vector.parts.PARTS` with their weights, such as ``{"mean": 1, "rich":
         0.6}``, or closed-form poolers such as ``"std|vlad"``. By default mean, rich and plain;
@@ -140,6 +146,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self,
         dim: int | str | None = None,
         *,
+        reduce: str = "pca",
         parts: Any = None,
         layers: Any = None,
         effort: str = "quick",
@@ -152,6 +159,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         check_encoder: bool = True,
     ):
         self.dim = dim
+        self.reduce = reduce
         self.parts = parts
         self.layers = layers
         self.effort = effort
@@ -261,14 +269,16 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             words = "As told: these poolers alone, so nothing is claimed against the mean."
             return vector, Verdict(recipe.name, False, words + trained_words)
         usual = self.parts is None and trained is None
+        reducer = make_reducer(self.reduce, int(self.random_state))
         why = why_kept(tokens.lengths.cpu().numpy(), list(pooled[main].values())) if usual else ""
         if why:
-            mean = Vector.mean(main, pooled[main], nuisance).shortened(pooled, dim)
+            mean = Vector.mean(main, pooled[main], nuisance).shortened(pooled, dim, reducer)
             return mean, keep_the_mean(why, mean.dim_out, mean.width)
         given: dict[str, Any] = {
             "token_dim": tokens.dim,
             "spreads": {layer: each.blocks.scaler.spread for layer, each in found.items()},
             "per_sequence": self.export is None,
+            "reducer": reducer,
         }
         auto = self.dim == "auto"
         most = DIMENSIONS[-1] if auto else dim
@@ -467,6 +477,13 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                     f"got {name}={value!r}: it must be a whole number of at least {least}"
                     + (', "auto", or None for the whole vector' if name == "dim" else "")
                 )
+        if self.reduce not in REDUCERS:
+            raise InputError(f"got reduce={self.reduce!r}: choose one of {', '.join(REDUCERS)}")
+        if self.reduce != "pca" and (self.dim in (None, "auto") or self.pooler != "auto"):
+            raise InputError(
+                f"got reduce={self.reduce!r} with dim={self.dim!r} and pooler={self.pooler!r}: it "
+                'shortens the parts to a number of dimensions; pass dim=64, say, and pooler="auto"'
+            )
         if self.random_state >= 2**32:
             raise InputError(f"got random_state={self.random_state}: it must be below 2^32")
         if isinstance(self.nuisance, str) or not isinstance(self.nuisance, Iterable | None):

@@ -17,8 +17,14 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder of the model to write.")],
     dim: Annotated[
         str | None,
-        typer.Option(help="Fewer dimensions by PCA: a number, or auto. Default: the whole vector."),
+        typer.Option(help="Fewer dimensions: a number, or auto. Default: the whole vector."),
     ] = None,
+    reduce: Annotated[
+        str,
+        typer.Option(
+            help="How fewer dimensions are made: pca, whitening, rademacher, sparse or gaussian."
+        ),
+    ] = "pca",
     parts: Annotated[
         str | None,
         typer.Option(
@@ -76,9 +82,9 @@ def fit(
     check_target(out, overwrite, what="onevec model", ours=is_model)
     training = {"steps": steps, "checkpoint": checkpoint, "progress": True}
     model = OneVec(
-        int(dim) if dim is not None and dim.isdecimal() else dim, parts=parts, layers=layers,
-        effort=effort, pooler=pooler, objective=objective, training=training, export=export,
-        nuisance=nuisance or None, random_state=seed,
+        int(dim) if dim is not None and dim.isdecimal() else dim, reduce=reduce, parts=parts,
+        layers=layers, effort=effort, pooler=pooler, objective=objective, training=training,
+        export=export, nuisance=nuisance or None, random_state=seed,
     )  # fmt: skip
     if (steps, checkpoint) != (None, None) and not model.learns:
         option = "--steps" if steps is not None else "--checkpoint"

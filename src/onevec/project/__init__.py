@@ -35,9 +35,13 @@ PROJECTIONS: dict[str, type[Projection]] = {
     "binary": BinaryQuantize,
 }
 
+# Those that make of vectors as many dimensions as are asked for.
+REDUCERS = ("pca", "whitening", "rademacher", "sparse", "gaussian")
+
 __all__ = [
     "PCA",
     "PROJECTIONS",
+    "REDUCERS",
     "BinaryQuantize",
     "Center",
     "GaussianProjection",
@@ -57,9 +61,20 @@ __all__ = [
     "hamming",
     "johnson_lindenstrauss_dim",
     "load_projection",
+    "make_reducer",
     "oas_shrinkage",
     "projection_state",
 ]
+
+
+def make_reducer(name: str, random_state: int) -> Linear:
+    """Make an entry of `REDUCERS`; whitening shrinks small eigenvalues, which noise owns."""
+    options: dict[str, Any] = {"whitening": {"shrinkage": "auto"}, "pca": {}}.get(
+        name, {"random_state": random_state}
+    )
+    made = PROJECTIONS[name](**options)
+    assert isinstance(made, Linear), "what shortens a vector is a linear map"
+    return made
 
 
 def projection_state(projection: Projection) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:

@@ -11,10 +11,9 @@ from sklearn.random_projection import (
     SparseRandomProjection,
     johnson_lindenstrauss_min_dim,
 )
-from sklearn.utils.validation import check_is_fitted
 
 from onevec.errors import InputError
-from onevec.project.base import Projection, as_float, check_components, check_number
+from onevec.project.base import Linear, check_components, check_number
 from onevec.project.moments import Moments
 
 
@@ -39,7 +38,7 @@ def johnson_lindenstrauss_dim(n_samples: int, eps: float = 0.1) -> int:
     return max(1, int(johnson_lindenstrauss_min_dim(n_samples, eps=eps)))
 
 
-class RandomMatrixProjection(Projection):
+class RandomMatrixProjection(Linear):
     """Base of the projections ``y = x matrix`` with a random matrix.
 
     The matrices are scikit-learn's. Entries have mean 0 and variance ``1 / n_components``, so
@@ -48,10 +47,12 @@ class RandomMatrixProjection(Projection):
 
     Attributes
     ----------
+    mean_ : ndarray of float64, shape (dim,)
+        Zeros: nothing is centred.
     matrix_ : ndarray of float64, shape (dim, n_components)
     """
 
-    arrays: ClassVar[tuple[str, ...]] = ("matrix_",)
+    arrays: ClassVar[tuple[str, ...]] = ("mean_", "matrix_")
 
     def __init__(self, n_components: int | str = "auto", eps: float = 0.1, random_state: Any = 0):
         self.n_components = n_components
@@ -72,20 +73,11 @@ class RandomMatrixProjection(Projection):
             drawn = self._drawn(width).fit(np.zeros((1, moments.dim))).components_
             dense = drawn if isinstance(drawn, np.ndarray) else drawn.toarray()
             self.matrix_ = np.ascontiguousarray(dense.T)
+            self.mean_ = np.zeros(moments.dim)
         return self.matrix_.shape[1]
 
-    def _apply(self, X: np.ndarray) -> np.ndarray:
-        return X @ self.matrix_.astype(X.dtype, copy=False)
-
-    def inverse_transform(self, X: Any) -> np.ndarray:
-        """Return the shortest rows that project to ``X``: (rows, n_components) -> (rows, dim)."""
-        X = self._check_back(X)
-        return as_float(X @ np.linalg.pinv(self.matrix_), X.dtype)
-
-    def affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``matrix`` (dim, dim_out) and ``bias`` (dim_out,), which is 0."""
-        check_is_fitted(self)
-        return self.matrix_, np.zeros(self.matrix_.shape[1])
+    def _inverse(self) -> np.ndarray:
+        return np.linalg.pinv(self.matrix_)  # gives the shortest rows; costs too much to do in fit
 
 
 class RademacherProjection(RandomMatrixProjection):

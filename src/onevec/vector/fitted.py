@@ -1,4 +1,4 @@
-"""The fitted vector: parts side by side, and, where fewer dimensions are asked for, their PCA."""
+"""The fitted vector: parts side by side, projected where fewer dimensions are asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from sklearn.base import clone
 
 from onevec.project import PCA, Moments, load_projection, projection_state
 from onevec.project.base import Linear
@@ -195,14 +196,14 @@ def _rotation(matrix: Float[np.ndarray, "dim width"]) -> Float[np.ndarray, "widt
 
 
 class Vector:
-    """Parts side by side, then perhaps their leading directions.
+    """Parts side by side, then perhaps a projection to fewer dimensions.
 
     Attributes
     ----------
     parts : list of FittedPart
         In the order of their columns.
     shorter : Linear or None
-        PCA of the whole, where fewer dimensions were asked for.
+        Projection of the whole, where fewer dimensions were asked for.
     """
 
     def __init__(self, parts: Sequence[FittedPart], shorter: Linear | None = None):
@@ -217,6 +218,7 @@ class Vector:
         token_dim: int,
         spreads: Mapping[int, float] | None = None,
         dim: int | None = None,
+        reducer: Linear | None = None,
         per_sequence: bool = True,
         nuisance: Float[np.ndarray, "seqs columns"] | None = None,
     ) -> Vector:
@@ -236,7 +238,7 @@ class Vector:
             )
             for name, layer, part in asked
         ]
-        return cls(parts).shortened(pooled, dim)
+        return cls(parts).shortened(pooled, dim, reducer)
 
     @classmethod
     def mean(
@@ -261,14 +263,18 @@ class Vector:
         name = "|".join(recipe.blocks)
         return cls([FittedPart.as_it_is(name, layer, reduction, reduction.dim_out)])
 
-    def shortened(self, pooled: Pooled, dim: int | None) -> Vector:
-        """Return the leading ``dim`` directions of the whole over the fitting data."""
-        return self if dim is None or dim >= self.dim_out else self.turned(pooled, dim)
+    def shortened(self, pooled: Pooled, dim: int | None, reducer: Linear | None = None) -> Vector:
+        """Return the whole projected to ``dim`` dimensions, if it has more."""
+        if dim is None or dim >= self.dim_out:
+            return self
+        return self.projected(pooled, dim, reducer)
 
-    def turned(self, pooled: Pooled, dim: int) -> Vector:
-        """Return the same along its principal axes over the fitting data, at most ``dim``."""
+    def projected(self, pooled: Pooled, dim: int, reducer: Linear | None = None) -> Vector:
+        """Return the whole projected to at most ``dim`` dimensions, by default by PCA."""
         moments = Moments.of([self.transform(pooled)])
-        return Vector(self.parts, PCA(n_components=min(dim, moments.dim)).fit_moments(moments))
+        shorter: Any = clone(PCA() if reducer is None else reducer)
+        shorter.set_params(n_components=min(dim, moments.dim)).fit_moments(moments)
+        return Vector(self.parts, shorter)
 
     @property
     def width(self) -> int:
@@ -341,5 +347,5 @@ class Vector:
         if config["shorter"] is not None:
             kind, params = config["shorter"]
             shorter = load_projection(kind, params, under(arrays, "shorter/"))
-            assert isinstance(shorter, Linear), "a vector is shortened by PCA"
+            assert isinstance(shorter, Linear), "a vector is shortened by a linear map"
         return cls(parts, shorter)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from onevec.project import Linear
 from onevec.tokens.batches import Tokens, sample_sequences
 from onevec.vector.blocks import Blocks, Features, joined, read
 from onevec.vector.fitted import Vector
@@ -204,6 +205,7 @@ def held_out_vectors(
     *,
     least: int,
     dim: int | None,
+    reducer: Linear,
     **given: Any,
 ) -> HeldOutVectors | None:
     """Fit the parts to the other sequences, and return the vectors of those that are held out.
@@ -220,7 +222,9 @@ def held_out_vectors(
     least : int
         From how many held-out sequences on.
     dim : int or None
-        How many leading directions are asked for.
+        How many dimensions are asked for.
+    reducer : Linear
+        What makes them, see `Vector.projected`.
     **given
         Of `Vector.fit`.
 
@@ -254,5 +258,5 @@ def held_out_vectors(
         means.transform(unseen),
         (vector.transform(first), vector.transform(second)),
         (means.transform(first), means.transform(second)),
-        None if dim is None else vector.turned(known, dim).transform(unseen),
+        None if dim is None else vector.projected(known, dim, reducer).transform(unseen),
     )
