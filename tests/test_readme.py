@@ -47,3 +47,14 @@ def test_every_command_and_folder_is_named():
         if entry.name not in ("__init__.py", "__pycache__", "py.typed", "errors.py"):
             name = entry.name + "/" if entry.is_dir() else entry.name
             assert f"`{name}`" in README, name
+
+
+def test_files_that_the_design_names_exist():
+    named = re.findall(r"`([\w/]+\.py)", (ROOT / "docs/design.md").read_text())
+    assert len(named) > 10
+    missing = [
+        name
+        for name in named
+        if not any((ROOT / folder / name).is_file() for folder in ("", "src/onevec"))
+    ]
+    assert not missing
