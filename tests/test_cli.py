@@ -122,7 +122,7 @@ def test_bad_calls_are_one_sentence_and_leave_nothing(room, tmp_path):
         ("fit", folder / "store", "--out", folder / "model"): "exists",
         ("fit", folder / "store", "--out", tmp_path / "m", "--dim", 0): "dim=0",
         ("fit", folder / "store", "--out", tmp_path / "m", "--parts", "mean,poor"): "part 'poor'",
-        ("fit", folder / "store", "--out", tmp_path / "m", "--parts", "mean=much"): "mean=much",
+        ("fit", folder / "store", "--out", tmp_path / "m", "--parts", "mean=much"): "NAME=WEIGHT",
         ("fit", folder / "store", "--out", tmp_path / "m", "--layers", "middle,9"): "layer 9",
         ("transform", tmp_path, folder / "store", "--out", tmp_path / "v.npy"): "config.json",
         ("transform", folder / "model", folder / "store", "--out", tmp_path / "v.txt"): ".npy",

@@ -111,7 +111,7 @@ def test_broken_json_lines(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.txt.gz", "a.jsonl.gz", "a.fasta.gz"])
-@pytest.mark.parametrize("harm", ["flipped", "cut", "no gzip"])
+@pytest.mark.parametrize("harm", ["flipped", "cut"])
 def test_damaged_gzip_is_one_sentence(tmp_path, name, harm):
     text = "text\n" + "".join(f'"{number * 7919 % 10007}"\n' for number in range(20_000))
     held = bytearray(gzip.compress(text.encode()))
@@ -119,7 +119,7 @@ def test_damaged_gzip_is_one_sentence(tmp_path, name, harm):
         for place in range(100, len(held) - 50, 997):
             held[place] ^= 0xFF
     held = held[: len(held) // 2] if harm == "cut" else held
-    (tmp_path / name).write_bytes(b"not at all" if harm == "no gzip" else bytes(held))
+    (tmp_path / name).write_bytes(bytes(held))
     with warnings.catch_warnings(), pytest.raises(OnevecError, match=f"cannot read .*{name}"):
         warnings.simplefilter("ignore")
         assemble(tmp_path / name)

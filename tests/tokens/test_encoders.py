@@ -109,7 +109,7 @@ def test_audio(wav2vec):
     for row in range(4):
         alone = encode(waves[row : row + 1], wav2vec, dtype="float32")
         torch.testing.assert_close(alone.values, tokens[row], **CLOSE)
-    with pytest.warns(UserWarning, match="1 sequences were longer than 700 and were cut"):
+    with pytest.warns(UserWarning, match="1 waveforms were longer than 700 samples"):
         assert encode(waves, wav2vec, max_length=700).lengths[1] < 43
     with pytest.raises(InputError, match="no waveform"):
         encode([waves[0], np.array([np.nan], dtype=np.float32)], wav2vec)

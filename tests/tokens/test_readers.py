@@ -186,8 +186,8 @@ def test_ready_vectors(tmp_path):
     assert encode(tmp_path / "many.npz", out=tmp_path / "x").ids[:2] == ["s0", "s1"]
     np.save(tmp_path / "a.npy", np.stack([array[:1] for array in arrays]))
     assert encode(tmp_path / "a.npy").lengths.tolist() == [1] * 20
-    assert encode(arrays).values.dtype.itemsize == 2
-    assert encode(arrays, dtype="float32").values.dtype.itemsize == 4
+    assert encode(arrays).values.dtype.itemsize == 4
+    assert encode(arrays, dtype="float16").values.dtype.itemsize == 2
 
 
 def test_bad_vectors_are_named_by_their_row(tmp_path):
@@ -221,7 +221,6 @@ def test_bad_vectors_are_named_by_their_row(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n{"text"', "line 2 of .* is no JSON"),
         ("a.jsonl", b'{"text": "a"}\n{"b": 1}', "row 1 has no 'text'"),
         ("a.txt", b"\xff\xfe\x00", "cannot read .* as text"),
-        ("a.txt.gz", b"no gzip", "cannot read .* as text"),
         ("a.txt", b"", "got no sequences"),
         ("a.fasta", b"ACD\n", "does not start with '>'"),
         ("a.fasta", b">a\n>b\nAC\n", "record 'a' is empty"),

@@ -40,8 +40,12 @@ def encode(
     column: Column = None,
     id_column: Annotated[str | None, typer.Option(help="Column that names the rows.")] = None,
     dtype: Annotated[
-        str, typer.Option(help="float32, float16, or int8: two layers for the price of one.")
-    ] = "float16",
+        str | None,
+        typer.Option(
+            help="float32, float16, or int8: two layers for the price of one. Default: float16, "
+            "and float32 for ready arrays."
+        ),
+    ] = None,
     special_tokens: Annotated[
         bool, typer.Option(help="Keep [CLS], [SEP] and the like among the tokens.")
     ] = False,

@@ -30,7 +30,7 @@ from onevec.encoders.spill import Spill
 from onevec.errors import InputError
 from onevec.tokens.layout import is_store
 from onevec.tokens.lines import Broken
-from onevec.tokens.readers import KNOWN_FORMATS, is_known, open_source
+from onevec.tokens.readers import KNOWN_FORMATS, is_known, is_plain_text, open_source
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -127,12 +127,15 @@ def assemble(
     try:
         spill = Spill(folder / "sequences.arrow", shortest, longest)
         entries = []
-        for source in _expand(sources):
+        found = _expand(sources)
+        plain = [isinstance(each, Path) and is_plain_text(each) for each in found]
+        for source, is_plain in zip(found, plain, strict=True):
+            asked = None if is_plain and not all(plain) else column  # text has no columns
             entry, broken = _entry(source), Broken()
             entries.append(entry)
             if entry.get("bytes") != 0:
                 before = spill.read
-                spill.take(_rows(source, column, where, broken, spill), broken)
+                spill.take(_rows(source, asked, where, broken, spill), broken)
                 entry["read"] = spill.read - before + sum(broken.counts.values())
             _finish(entry, broken)
         dataset = spill.close()

@@ -28,11 +28,18 @@ from onevec.tokens.huggingface import (
 )
 from onevec.tokens.text import TextEncoder, sensible
 
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 def kind_of(sequences: Any) -> str:
-    """Return what raw sequences are: ``text``, ``waveform``, ``image``, ``tokens`` or ``other``."""
+    """Return what raw sequences are: ``text``, ``waveform``, ``image``, ``tokens`` or ``other``.
+
+    Raises
+    ------
+    InputError
+        If the first one is a list that is no array, such as a pair of a name and an array.
+    """
     if isinstance(sequences, Ragged):
         return "tokens"
     head = sequences[0]
@@ -44,10 +51,29 @@ def kind_of(sequences: Any) -> str:
         return "image"
     shape = getattr(head, "shape", None)
     if shape is None and isinstance(head, list | tuple):
-        shape = np.shape(head)
+        shape = _shape_of(head)
     if shape is None or len(shape) == 0:
         return "other"
     return {1: "waveform", 2: "tokens", 3: "image"}.get(len(shape), "other")
+
+
+def _shape_of(entry: list[Any] | tuple[Any, ...]) -> tuple[int, ...] | None:
+    """Return the shape of nested lists of numbers; None for lists of other things."""
+    kinds = list(dict.fromkeys(type(each).__name__ for each in entry))
+    try:
+        array = np.asarray(entry)
+    except ValueError:  # entries of several lengths or kinds
+        array = np.empty(0, object)
+    if len(entry) and array.dtype.kind not in "fiub":
+        if all(isinstance(each, str) for each in entry):
+            what, rule = f"{len(entry)} texts", "pass one text per sequence; join words with blanks"
+        else:
+            what = f"{' and '.join(kinds[:3])}, which make no array"
+            rule = (
+                "pass one text, one waveform or one (n, dim) array per sequence, and names as ids="
+            )
+        raise InputError(f"the first sequence is a {type(entry).__name__} of {what}: {rule}")
+    return array.shape
 
 
 def open_encoder(encoder: Any, kind: str, options: Options) -> FrozenEncoder | None:
@@ -88,6 +114,14 @@ def open_encoder(encoder: Any, kind: str, options: Options) -> FrozenEncoder | N
     )
 
 
+def _check_reads_waveforms(path: Path) -> None:
+    if path.is_dir() and not any((path / file).is_file() for file in _PROCESSORS):
+        raise InputError(
+            f"got 1-D arrays of numbers for {path}, which has no feature extractor and so reads no "
+            "waveforms: pass text; vocabulary numbers go back through the tokenizer first"
+        )
+
+
 def _open_path(name: str, kind: str, options: Options) -> FrozenEncoder:  # noqa: PLR0911
     path = Path(name)
     if (path / FRAMES).is_file():
@@ -121,6 +155,7 @@ def _open_path(name: str, kind: str, options: Options) -> FrozenEncoder:  # noqa
             "file or a hub name"
         )
     if kind == "waveform":
+        _check_reads_waveforms(path)
         return HuggingFaceAudio(name, options)
     if kind == "image" or (kind == "text" and _reads_images(path)):
         return HuggingFaceImage(name, options)

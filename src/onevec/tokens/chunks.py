@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from onevec.errors import InputError
 from onevec.ragged import Ragged
 from onevec.tokens.frozen import size_of
-from onevec.tokens.tables import from_pandas
+from onevec.tokens.tables import as_table, column_kinds
 
 
 @dataclass
@@ -42,20 +44,46 @@ class RowSource:
     total: int | None = None
 
 
+def as_ids(names: Iterable[Any], start: int = 0) -> list[str]:
+    """Return ids as text: whole numbers without a point, bytes decoded.
+
+    Raises
+    ------
+    InputError
+        If a row has no id, or one that is neither text nor a number.
+    """
+    return [_as_id(name, row) for row, name in enumerate(names, start)]
+
+
+def _as_id(name: Any, row: int) -> str:
+    if isinstance(name, pa.Scalar):
+        name = name.as_py()
+    elif isinstance(name, np.generic | np.ndarray | torch.Tensor) and name.ndim == 0:
+        name = name.item()
+    if isinstance(name, str):
+        return name
+    if isinstance(name, bytes):
+        return name.decode(errors="replace")
+    missing = isinstance(name, float) and math.isnan(name)
+    if name is None or missing or str(name) in ("NaT", "<NA>"):
+        raise InputError(
+            f"row {row} has no id: give every row one, or name another column with id_column= "
+            "(--id-column)"
+        )
+    if isinstance(name, Iterable | torch.Tensor):
+        raise InputError(
+            f"the id of row {row} is a {type(name).__name__}: ids are text or whole numbers"
+        )
+    return str(int(name)) if isinstance(name, float) and name.is_integer() else str(name)
+
+
 def with_columns(source: RowSource, ids: Any, metadata: Any) -> Iterator[Chunk]:
     """Add the columns that the user gave beside the input."""
     columns: dict[str, Any] = {}
     if metadata is not None:
-        if type(metadata).__module__.startswith("pandas"):
-            metadata = from_pandas(metadata)
-        names = metadata.column_names if isinstance(metadata, pa.Table) else list(metadata)
-        columns = {name: metadata[name] for name in names}
-        columns = {
-            name: column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-            for name, column in columns.items()
-        }
+        columns = _columns(metadata)
     if ids is not None:
-        columns["id"] = list(ids)
+        columns["id"] = as_ids(ids)
     rule = "it needs one entry per sequence"
     if source.total is not None:
         for name, column in columns.items():
@@ -75,7 +103,7 @@ def with_columns(source: RowSource, ids: Any, metadata: Any) -> Iterator[Chunk]:
                     raise InputError(f"column {name!r} has only {len(column)} entries: {rule}")
             cut = {name: column[start:stop] for name, column in columns.items()}
             names = cut.pop("id", None)
-            chunk.ids = chunk.ids if names is None else [str(name) for name in names]
+            chunk.ids = chunk.ids if names is None else as_ids(names, start)
             chunk.metadata = {**chunk.metadata, **cut}
             yield chunk
             start = stop
@@ -84,6 +112,26 @@ def with_columns(source: RowSource, ids: Any, metadata: Any) -> Iterator[Chunk]:
                 raise InputError(f"column {name!r} has {len(column)} entries for {start}: {rule}")
 
     return attach()
+
+
+def _columns(metadata: Any) -> dict[str, Any]:
+    """Return the columns of a table, a mapping or a list of records."""
+    if isinstance(metadata, list) and all(isinstance(entry, Mapping) for entry in metadata):
+        names = dict.fromkeys(name for entry in metadata for name in entry)
+        return {str(name): [entry.get(name) for entry in metadata] for name in names}
+    table = as_table(metadata)
+    if table is not None:
+        column_kinds(table.schema, "metadata")  # refuses two columns of one name
+        return {
+            name: pa.concat_arrays(column.chunks) if column.num_chunks else column.combine_chunks()
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+    if not isinstance(metadata, Mapping):
+        raise InputError(
+            f"got metadata of type {type(metadata).__name__}: pass a mapping of names to columns, "
+            "a table, or a list of records"
+        )
+    return dict(metadata)
 
 
 def numbered(chunks: Iterator[Chunk]) -> Iterator[Chunk]:

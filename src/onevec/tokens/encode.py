@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError, StoreError
@@ -26,6 +27,7 @@ from onevec.tokens.store import TokenStore
 from onevec.tokens.writer import TokenStoreWriter
 
 _BATCH_TOKENS_CPU, _BATCH_TOKENS = 4_096, 32_768
+_LOST_SPREAD = 0.05  # rounding error, as a part of a dimension's deviation, that is refused
 _ARRAY_VALUES = 8 * 2**20  # of ready token vectors, how many numbers are passed on at a time
 
 
@@ -35,7 +37,7 @@ def encode(
     *,
     out: str | Path | None = None,
     layers: int | str | Sequence[int | str] = "last",
-    dtype: str = "float16",
+    dtype: str | None = None,
     special_tokens: bool = False,
     max_length: int | None = None,
     long: str = "truncate",
@@ -68,9 +70,10 @@ def encode(
         Hidden states to take, of one pass: a number (0 the embeddings, -1 the last), "last",
         "middle" (half the depth), "all" (but the embeddings), or several, such as "last,middle".
         Several need ``out``; the store holds them in ascending order and reads the last.
-    dtype : {"float16", "int8", "float32"}
-        How values are kept; ``int8`` needs ``out``, and keeps two layers for the price of one in
-        ``float16``.
+    dtype : {"float16", "int8", "float32"}, optional
+        How values are kept: by default float16 for the states of an encoder, and float32 for ready
+        arrays, whose scale can be anything; ``int8`` needs ``out``, and keeps two layers for the
+        price of one in ``float16``.
     special_tokens : bool
         Keep [CLS], [SEP] and their like among the tokens. Otherwise they are left out, and a
         store holds [CLS], where the encoder has one, apart (`TokenStore.cls`); of a sequence that
@@ -127,20 +130,24 @@ def encode(
         precision=precision,
     )
     options.check()
-    _check_output(out, dtype, batch_tokens)
+    _check_output(out, dtype or "float16", batch_tokens)
     for name, given in (("sequences", sequences), ("encoder", encoder)):
         if isinstance(given, str) and not given.strip():
             raise InputError(f"got an empty {name}: name a file, or an encoder, that exists")
     if out is not None and not Path(out).exists():
         check_target(out, False, what="token store")
     if out is not None and not resume and not overwrite:
-        TokenStoreWriter(out, dtype=dtype)  # refuse a folder that is taken before any work
+        TokenStoreWriter(
+            out, dtype=dtype or "float16"
+        )  # refuse a folder that is taken before any work
     source = open_source(sequences, column=column, id_column=id_column, ids=ids, metadata=metadata)
     first = next(source.chunks, None)
     if first is None or not len(first):
         raise InputError("got no sequences: pass at least one")
     kind = kind_of(first.sequences)
     frozen = open_encoder(encoder, kind, options)
+    if dtype is None:
+        dtype = "float32" if frozen is None else "float16"
     known = [-1] if frozen is None else frozen.known_layers(layers)
     if frozen is None and set(asked) != {-1}:
         raise InputError(f"got layers={layers!r} for ready token vectors: leave layers out")
@@ -151,9 +158,9 @@ def encode(
     bar = Bar(source.total, progress)
     if out is None:
         with bar:
-            encoded = _encoded(chunks, frozen, known, batch_tokens, bar)
+            encoded = _encoded(chunks, frozen, known, batch_tokens, bar=bar, dtype=dtype)
             ragged = _in_memory((tokens[known[0]] for _, tokens, _ in encoded), dtype)
-        _warn_truncated(frozen)
+        _warn(frozen)
         return ragged
     writer = TokenStoreWriter(
         out,
@@ -166,7 +173,7 @@ def encode(
     )
     with writer, bar:
         rest = _resumed(chunks, writer, bar)
-        for chunk, tokens, cls in _encoded(rest, frozen, known, batch_tokens, bar):
+        for chunk, tokens, cls in _encoded(rest, frozen, known, batch_tokens, bar=bar, dtype=dtype):
             raw = chunk.sequences
             is_text = kind_of(raw) == "text"
             writer.append(
@@ -178,7 +185,7 @@ def encode(
                 owned=not isinstance(raw, Ragged),  # a Ragged is the user's
             )
             bar.note = _so_far(writer, source.total)
-    _warn_truncated(frozen)
+    _warn(frozen)
     return TokenStore(out)
 
 
@@ -220,13 +227,9 @@ def _settings(frozen: FrozenEncoder | None, options: Options) -> dict[str, Any]:
     }
 
 
-def _warn_truncated(frozen: FrozenEncoder | None) -> None:
-    if frozen is not None and frozen.truncated:
-        warnings.warn(
-            f"{frozen.truncated} sequences were longer than {frozen.limit} and were cut: use "
-            'long="window" (--long window) to keep all their tokens',
-            stacklevel=3,
-        )
+def _warn(frozen: FrozenEncoder | None) -> None:
+    for note in [] if frozen is None else frozen.notes():
+        warnings.warn(note, stacklevel=3)
 
 
 def _so_far(writer: TokenStoreWriter, total: int | None) -> str:
@@ -253,15 +256,34 @@ def _encoded(
     frozen: FrozenEncoder | None,
     layers: list[int],
     batch_tokens: int,
+    *,
     bar: Bar,
+    dtype: str,
 ) -> Iterator[tuple[Chunk, dict[int, Ragged], dict[int, Tensor] | None]]:
     """Yield each chunk with its token vectors, and classification tokens, by layer."""
     for chunk in chunks:
         if frozen is None:
-            yield chunk, {layers[0]: _checked(chunk.sequences, chunk.start)}, None
+            ready = _checked(chunk.sequences, chunk.start)
+            if dtype == "float16":
+                _check_precision(ready.values, chunk.start)
+            yield chunk, {layers[0]: ready}, None
         else:
             yield chunk, *_run(chunk, frozen, layers, batch_tokens)
         bar.advance(len(chunk))
+
+
+def _check_precision(values: Float[Tensor, "tokens dim"], start: int) -> None:
+    """Refuse float16 where rounding to it takes a good part of a dimension's spread."""
+    whole = values.double()
+    lost = (whole - values.half().double()).square().mean(0).sqrt()
+    spread, middle = torch.std_mean(whole, 0, correction=0)
+    bad = torch.nonzero((lost > _LOST_SPREAD * spread) & (spread > 0)).flatten().tolist()
+    if bad:
+        raise InputError(
+            f"float16 does not hold dimension {bad[0]} of the sequences from {start} on, which "
+            f"varies by {float(spread[bad[0]]):.3g} around {float(middle[bad[0]]):.6g}: use "
+            'dtype="float32" (--dtype float32), or subtract what is constant first'
+        )
 
 
 def _run(

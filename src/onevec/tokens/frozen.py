@@ -139,6 +139,15 @@ class FrozenEncoder(ABC):
     def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, States]]:
         """Return the states of each piece by layer, of one pass, in memory of their own."""
 
+    def notes(self) -> list[str]:
+        """Return what the user must know of the sequences so far, a sentence each."""
+        if not self.truncated:
+            return []
+        return [
+            f"{self.truncated} sequences were longer than {self.limit} and were cut: use "
+            'long="window" (--long window) to keep all their tokens'
+        ]
+
     def token_ids(self, piece: Piece) -> np.ndarray | None:
         """Return vocabulary entries of the kept tokens, if there is a vocabulary."""
         return None

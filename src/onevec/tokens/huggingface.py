@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from onevec.errors import InputError, MissingExtraError
 from onevec.tokens.frozen import FrozenEncoder, Options, Piece, States, hash_weights
 from onevec.tokens.text import TextEncoder, sensible
 
+_WINDOW, _HOP = 400, 160  # samples of a mel frame and between two, at 16 kHz
 _CLASS_TOKENS = {"cls_token", "class_embedding"}  # what image models call the token in front
 
 
@@ -98,18 +100,22 @@ class AutoEncoder:
 
     def __init__(self, name: str, options: Options, part: str | None = None):
         model, report = load_part("AutoModel", name)
-        missing = [key for key in report.get("missing_keys", ()) if "pooler" not in key]
+        side = None if part is None else getattr(model, part, None)
+        if side is not None:  # one side of a two-sided model, as CLIP
+            model = side
+        unread = ("pooler",)
+        if (
+            hasattr(model, "decoder") and model.get_encoder() is not model
+        ):  # T5's folder may deny it
+            model, unread = model.get_encoder(), ("pooler", "decoder")
+        keys = report.get("missing_keys", ())
+        missing = [key for key in keys if not any(each in key for each in unread)]
         if missing:
             warnings.warn(
                 f"{len(missing)} weights of {name} are not in its file and are random (such as "
                 f"{sorted(missing)[0]}): this is not the trained encoder; check the folder",
                 stacklevel=2,
             )
-        side = None if part is None else getattr(model, part, None)
-        if side is not None:  # one side of a two-sided model, as CLIP
-            model = side
-        if getattr(model.config, "is_encoder_decoder", False):
-            model = model.get_encoder()
         self.model = model.eval().requires_grad_(False)
         self.config = self.model.config
         self.options = options
@@ -211,7 +217,8 @@ class HuggingFaceAudio(FrozenEncoder):
     """A model with a feature extractor: waveforms in, frames out.
 
     Only waveforms of one length share a batch: some models normalise over time, padding included.
-    ``max_length`` counts samples here.
+    ``max_length`` counts samples here. Extractors that pad every waveform to one length (Whisper
+    to 30 s, AST to 10 s) give frames of nothing, which are left out.
     """
 
     def __init__(self, name: str, options: Options):
@@ -221,7 +228,9 @@ class HuggingFaceAudio(FrozenEncoder):
         self.depth = self._auto.depth
         self.extractor = load_part("AutoFeatureExtractor", name)
         self.rate = getattr(self.extractor, "sampling_rate", None)
-        self.limit = options.max_length
+        self._whole = self._padded_length()
+        limits = [n for n in (options.max_length, self._whole) if n is not None]
+        self.limit = min(limits, default=None)
         if options.long == "window":
             raise InputError(
                 f'got long="window" for {self.name}, which reads audio: windows are for text; '
@@ -229,6 +238,38 @@ class HuggingFaceAudio(FrozenEncoder):
             )
         self.fingerprint = hash_weights(self._auto.model, None)
         self._auto.to_device()
+
+    def _padded_length(self) -> int | None:
+        """Samples that every waveform is padded or cut to; None where it keeps its length."""
+        samples = getattr(self.extractor, "n_samples", None)  # Whisper
+        frames = getattr(self.extractor, "max_length", None)
+        if samples is None and isinstance(frames, int) and hasattr(self.extractor, "num_mel_bins"):
+            return _WINDOW + (frames - 1) * _HOP  # AST
+        return samples
+
+    def _real(self, length: int, tokens: int) -> Tensor | slice:
+        """Which tokens come from a waveform of so many samples, and not from padding."""
+        if self._whole is None:
+            return slice(None)
+        config = self._auto.config
+        if not hasattr(config, "time_stride"):
+            return slice(max(1, math.ceil(tokens * length / self._whole)))
+        # AST: two special tokens, then patches of the spectrogram, frequency by frequency.
+        bands = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+        times = (tokens - 2) // bands
+        frames = 1 + max(0, length - _WINDOW) // _HOP
+        kept = min(times, max(1, math.ceil(frames / config.time_stride)))
+        return 2 + torch.arange(bands * times).reshape(bands, times)[:, :kept].flatten()
+
+    def notes(self) -> list[str]:
+        """Return what the user must know: how much was cut."""
+        if not self.truncated or self.limit is None:
+            return []
+        return [
+            f"{self.truncated} waveforms were longer than {self.limit:,} samples "
+            f"({self.limit / (self.rate or 1):.3g} s), which is the most that is read, and were "
+            "cut: split them to keep all"
+        ]
 
     def cut(self, sequences: list[Any], start: int) -> list[Piece]:
         """Check waveforms; cut what is too long."""
@@ -259,7 +300,10 @@ class HuggingFaceAudio(FrozenEncoder):
                 f"({_first_line(error)}): drop the ones that are too short"
             ) from error
         whole = {layer: output.float().cpu() for layer, output in outputs.items()}
-        return [{k: States(v[row].clone()) for k, v in whole.items()} for row in range(len(pieces))]
+        return [
+            {k: States(v[row][self._real(len(wave), v.shape[1])].clone()) for k, v in whole.items()}
+            for row, wave in enumerate(waves)
+        ]
 
 
 class HuggingFaceImage(FrozenEncoder):

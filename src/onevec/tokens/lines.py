@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from onevec.errors import MissingExtraError
 _SAMPLE = 65_536  # bytes that the detection of an encoding sees
 _MOST_LINES = 1_000  # a CSV record of more lines is a quotation mark that was never closed
 _END = object()
+_DELIMITERS = (",", ";", "\t", "|")  # of CSV, whatever its ending says
 _COMMONEST = "cp1252"  # of those that are no UTF-8
 _MARKS = {  # of encodings with wide characters; the longer first: UTF-32 begins as UTF-16 does
     b"\xff\xfe\x00\x00": "utf-32",
@@ -50,6 +52,12 @@ class Broken:
         """Count something that is skipped."""
         self.counts[reason] = self.counts.get(reason, 0) + count
         self.first.setdefault(reason, place)
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file is gzipped, by its first bytes: its ending may say otherwise."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def open_bytes(path: Path, zipped: bool) -> IO[bytes]:
@@ -107,6 +115,46 @@ def _utf8(line: bytes) -> str | None:
         return line.decode()
     except UnicodeDecodeError:
         return None
+
+
+def strict_lines(path: Path, zipped: bool) -> Iterator[str]:
+    """Return the lines of a file without their ends, whatever its encoding is.
+
+    Raises
+    ------
+    ValueError
+        At the first line that is no text.
+
+    Warns
+    -----
+    UserWarning
+        If lines are no UTF-8 and were read by the encoding that they look like.
+    """
+    found = Broken()
+    for number, line in enumerate(tolerant_lines(path, zipped, found), 1):
+        if line is None:
+            raise ValueError(f"line {number} is no text: {next(iter(found.counts))}")
+        yield line
+    if found.recoded:
+        warnings.warn(
+            f"{found.recoded:,} lines of {path} are no UTF-8 and were read as {found.encoding}: "
+            "save the file as UTF-8 if letters look wrong",
+            stacklevel=2,
+        )
+
+
+def delimiter_of(path: Path, zipped: bool, usual: str, encoding: str) -> str:
+    """Return what separates the columns of a CSV file: the usual sign, if its header has it.
+
+    Else the sign that the header has most of and that the next line has as often.
+    """
+    with io.TextIOWrapper(open_bytes(path, zipped), encoding, errors="replace") as file:
+        header, first = file.readline(_SAMPLE), file.readline(_SAMPLE)
+    counts = {sign: header.count(sign) for sign in _DELIMITERS}
+    if counts[usual]:
+        return usual
+    best = max(counts, key=lambda sign: counts[sign])
+    return best if counts[best] and first.count(best) in (0, counts[best]) else usual
 
 
 def tolerant_lines(path: Path, zipped: bool, broken: Broken) -> Iterator[str | None]:

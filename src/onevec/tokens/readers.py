@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,13 +15,22 @@ import torch
 
 from onevec.errors import InputError
 from onevec.ragged import Ragged
-from onevec.tokens.chunks import Chunk, RowSource, numbered, with_columns
+from onevec.tokens.chunks import Chunk, RowSource, as_ids, numbered, with_columns
 from onevec.tokens.layout import is_store
-from onevec.tokens.lines import Broken, tolerant_csv, tolerant_lines
+from onevec.tokens.lines import (
+    Broken,
+    delimiter_of,
+    guess_encoding,
+    is_gzip,
+    strict_lines,
+    tolerant_csv,
+    tolerant_lines,
+)
 from onevec.tokens.store import TokenStore
 from onevec.tokens.tables import (
     as_sequences,
-    from_pandas,
+    as_table,
+    column_kinds,
     iterate_table,
     read_arrow,
     read_csv,
@@ -33,12 +41,12 @@ from onevec.tokens.tables import (
 
 _ROWS = 256  # rows read at a time
 _USUAL_COLUMNS = ("sequence", "text", "seq", "tokens", "values", "audio", "image")
-_TEXT = (".txt", ".text")
+_TEXT = (".txt", ".text", ".log")
 _FASTA = (".fasta", ".fa", ".faa", ".fna", ".ffn", ".fas")
 _JSONL = (".jsonl", ".ndjson")
 _CSV = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _ARROW = (".arrow", ".feather", ".ipc")
-KNOWN_FORMATS = ".parquet .arrow .jsonl .csv .tsv .fasta .txt (also .gz) .npy .npz"
+KNOWN_FORMATS = ".parquet .arrow .jsonl .csv .tsv .fasta .txt .log (also .gz) .npy .npz"
 
 
 def open_source(
@@ -86,16 +94,13 @@ def open_source(
 
 def _open_object(data: Any, column: str | None, id_column: str | None) -> RowSource:
     kind, home = type(data).__name__, type(data).__module__.split(".")[0]
-    if home == "pandas" and kind == "DataFrame":
-        data = from_pandas(data)
-    if isinstance(data, pa.RecordBatch):
-        data = pa.Table.from_batches([data])
-    if isinstance(data, pa.Table):
-        batches = data.to_batches(max_chunksize=_ROWS)
-        pick = choose_columns(_names(data.schema), column, id_column)
-        return RowSource(_from_batches(batches, *pick), data.num_rows)
-    if home == "datasets":
+    if home == "datasets" and "Column" not in kind:
         return _open_dataset(data, column, id_column)
+    table = as_table(data)
+    if table is not None:
+        batches = table.to_batches(max_chunksize=_ROWS)
+        pick = choose_columns(column_kinds(table.schema, "the table"), column, id_column)
+        return RowSource(_from_batches(batches, *pick), table.num_rows)
     if column is not None or id_column is not None:
         raise InputError(
             f"got column={column!r}, id_column={id_column!r} for a {kind}, which has no columns: "
@@ -103,6 +108,10 @@ def _open_object(data: Any, column: str | None, id_column: str | None) -> RowSou
         )
     if home == "pandas" and kind == "Series":
         data = data.tolist()
+    elif home == "polars" and kind == "Series":
+        data = data.to_list()
+    elif isinstance(data, pa.Array | pa.ChunkedArray):
+        data = data.to_pylist()
     if isinstance(data, TokenStore):
         raise InputError(
             f"got the token store {data.path} as sequences: it is encoded already; pass it to "
@@ -163,8 +172,8 @@ def _open_file(
         )
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass a file ({KNOWN_FORMATS})")
-    ending, zipped = ending_of(path)
-    if ending in (*_TEXT, *_FASTA):
+    ending, zipped = ending_of(path)[0], is_gzip(path)
+    if is_plain_text(path):
         if column is not None or id_column is not None:
             raise InputError(f"{path} has no columns: leave column and id_column out")
         read = _read_text if ending in _TEXT else partial(_read_fasta, broken=broken)
@@ -173,18 +182,22 @@ def _open_file(
         return RowSource(
             _from_records(_read_jsonl(path, zipped, broken), column, id_column, broken)
         )
+    if ending in _CSV:
+        with reading(path, "CSV"):
+            encoding = guess_encoding(path, zipped) or "utf-8"
+            delimiter = delimiter_of(path, zipped, _CSV[ending], encoding)
     if ending in _CSV and broken is not None:
-        rows = _read_tolerant_csv(path, zipped, _CSV[ending], broken)
+        rows = _read_tolerant_csv(path, zipped, delimiter, broken)
         return RowSource(_from_records(rows, column, id_column, broken))
     if ending in _CSV:
-        names, batches = read_csv(path, _CSV[ending])
+        names, batches = read_csv(path, zipped, delimiter, encoding)
         pick = choose_columns(names, column, id_column, path)
         return RowSource(_from_batches(batches, *pick))
     if ending in (".npy", ".npz") and not zipped:
         return _open_numpy(path)
     if ending in (".parquet", *_ARROW) and not zipped:
         schema, total, batches = (read_parquet if ending == ".parquet" else read_arrow)(path, _ROWS)
-        pick = choose_columns(_names(schema), column, id_column, path)
+        pick = choose_columns(column_kinds(schema, path), column, id_column, path)
         return RowSource(_from_batches(batches, *pick, broken), total)
     raise InputError(f"cannot tell the format of {path} from its ending: use {KNOWN_FORMATS}")
 
@@ -203,10 +216,9 @@ def is_known(path: Path) -> bool:
     return ending in text or (not zipped and ending in (".parquet", *_ARROW, ".npy", ".npz"))
 
 
-def _names(schema: pa.Schema) -> dict[str, bool]:
-    """Return the columns of a table, and for each whether it holds text."""
-    kinds = (pa.string(), pa.large_string(), pa.string_view())
-    return {entry.name: entry.type in kinds for entry in schema}
+def is_plain_text(path: Path) -> bool:
+    """Whether the ending of a file is that of a format without columns."""
+    return ending_of(path)[0] in (*_TEXT, *_FASTA)
 
 
 def choose_columns(
@@ -244,7 +256,7 @@ def _from_batches(
         sequences = as_sequences(batch.column(column), column, start)
         named = None if id_column is None else batch.column(id_column).to_pylist()
         rest = [n for n in batch.schema.names if n not in (column, id_column)]
-        ids = None if named is None else [str(name) for name in named]
+        ids = None if named is None else as_ids(named, start)
         yield Chunk(sequences, ids, {name: batch.column(name) for name in rest})
         start += batch.num_rows
 
@@ -256,7 +268,8 @@ def _open_dataset(data: Any, column: str | None, id_column: str | None) -> RowSo
         )
     if type(data).__name__.startswith("Iterable"):  # streamed
         return RowSource(_from_records(iter(data), column, id_column))
-    pick = choose_columns(_names(data.features.arrow_schema), column, id_column, "the data set")
+    kinds = column_kinds(data.features.arrow_schema, "the data set")
+    pick = choose_columns(kinds, column, id_column, "the data set")
     table = data.with_format("arrow")
     parts = (table[first : first + _ROWS] for first in range(0, len(data), _ROWS))
     return RowSource(_from_batches(iterate_table(parts), *pick), len(data))
@@ -289,8 +302,8 @@ def _from_records(
                 raise InputError(f"row {place} has no {pick[0]!r}: every row needs its sequence")
             else:
                 raise InputError(f"the list of row {place} is no array: give rows of one length")
+        ids = None if pick[1] is None else as_ids([record.get(pick[1]) for record in kept], row)
         row, part = row + len(part), kept
-        ids = None if pick[1] is None else [str(record.get(pick[1])) for record in part]
         rest = [name for name in names if name not in pick]
         yield Chunk(sequences, ids, {n: [record.get(n) for record in part] for n in rest})
 
@@ -310,9 +323,7 @@ def _lines(path: Path, zipped: bool, broken: Broken | None) -> Iterator[str | No
     if broken is not None:
         yield from tolerant_lines(path, zipped, broken)
         return
-    opened: Any = gzip.open if zipped else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        yield from (line.rstrip("\r\n") for line in file)
+    yield from strict_lines(path, zipped)
 
 
 def _from_lines(
@@ -355,7 +366,8 @@ def _read_fasta(
         lost = False
         if line.startswith(">"):
             if header is not None:
-                name, _, description = header.partition(" ")
+                name, *rest = header.split(None, 1) or [""]
+                description = rest[0] if rest else ""
                 if not body and broken is None:
                     raise InputError(f"the FASTA record {name!r} is empty: drop it")
                 yield "".join(body), name, description.strip()

@@ -72,26 +72,28 @@ def read_arrow(path: Path, rows: int) -> tuple[pa.Schema, int | None, Batches]:
     return reader.schema, None, batches()
 
 
-def read_csv(path: Path, delimiter: str) -> tuple[dict[str, bool], Batches]:
+def read_csv(
+    path: Path, zipped: bool, delimiter: str, encoding: str
+) -> tuple[dict[str, bool], Batches]:
     """Return the columns of a CSV file (and which hold text) and its batches.
 
     All columns are read as text whatever they look like: an id ``007`` stays one, and a type
     guessed from the first block cannot fail in a later one.
     """
     parse = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    read = arrow_csv.ReadOptions(block_size=4 * 2**20)
+    read = arrow_csv.ReadOptions(block_size=4 * 2**20, encoding=encoding)
 
     def open_it(text: list[str]) -> arrow_csv.CSVStreamingReader:
         convert = arrow_csv.ConvertOptions(
             column_types={name: pa.string() for name in text}, strings_can_be_null=False
         )
-        file = pa.input_stream(str(path), compression="detect")
+        file = pa.input_stream(str(path), compression="gzip" if zipped else None)
         return arrow_csv.open_csv(
             file, read_options=read, parse_options=parse, convert_options=convert
         )
 
     with reading(path, "CSV"), open_it([]) as reader:
-        names = {field.name: field.type == pa.string() for field in reader.schema}
+        names = column_kinds(reader.schema, path)
 
     def batches() -> Batches:
         with reading(path, "CSV"), open_it(list(names)) as reader:
@@ -110,6 +112,41 @@ def with_values(batches: Iterable[pa.RecordBatch], column: str, broken: Broken) 
             broken.add("no value", start + first, missing)
         start += batch.num_rows
         yield batch.filter(there)
+
+
+def column_kinds(schema: pa.Schema, where: Any) -> dict[str, bool]:
+    """Return the columns of a table, and for each whether it holds text.
+
+    Raises
+    ------
+    InputError
+        If two columns have one name.
+    """
+    twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{where} has {schema.names.count(twice)} columns named {twice!r}: rename all but one"
+        )
+    text = (pa.string(), pa.large_string(), pa.string_view())
+    return {
+        field.name: (field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
+        in text
+        for field in schema
+    }
+
+
+def as_table(data: Any) -> pa.Table | None:
+    """Return an Arrow table of what is one: pandas, polars, DuckDB, `datasets`; else None."""
+    known = type(data).__module__.split(".")[0], type(data).__name__
+    if known == ("pandas", "DataFrame"):
+        return from_pandas(data)
+    if known == ("datasets", "Dataset"):
+        return data.with_format("arrow")[:]
+    if isinstance(data, pa.RecordBatch):
+        return pa.Table.from_batches([data])
+    if isinstance(data, pa.Table) or known[1] == "Series" or isinstance(data, pa.ChunkedArray):
+        return data if isinstance(data, pa.Table) else None
+    return pa.table(data) if hasattr(data, "__arrow_c_stream__") else None
 
 
 def from_pandas(frame: Any) -> pa.Table:

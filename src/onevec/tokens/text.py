@@ -14,6 +14,7 @@ from torch import Tensor
 from onevec.errors import InputError
 from onevec.tokens.frozen import FrozenEncoder, Options, Piece, States, kept_states
 
+_MANY_UNKNOWN = 0.01  # share of unknown tokens from which the user is told
 _ABSURD = 10**7  # tokenizers without a limit say 10**30
 
 
@@ -67,6 +68,35 @@ class TextEncoder(FrozenEncoder):
         cls = getattr(tokenizer, "cls_token_id", None)
         apart = cls is not None and not causal and not options.special_tokens
         self._has_cls = apart and tokenizer("")["input_ids"][:1] == [cls]
+        self._unknown = getattr(tokenizer, "unk_token_id", None)
+        self._tokens = self._unknown_tokens = self._nothing_known = self._lower_case = 0
+
+    def notes(self) -> list[str]:
+        """Return what the user must know: what was cut, and tokens that are not in the vocabulary.
+
+        A few unknown tokens are usual; a share of `_MANY_UNKNOWN`, or a sequence of nothing else,
+        is not.
+        """
+        found, count = super().notes(), self._unknown_tokens
+        if not self._nothing_known and count < max(1, _MANY_UNKNOWN * self._tokens):
+            return found
+        words = (
+            f"{count:,} of {self._tokens:,} tokens ({100 * count / self._tokens:.1f} %) are not in "
+            f"the vocabulary of {self.name} (unk_token), and {self._nothing_known:,} sequences "
+            "consist of them alone: "
+        )
+        if self._lower_case:
+            words += "they are in lower case, write them in capitals if the encoder knows those"
+        else:
+            words += "check that the sequences are of the kind that the encoder was trained on"
+        return [*found, words]
+
+    def _count_unknown(self, ids: np.ndarray, count: int, text: str) -> None:
+        self._tokens += count
+        unknown = int((ids == self._unknown).sum()) if self._unknown is not None else 0
+        self._unknown_tokens += unknown
+        self._nothing_known += unknown >= count
+        self._lower_case += bool(unknown) and text.islower()
 
     @abstractmethod
     def hidden(
@@ -103,6 +133,7 @@ class TextEncoder(FrozenEncoder):
                     f"sequence {start + row} is empty ({sequences[row][:20]!r} has no token): "
                     "every sequence needs at least one; drop the empty ones"
                 )
+            self._count_unknown(inputs["input_ids"], count, sequences[row])
             head = self._head(encoded["special_tokens_mask"][row])
             pieces.extend(self._windows(row, inputs, head, count))
         return pieces
