@@ -35,7 +35,10 @@ PLAIN = Recipe(("raw_mean", "raw_std", "raw_max", "raw_min"), 0.0, 1.0, shrinkag
 EXTREMES = Recipe(("raw_mean", "raw_max", "raw_min"), 0.0, 1.0, shrinkage=0.9)  # no roots
 MOMENTS = Recipe(("covariance",), 0.25, 0.0)
 # What an objective adds: a learned head on the rich blocks, whitened already; it starts as `RICH`.
-_WHITENED = "evened", {"parts": [BLOCKS[name] for name in RICH.blocks], "power": RICH.block_power}
+_WHITENED = (
+    "whitened_parts",
+    {"parts": [BLOCKS[name] for name in RICH.blocks], "power": RICH.block_power},
+)
 HEAD: tuple[str, dict[str, Any]] = ("residual", {"parts": [_WHITENED]})
 LEARNED = Recipe((HEAD[0],), 0.0, RICH.power)
 ASKING = (MEAN, *RICH.blocks)  # what a sequence's other half is asked about

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 from onevec.blocks import Blocks, show
 from onevec.errors import InputError
 from onevec.poolers import POOLERS, Pooler
+from onevec.poolers.segments import Segments
 from onevec.ragged import Ragged
 from onevec.reduction import SHORTEST, Reduction
 from onevec.vector import FittedPart, Vector
@@ -192,6 +193,13 @@ class LayerModule(nn.Module):
         values = self.seen(tokens.values.float())
         seen = {view: tokens.with_values(shown) for view, shown in values.items()}
         return {name: pooler(seen[self.views[name]]) for name, pooler in self.poolers.items()}
+
+    def pool(self, tokens: Segments) -> dict[str, Tensor]:
+        """Pool sequences of any layout, as a graph does it."""
+        values = self.seen(tokens.values)
+        seen = {view: tokens.with_values(shown) for view, shown in values.items()}
+        named = zip(self.poolers, self.each(), strict=True)
+        return {name: pooler.pool(seen[self.views[name]]) for name, pooler in named}
 
 
 def check_poolers(model: OneVec) -> None:

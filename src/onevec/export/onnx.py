@@ -28,10 +28,9 @@ from onevec.export.encoder import (
     transformer_of,
     vectors_of,
 )
-from onevec.export.head import TOLERANCE, Head, difference, kind_of, layer_words, with_cls
-from onevec.export.padded import Padded
-from onevec.export.padded_poolers import PADDED
+from onevec.export.head import TOLERANCE, Head, difference, layer_words, with_cls
 from onevec.files import appears_whole, check_target
+from onevec.poolers.segments import PaddedSegments
 from onevec.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -163,15 +162,12 @@ class VectorGraph(nn.Module):
     ) -> Tensor:
         """Return (batch, dim)."""
         there, pooled = mask > 0, {}
+        fields = {} if ids is None else {"ids": ids.flatten()}
         pools = zip(self.head.layers, self.head.each_layer(), strict=True)
         for place, (layer, pool) in enumerate(pools):
             values = tokens if tokens.ndim == 3 else tokens[:, :, place]
-            raw = Padded(values.masked_fill(~there.unsqueeze(-1), 0.0), there, ids)
-            seen = {view: raw.with_values(each) for view, each in pool.seen(raw.values).items()}
-            pooled[layer] = {
-                name: PADDED[kind_of(pooler)](pooler, seen[pool.views[name]])
-                for name, pooler in pool.poolers.items()
-            }
+            values = values.masked_fill(~there.unsqueeze(-1), 0.0).flatten(0, 1)
+            pooled[layer] = pool.pool(PaddedSegments(values, there, fields))
         held = {}
         for layer in self.head.cls_layers:
             assert cls is not None, "a part reads the classification token"

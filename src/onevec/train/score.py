@@ -8,7 +8,7 @@ from torch import Tensor
 
 from onevec.blocks import Blocks, Features, Prepared
 from onevec.judge.exam import Exam, half_features
-from onevec.poolers.residual import Residual
+from onevec.poolers.combine import Residual
 from onevec.reduction import Recipe, Reduction
 
 _REFIT = 2_000  # sequences that the reduction is fitted to
@@ -61,5 +61,6 @@ class HeldOutScore:
         for name, pooler in self.blocks.poolers.items():
             if isinstance(pooler, Residual):
                 parts = torch.from_numpy(still[name]).to(device)
-                found[name] = pooler.add(parts, lengths.to(device)).cpu().numpy()
+                present = (lengths > 0).unsqueeze(1).to(device)
+                found[name] = pooler.after(parts, present).cpu().numpy()
         return found

@@ -14,7 +14,7 @@ from onevec.blocks import Blocks
 from onevec.encoders import attention
 from onevec.encoders.tuning.trainee import Trainee
 from onevec.encoders.tuning.views import window
-from onevec.poolers.concat import split_names
+from onevec.poolers.combine import split_names
 from onevec.ragged import Ragged
 
 _GROUP_TOKENS = 2_048  # of one forward pass: fits the caches of a CPU
