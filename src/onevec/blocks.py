@@ -65,6 +65,7 @@ class Blocks:
         self.shift = torch.zeros(dim)
         self.scale = torch.ones(dim)
         self.axes = torch.eye(dim)
+        self.spread = 0.0  # root mean square distance of tokens from their mean; not saved
         self.device = torch.device("cpu")
 
     @classmethod
@@ -82,6 +83,7 @@ class Blocks:
             )
         sample = sample.with_values(values)
         spread, blocks.shift = torch.std_mean(values, 0, correction=0)
+        blocks.spread = float(spread.double().square().sum().sqrt())
         least = _ROUNDING * torch.maximum(spread.max(), blocks.shift.abs())
         blocks.scale = torch.where(spread > least, spread, torch.inf)
         varies = _spread_within(sample) > _STEADY * spread
@@ -149,7 +151,7 @@ class Blocks:
         """Return the same with other poolers, fitted to what these see."""
         part = Blocks(self.dim, poolers)
         part.shift, part.scale, part.axes = self.shift, self.scale, self.axes
-        part.device = self.device
+        part.spread, part.device = self.spread, self.device
         return part
 
     def merged(self, other: Blocks) -> Blocks:

@@ -33,6 +33,7 @@ from onevec.parts import (
     Part,
     chosen,
     default_weights,
+    part_of,
     ready_frames,
 )
 from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
@@ -41,7 +42,7 @@ from onevec.reduction import MEAN, MEAN_PCA, Recipe, Reduction
 from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
 from onevec.tokens.layers import open_layers, same_layers
 from onevec.tokens.progress import Bar
-from onevec.tokens.store import TokenStore
+from onevec.tokens.store import TokenStore, made_from
 from onevec.train.settings import Trained, Training
 from onevec.vector import Pooled, Vector
 
@@ -250,26 +251,26 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ) -> tuple[Vector, Verdict]:
         """Fit the vector, and say what is known of it."""
         main, tokens = next(iter(layers.items()))
-        nuisance, dim = found[main].nuisance, self.dim
+        nuisance, dim = found[main].nuisance, self._number
         trained_words = f" {trained.sentence}" if trained is not None else ""
         if self.pooler != "auto":
-            width = WIDTH if dim in (None, "auto") else int(dim)
-            vector = Vector.alone(recipe, main, pooled[main], width, nuisance=nuisance)
+            vector = Vector.alone(recipe, main, pooled[main], dim or WIDTH, nuisance=nuisance)
             words = "As told: these poolers alone, so nothing is claimed against the mean."
             return vector, Verdict(recipe.name, False, words + trained_words)
         usual = self.parts is None and trained is None
         why = why_kept(tokens, pooled[main]) if usual else ""
         if why:
-            number = dim if isinstance(dim, int) else None
-            mean = Vector.mean(main, pooled[main], nuisance).shortened(pooled, number)
+            mean = Vector.mean(main, pooled[main], nuisance).shortened(pooled, dim)
             return mean, keep_the_mean(why, mean.dim_out, mean.width)
         given: dict[str, Any] = {
             "token_dim": tokens.dim,
+            "spreads": {layer: each.blocks.spread for layer, each in found.items()},
             "per_sequence": self.export is None,
         }
-        seen = findings_of(layers, found, asked, dim=dim, random_state=self.random_state, **given)
-        width = seen.enough if dim == "auto" else None if dim is None else int(dim)
-        vector = Vector.fit(asked, pooled, dim=width, nuisance=nuisance, **given)
+        seen = findings_of(
+            layers, found, asked, dim=self.dim, random_state=self.random_state, **given
+        )
+        vector = Vector.fit(asked, pooled, dim=dim or seen.enough, nuisance=nuisance, **given)
         shorter: dict[str, float] = {}
         if vector.shorter is not None:
             sizes = {"dim": vector.dim_out, "whole": vector.width, "native": tokens.dim}
@@ -382,6 +383,11 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return path
 
     @property
+    def _number(self) -> int | None:
+        """The number of dimensions that is asked for, if any."""
+        return None if self.dim is None or isinstance(self.dim, str) else int(self.dim)
+
+    @property
     def learns(self) -> bool:
         """Whether `fit` trains anything; the closed forms do not."""
         return bool(self._named_poolers()[1])
@@ -430,7 +436,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 recipe,
                 objective,
                 training,
-                dim=self.dim if isinstance(self.dim, int) else _TRAINED_DIM,
+                dim=self._number or _TRAINED_DIM,
                 effort=self.effort,
                 random_state=int(self.random_state),
                 teachers=teachers,
@@ -496,8 +502,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         theirs = _fingerprint(layers)
         if self.check_encoder and theirs and self.fingerprint_ and theirs != self.fingerprint_:
             raise StoreError(
-                f"the store was made by encoder {theirs[:12]}, the model was fitted to "
-                f"{self.fingerprint_[:12]}: encode again with that encoder, or pass "
+                f"the store was made by encoder {_brief(theirs)}, the model was fitted to "
+                f"{_brief(self.fingerprint_)}: encode again with that encoder, or pass "
                 "check_encoder=False if you know they are the same"
             )
         return layers
@@ -558,7 +564,13 @@ def load(path: str | Path) -> OneVec:
                 f"{path} is a model of format {config['format']}, and this onevec reads format "
                 f"{FORMAT}, in which the vector is made of parts: fit it again with `onevec fit`"
             )
-        model = OneVec(**config["parameters"])
+        parameters = dict(config["parameters"])
+        if isinstance(parameters.get("parts"), dict):
+            parameters["parts"] = {
+                name: part_of(value) if isinstance(value, dict) else value
+                for name, value in parameters["parts"].items()
+            }
+        model = OneVec(**parameters)
         model.n_features_in_ = config["token_dim"]
         model.fingerprint_ = config["fingerprint"]
         model.data_ = config.get("data")  # models saved before it was kept have none
@@ -600,6 +612,8 @@ def _with_layers(tokens: Tokens, poolers: Iterable[Pooler]) -> Tokens:
 
 def _plain(value: Any) -> Any:
     """A parameter as JSON can hold it; objects (views, teachers) by their names alone."""
+    if isinstance(value, Part):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -636,10 +650,21 @@ def _cls_of(tokens: Tokens, rows: np.ndarray | None) -> Features:
 
 def _fingerprint(layers: Mapping[int, Tokens]) -> str | None:
     """Return what the token vectors come from: encoder and hidden states; None for bare arrays."""
-    first, *others = layers.values()
-    one = getattr(first, "fingerprint", None)
-    numbers = ",".join(str(each.current_layer) for each in others if isinstance(each, TokenStore))
-    return f"{one} with {numbers}" if one and numbers else one
+    known = [each.fingerprint if isinstance(each, TokenStore) else None for each in layers.values()]
+    if not all(known):
+        return None
+    first, *others = (str(each) for each in known)
+    encoder = f"{made_from(first)[0]}@layer"
+    if all(each.startswith(encoder) for each in others):
+        numbers = ",".join(each.removeprefix(encoder) for each in others)
+        return f"{first} with {numbers}" if numbers else first
+    return "; ".join([first, *others])
+
+
+def _brief(fingerprint: str) -> str:
+    """Shorten a fingerprint to the encoder's first digits and the hidden states."""
+    parts = (part.partition("@") for part in fingerprint.split("; "))
+    return ", ".join(f"{encoder[:12]} {layers}".strip() for encoder, _, layers in parts)
 
 
 def facts_of(tokens: Tokens) -> dict[str, Any]:

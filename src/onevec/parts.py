@@ -33,7 +33,7 @@ BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
 RICH = Recipe(("dct", "transport", "covariance", "lagged"), 0.25, 0.0, unit=True)
 PLAIN = Recipe(("raw_mean", "raw_std", "raw_max", "raw_min"), 0.0, 1.0, shrinkage=0.9)
 EXTREMES = Recipe(("raw_mean", "raw_max", "raw_min"), 0.0, 1.0, shrinkage=0.9)  # no roots
-MOMENTS = Recipe(("covariance",), 0.25, 0.0)
+MOMENTS = Recipe(("covariance",), 0.0, 0.0)
 # What an objective adds: a learned head on the rich blocks, whitened already; it starts as `RICH`.
 _WHITENED = (
     "whitened_parts",
@@ -73,6 +73,12 @@ class Part:
     about: str
     reads: str = "tokens"
     weight: float = 1.0
+
+
+def part_of(state: Mapping[str, Any]) -> Part:
+    """Rebuild a part from what `dataclasses.asdict` made of it."""
+    recipe = state["recipe"]
+    return Part(**{**state, "recipe": Recipe(**{**recipe, "blocks": tuple(recipe["blocks"])})})
 
 
 PARTS: dict[str, Part] = {
@@ -156,6 +162,15 @@ def chosen(
 
 def _specs_of(name: str, part: Part) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return the specs of the blocks that a part pools from tokens."""
+    if not part.recipe.blocks:
+        raise InputError(f"got the part {name!r} without blocks: name at least one in its recipe")
+    if part.width is not None and part.width < 1:
+        raise InputError(f"got the part {name!r} of width {part.width}: it must be at least 1")
+    if part.reads != "tokens" and (part.reads, part.recipe.blocks) != ("cls", ("cls",)):
+        raise InputError(
+            f"got the part {name!r} of the blocks {', '.join(part.recipe.blocks)} that reads "
+            f'{part.reads!r}: it reads "tokens", or "cls" with the one block "cls"'
+        )
     if part.width is None and len(part.recipe.blocks) != 1:
         raise InputError(
             f"got the part {name!r} of the blocks {', '.join(part.recipe.blocks)} without a width: "
@@ -168,6 +183,11 @@ def _specs_of(name: str, part: Part) -> dict[str, tuple[str, dict[str, Any]]]:
             raise InputError(
                 f"got the part {name!r} of the block {block!r}: choose from {', '.join(BLOCKS)}, "
                 f"or name poolers ({', '.join(POOLERS)})"
+            )
+        if POOLERS[specs[block][0]]().learned:
+            raise InputError(
+                f"got the part {name!r} of the block {block!r}, which is trained: pass "
+                "objective=... for a learned part beside the others"
             )
     return specs
 

@@ -6,7 +6,7 @@ principal axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -97,11 +97,13 @@ class Reduction:
         dim: int,
         cache: dict[Any, Any] | None = None,
         nuisance: Float[np.ndarray, "seqs columns"] | None = None,
+        silent: Container[str] = (),
     ) -> Reduction:
         """Fit to block features of the sequences, from their first two moments.
 
         ``cache`` keeps moments and reduced blocks between recipes on the same features. In
-        which directions ``nuisance`` shows is taken out of every block.
+        which directions ``nuisance`` shows is taken out of every block. Blocks that are
+        ``silent`` hold rounding noise alone, and become 0.
         """
         cache = {} if cache is None else cache
         two, unit = self.recipe.two_stages, self.recipe.unit
@@ -121,6 +123,8 @@ class Reduction:
                         projection = _projection(varying, *how, cache[name])
                 if nuisance is not None:
                     _take_out(projection, block, nuisance)
+                if name in silent:
+                    projection.matrix_ = np.zeros_like(projection.matrix_)
                 reduced = projection.transform(block)
                 energy = float(np.sqrt((reduced**2).sum(1).mean())) or 1.0
                 cache[name, width, how] = projection, energy, reduced

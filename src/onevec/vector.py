@@ -11,12 +11,17 @@ from jaxtyping import Float
 
 from onevec.blocks import Features, under
 from onevec.nuisance import nuisance_directions
-from onevec.parts import PARTS, Part, width_of
+from onevec.parts import PARTS, Part, part_of, width_of
 from onevec.project import PCA, Moments, load_projection, projection_state
 from onevec.project.base import Linear
 from onevec.reduction import MEAN, Recipe, Reduction, of_length_1
 
 Pooled = Mapping[int, Features]  # by hidden state
+_IN_TOKEN_UNITS = (MEAN, "raw_mean", "raw_std", "raw_max", "raw_min")  # blocks
+# Of the tokens' spread: what differs by less differs by rounding, in half precision too, such as
+# mean and deviation of series that were standardised one by one. Chance alone makes the means of
+# sequences of a million tokens differ as much.
+_NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class FittedPart:
         features: Features,
         *,
         token_dim: int,
+        spread: float = 0.0,
         per_sequence: bool = True,
         cache: dict[Any, Any] | None = None,
         nuisance: Float[np.ndarray, "seqs columns"] | None = None,
@@ -65,24 +71,33 @@ class FittedPart:
         """Fit to block features of the sequences.
 
         ``per_sequence`` scales every sequence to length 1; otherwise all are divided by the root
-        mean square length, which is an affine map.
+        mean square length, which is an affine map. ``spread`` is that of the tokens: where means,
+        deviations or extremes differ by less than a thousandth of it they are rounding noise,
+        which must not be scaled to length 1. A mean that stays as it is is divided by ``spread``.
         """
         width, reduction, blind = width_of(part, token_dim), None, None
         (block, *others) = part.recipe.blocks
+        silent = [
+            each
+            for each in part.recipe.blocks
+            if each in _IN_TOKEN_UNITS and _distance(features[each]) <= _NEGLIGIBLE * spread
+        ]
         if width is None:
             assert not others, "features that stay as they are come from one block"
             found = features[block].astype(np.float64)
             if nuisance is not None:
                 blind = nuisance_directions(found, nuisance)
+            made = cls(name, layer, part, None, found.mean(0), blind)
+            if silent:
+                return replace(made, length=spread or 1.0)
         else:
-            reduction = Reduction(part.recipe).fit(features, width, cache, nuisance)
+            reduction = Reduction(part.recipe).fit(features, width, cache, nuisance, silent)
             reduction = reduction.turned(_rotation(reduction.last.matrix_))
-            found = reduction.transform(features).astype(np.float64)
-        made = cls(name, layer, part, reduction, found.mean(0), blind)
+            made = cls(name, layer, part, reduction, np.zeros(reduction.dim_out))  # centred by it
         if per_sequence:
             return made
-        sizes = np.linalg.norm(made._centred(found), axis=1)
-        return replace(made, length=float(np.sqrt((sizes**2).mean())) or 1.0)
+        found = made._centred(made._features(features))
+        return replace(made, length=float(np.sqrt((found**2).sum(1).mean())) or 1.0)
 
     @classmethod
     def as_it_is(
@@ -103,10 +118,13 @@ class FittedPart:
         found = found - self.centre
         return found if self.blind is None else found - (found @ self.blind) @ self.blind.T
 
+    def _features(self, features: Features) -> Float[np.ndarray, "seqs width"]:
+        found = self.reduction.transform(features) if self.reduction else features[self.block]
+        return found.astype(np.float64)
+
     def transform(self, features: Features) -> Float[np.ndarray, "seqs width"]:
         """Return the part's columns in fp32, its weight in them."""
-        found = self.reduction.transform(features) if self.reduction else features[self.block]
-        found = self._centred(found.astype(np.float64))
+        found = self._centred(self._features(features))
         found = of_length_1(found) if self.length is None else found / self.length
         return (self.part.weight * found).astype(np.float32)
 
@@ -118,9 +136,12 @@ class FittedPart:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what `from_state` needs: a JSON part and the arrays."""
         config: dict[str, Any] = {
-            **{"name": self.name, "layer": self.layer, "width": self.width},
+            "name": self.name,
+            "layer": self.layer,
+            "width": self.width,
             "length": self.length,
-            **{"part": asdict(self.part), "reduction": None},
+            "part": asdict(self.part),
+            "reduction": None,
         }
         arrays = {"centre": self.centre}
         if self.blind is not None:
@@ -133,14 +154,23 @@ class FittedPart:
     @classmethod
     def from_state(cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> FittedPart:
         """Rebuild from `state`."""
-        recipe = config["part"]["recipe"]
-        recipe = Recipe(**{**recipe, "blocks": tuple(recipe["blocks"])})
         reduction = None
         if config["reduction"] is not None:
             reduction = Reduction.from_state(config["reduction"], under(arrays, "reduction/"))
-        part = Part(**{**config["part"], "recipe": recipe})
-        held = arrays["centre"], arrays.get("blind"), config["length"]
-        return cls(config["name"], config["layer"], part, reduction, *held)
+        return cls(
+            config["name"],
+            config["layer"],
+            part_of(config["part"]),
+            reduction,
+            arrays["centre"],
+            arrays.get("blind"),
+            config["length"],
+        )
+
+
+def _distance(block: Float[np.ndarray, "seqs dims"]) -> float:
+    """Root mean square distance of the rows from their mean."""
+    return float(np.sqrt(block.var(axis=0, dtype=np.float64).sum()))
 
 
 def _rotation(matrix: Float[np.ndarray, "dim width"]) -> Float[np.ndarray, "width kept"]:
@@ -178,16 +208,21 @@ class Vector:
         pooled: Pooled,
         *,
         token_dim: int,
+        spreads: Mapping[int, float] | None = None,
         dim: int | None = None,
         per_sequence: bool = True,
         nuisance: Float[np.ndarray, "seqs columns"] | None = None,
     ) -> Vector:
-        """Fit every part, given by name, hidden state and what it is, to pooled features."""
+        """Fit every part, given by name, hidden state and what it is, to pooled features.
+
+        ``spreads`` are those of the tokens by hidden state, see `FittedPart.fit`.
+        """
         caches: dict[int, dict[Any, Any]] = {layer: {} for layer in pooled}
         parts = [
             FittedPart.fit(
                 *(name, layer, part, pooled[layer]),
                 token_dim=token_dim,
+                spread=spreads[layer] if spreads else 0.0,
                 per_sequence=per_sequence,
                 cache=caches[layer],
                 nuisance=nuisance,
@@ -221,10 +256,12 @@ class Vector:
 
     def shortened(self, pooled: Pooled, dim: int | None) -> Vector:
         """Return the leading ``dim`` directions of the whole over the fitting data."""
-        if dim is None or dim >= self.dim_out:
-            return self
+        return self if dim is None or dim >= self.dim_out else self.turned(pooled, dim)
+
+    def turned(self, pooled: Pooled, dim: int) -> Vector:
+        """Return the same along its principal axes over the fitting data, at most ``dim``."""
         moments = Moments.of([self.transform(pooled)])
-        return Vector(self.parts, PCA(n_components=dim).fit_moments(moments))
+        return Vector(self.parts, PCA(n_components=min(dim, moments.dim)).fit_moments(moments))
 
     @property
     def width(self) -> int:
@@ -257,8 +294,12 @@ class Vector:
         ends = np.cumsum([part.width for part in self.parts]).tolist()
         return [
             {
-                **{"name": each.name, "layer": each.layer, "first": end - each.width, "last": end},
-                **{"weight": each.part.weight, "about": each.part.about},
+                "name": each.name,
+                "layer": each.layer,
+                "first": end - each.width,
+                "last": end,
+                "weight": each.part.weight,
+                "about": each.part.about,
             }
             for each, end in zip(self.parts, ends, strict=True)
         ]

@@ -16,8 +16,9 @@ from onevec.judge.verdict import LEAST_HELD_OUT, LEAST_SEQUENCES
 from onevec.parts import PARTS, Part
 from onevec.reduction import MEAN
 from onevec.tokens.batches import Tokens
-from onevec.vector import FittedPart, Vector
+from onevec.vector import Vector
 
+_LEAST_ERROR = 1e-4  # all differences alike must not make a number of errors without end
 _ROUNDING = 1e-5  # of the largest value: sequences that differ by less are alike
 
 
@@ -87,7 +88,7 @@ def findings_of(
     cut = {layer: each.held_out_halves(held) for layer, each in found.items()}
     halves = [{layer: both[side] for layer, both in cut.items() if both} for side in (0, 1)]
     vector = Vector.fit(asked, known, nuisance=prepared.fitted_nuisance, **given)
-    means = Vector([FittedPart.fit(MEAN, main, PARTS[MEAN], known[main], token_dim=tokens.dim)])
+    means = Vector.fit([(MEAN, main, PARTS[MEAN])], known, **given)
     lengths = tokens.lengths.cpu().numpy()[prepared.rows[held]]
     whole, mean = vector.transform(unseen), means.transform(unseen)
 
@@ -96,11 +97,11 @@ def findings_of(
         return matched_retrieval(first, second, lengths)
 
     ours, theirs = finds(vector), finds(means)
-    error = float((ours - theirs).std(ddof=1)) / len(held) ** 0.5
     evidence = {
         "found": float(ours.mean()),
         "found_by_mean": float(theirs.mean()),
-        "found_z": float((ours - theirs).mean()) / error if error > 0 else 0.0,
+        # A mean that finds less than chance does so by chance: no merit of the vector.
+        "found_z": min(_in_errors(ours - theirs), _in_errors(ours - 0.5)),
         "neighbours": neighbours_kept(mean, whole),
         "length_r2": length_readability(whole, lengths, random_state),
         "length_r2_of_mean": length_readability(mean, lengths, random_state),
@@ -108,7 +109,7 @@ def findings_of(
     if dim is None:
         return Findings(len(held), evidence)
     most = DIMENSIONS[-1] if dim == "auto" else int(dim)
-    leading, curve, enough = vector.shortened(known, most).transform(unseen), [], None
+    leading, curve, enough = vector.turned(known, most).transform(unseen), [], None
     if dim == "auto":
         curve = dimension_curve(whole, leading)
         enough = smallest(curve)
@@ -118,6 +119,13 @@ def findings_of(
         "neighbours_of_mean": neighbours_kept(whole, mean),
     }
     return Findings(len(held), evidence, shorter, curve, enough)
+
+
+def _in_errors(differences: Float[np.ndarray, " seqs"]) -> float:
+    """Return the mean of differences in standard errors; 0 where all are 0."""
+    error = float(differences.std(ddof=1)) / len(differences) ** 0.5
+    mean = float(differences.mean())
+    return mean / max(error, _LEAST_ERROR)
 
 
 def why_kept(tokens: Tokens, features: Features) -> str:

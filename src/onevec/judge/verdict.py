@@ -41,7 +41,8 @@ class Verdict:
     evidence : dict
         What these data say, no labels read: ``found`` and ``found_by_mean``, the share of other
         sequences that are less like one half of a sequence than its own other half is, by the
-        vector and by the mean, and ``found_z``, their difference in standard errors;
+        vector and by the mean, and ``found_z``, their difference in standard errors, or the
+        vector's difference from chance where that is smaller;
         ``neighbours``, the share of the ten nearest neighbours by the mean that the vector has
         too; ``length_r2`` and ``length_r2_of_mean``, how well the logarithm of the length can be
         read (R² of ridge). Empty of too few sequences.

@@ -40,13 +40,14 @@ def open_layers(X: Any, layers: Any) -> tuple[dict[int, Tokens], dict[int, float
         held: dict[int, Tokens] = {_number(layer): as_tokens(X[layer]) for layer in X}
         if not held:
             raise InputError("got an empty mapping of layers: pass token vectors by layer number")
-        held = dict(sorted(held.items()))
+        held = {layer: held[layer] for layer in sorted(held, key=_depth)}
         _check_alike(held)
-        weights = _weights(layers, list(held), None, max(held))
+        weights = _weights(layers, list(held), None, list(held)[-1])
         return {layer: held[layer] for layer in weights}, weights
     tokens = as_tokens(X)
     if isinstance(tokens, Ragged):
-        if layers not in (None, "last", LAST, ["last"], [LAST]):
+        asked = layers.tolist() if isinstance(layers, np.ndarray) else layers
+        if asked not in (None, "last", LAST, ["last"], [LAST]):
             raise InputError(
                 f"got layers={layers!r} with bare arrays, which have one layer: pass a mapping of "
                 "layer numbers to arrays, or a store that `encode` wrote with several layers"
@@ -124,10 +125,18 @@ def _weights(asked: Any, stored: list[int], depth: int | None, current: int) -> 
             found.setdefault(layer, None if weight is None else _weight(weight, name))
     if not found:
         raise InputError(f"got layers={asked!r}: name at least one of {stored}")
-    first, *others = sorted(found, reverse=True)
+    first, *others = sorted(found, key=_depth, reverse=True)
     usual = {first: 1.0} | dict.fromkeys(others, INNER_WEIGHT / math.sqrt(max(1, len(others))))
     weights = {layer: usual[layer] if found[layer] is None else found[layer] for layer in usual}
-    return {layer: weight for layer, weight in weights.items() if weight} or {first: 1.0}
+    weights = {layer: weight for layer, weight in weights.items() if weight}
+    if not weights:
+        raise InputError(f"got layers={asked!r}: give at least one of them a weight above 0")
+    return weights
+
+
+def _depth(layer: int) -> tuple[bool, int]:
+    """Sort key of hidden states: negative numbers count from the last one."""
+    return layer < 0, layer
 
 
 def _hashable(name: Any) -> Any:

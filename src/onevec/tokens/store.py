@@ -27,9 +27,10 @@ _OPEN_SHARDS = 8  # maps held at a time: bounds address space and open files
 def made_from(fingerprint: str | None) -> tuple[str | None, list[int]]:
     """Return the encoder of a `TokenStore.fingerprint` and its layers, the one that is read first.
 
-    There are none where the fingerprint is that of an encoder alone.
+    There are none where the fingerprint is that of an encoder alone. Of several encoders, one
+    for each layer of a mapping, the first is meant.
     """
-    encoder, _, layers = (fingerprint or "").partition("@layer")
+    encoder, _, layers = (fingerprint or "").partition("; ")[0].partition("@layer")
     first, _, others = layers.partition(" with ")
     numbers = [int(number) for number in [first, *others.split(",")] if number]
     return encoder or None, numbers
