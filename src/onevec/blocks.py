@@ -15,8 +15,9 @@ from torch import Tensor
 
 from onevec.errors import InputError
 from onevec.nuisance import nuisance_of
-from onevec.poolers import POOLERS, Pooler
+from onevec.poolers import Pooler
 from onevec.poolers.fitting import principal_axes
+from onevec.poolers.spec import is_own, kind_of, pooler_of
 from onevec.ragged import Ragged
 from onevec.segment import segment_mean
 from onevec.tokens.batches import Tokens, cut_by_budget, sample_sequences
@@ -92,7 +93,7 @@ class Blocks:
         if sample.dim > _TOKEN_WIDTH:
             scaled = blocks._shown(values, ("scaled",))["scaled"]
             _, blocks.axes = principal_axes(scaled, _TOKEN_WIDTH, whiten=False)
-        blocks.poolers = {name: POOLERS[kind](**options) for name, (kind, options) in specs.items()}
+        blocks.poolers = {name: pooler_of(*spec) for name, spec in specs.items()}
         seen = blocks._seen(sample, specs)
         for name, pooler in blocks.poolers.items():
             pooler.fit(seen[blocks.view(name)], random_state=random_state)
@@ -163,9 +164,10 @@ class Blocks:
         config: dict[str, Any] = {}
         arrays = {name: getattr(self, name).numpy() for name in ("shift", "scale", "axes")}
         for name, pooler in self.poolers.items():
-            kind = next(key for key, value in POOLERS.items() if type(pooler) is value)
             held = {key: value.numpy() for key, value in pooler.state_dict().items()}
-            config[name] = [kind, pooler.options]
+            config[name] = [kind_of(pooler), pooler.options]
+            if is_own(pooler):
+                _rebuilt(*config[name], pooler.dim_in, pooler.state_dict())
             arrays |= {f"{name}.{key}": value for key, value in held.items()}
         return config, arrays
 
@@ -179,10 +181,9 @@ class Blocks:
             setattr(blocks, name, torch.from_numpy(arrays[name]))
         for name, (kind, options) in config.items():
             held = {k: torch.from_numpy(v) for k, v in under(arrays, f"{name}.").items()}
-            blocks.poolers[name] = POOLERS[kind](**options)
+            blocks.poolers[name] = pooler_of(kind, options)  # tells the view
             width = blocks.axes.shape[1] if blocks.view(name) == "scaled" else dim
-            blocks.poolers[name].build(width)
-            blocks.poolers[name].load_state_dict(held)
+            blocks.poolers[name] = _rebuilt(kind, options, width, held)
         return blocks
 
     def of(
@@ -214,6 +215,24 @@ class Blocks:
                 part.append(_features(self._pool(some, names)))
         whole, first_half, second_half = (joined(part) for part in parts)
         return whole, (first_half, second_half)
+
+
+def _rebuilt(
+    kind: str, options: Mapping[str, Any], width: int, state: Mapping[str, Tensor]
+) -> Pooler:
+    """Make a fitted pooler from what is saved of it."""
+    pooler = pooler_of(kind, options).build(width)
+    try:
+        pooler.load_state_dict(state)
+    except RuntimeError as error:
+        if not is_own(pooler):
+            raise
+        raise InputError(
+            f"the pooler {kind} does not take the state of the fitted one "
+            f"({' '.join(str(error).split())}): its _build must make every buffer and parameter, "
+            "of sizes that follow from the options, as it did at the fit"
+        ) from None
+    return pooler
 
 
 def _features(found: Mapping[str, Tensor]) -> Features:

@@ -14,7 +14,8 @@ from numbers import Real
 from typing import Any
 
 from onevec.errors import InputError
-from onevec.poolers import POOLERS, Concat, make_pooler
+from onevec.poolers import POOLERS, Pooler, make_pooler
+from onevec.poolers.spec import Spec, block_name, blocks_of
 from onevec.ragged import Ragged
 from onevec.reduction import MEAN, MEAN_PCA, Recipe
 
@@ -139,9 +140,10 @@ def chosen(
 
     Parameters
     ----------
-    given : None, str, sequence of str, or mapping of str to float or Part
+    given : None, str, sequence of str, or mapping of str to float, Part, Pooler or mapping
         Names are entries of `PARTS`, or poolers of `onevec.poolers.POOLERS` (several side by side
-        as ``"std|vlad"``), which are half-whitened. Text is ``"mean,rich=0.6"``.
+        as ``"std|vlad:codes=8"``), which are half-whitened. Text is ``"mean,rich=0.6"``. A value
+        that is a pooler, or a mapping as `make_pooler` takes it, is a part of that name.
     weights : mapping of str to float
         What is taken where nothing is given.
     """
@@ -149,12 +151,15 @@ def chosen(
     parts: dict[str, Part] = {}
     specs: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, value in named.items():
-        own = isinstance(value, Part)
-        part = value if own else PARTS.get(name) or _of_poolers(name)
+        own, more = isinstance(value, Part | Pooler | Mapping), {}
+        if isinstance(value, Part) or (not own and name in PARTS):
+            part = value if isinstance(value, Part) else PARTS[name]
+        else:
+            part, more = _of_poolers(name, value if own else name)
         part = replace(part, weight=_weight(name, part.weight if own else value))
         if part.weight > 0:
             parts[name] = part
-            specs |= _specs_of(name, part)
+            specs |= more or _specs_of(name, part)
     if not parts:
         raise InputError(f"got parts={given!r}: name at least one part with a weight above 0")
     return parts, specs
@@ -195,28 +200,32 @@ def _specs_of(name: str, part: Part) -> dict[str, tuple[str, dict[str, Any]]]:
 _OWN = "own_"  # before a pooler whose name is that of a block with other options
 
 
-def block_of(pooler: str) -> str:
-    """Return the name of the block that is a pooler without options."""
-    return pooler if BLOCKS.get(pooler, (pooler, {})) == (pooler, {}) else f"{_OWN}{pooler}"
+def block_of(pooler: str, options: Mapping[str, Any] | None = None) -> str:
+    """Return the name of the block that is a pooler."""
+    name = block_name(pooler, options or {})
+    return name if BLOCKS.get(name, (name, {})) == (name, {}) else f"{_OWN}{name}"
 
 
-def _of_poolers(spec: str) -> Part:
-    """Make a part of poolers side by side."""
+def _of_poolers(name: str, spec: Spec) -> tuple[Part, dict[str, tuple[str, dict[str, Any]]]]:
+    """Make a part of poolers side by side, and the specs of their blocks."""
     try:
-        made = make_pooler(spec)
+        pairs = list(blocks_of(spec).values())
+        learned = make_pooler(spec).learned
     except InputError as error:
+        if ":" in name or name != spec:  # a pooler is meant, and the error says what is wrong
+            raise InputError(f"got the part {name!r}: {error}") from error
         raise InputError(
-            f"got the part {spec!r}: choose from {', '.join(PARTS)}, or name poolers "
+            f"got the part {name!r}: choose from {', '.join(PARTS)}, or name poolers "
             f"({', '.join(POOLERS)})"
         ) from error
-    names = made.names if isinstance(made, Concat) else [spec.strip()]
-    if made.learned:
+    if learned:
         raise InputError(
-            f"got the part {spec!r}, which is trained: pass it as pooler={spec!r}, or pass "
+            f"got the part {name!r}, which is trained: pass it as pooler={spec!r}, or pass "
             "objective=... for a learned part beside the others"
         )
-    blocks = tuple(dict.fromkeys(block_of(name) for name in names))
-    return Part(Recipe(blocks, 0.5, 0.5), WIDTH, f"{spec}, half-whitened")
+    specs = {block_of(kind, options): (kind, options) for kind, options in pairs}
+    about = f"{'|'.join(block_name(*pair) for pair in pairs)}, half-whitened"
+    return Part(Recipe(tuple(specs), 0.5, 0.5), WIDTH, about), specs
 
 
 def _named(given: Any) -> dict[str, Any]:
@@ -236,6 +245,11 @@ def weighted(text: str, what: str) -> dict[str, float]:
     """Read ``"a,b=0.6"`` as names with weights, by default 1."""
     found: dict[str, float] = {}
     for entry in text.split(","):
+        if ":" in entry:
+            raise InputError(
+                f"got {what} {entry.strip()!r}: options have no place in such a text; pass a "
+                'mapping, such as {"vlad:codes=8": 1}'
+            )
         name, _, number = entry.partition("=")
         try:
             found[name.strip()] = float(number) if number else 1.0

@@ -6,10 +6,10 @@ from sentence_transformers import SentenceTransformer
 
 from onevec import OneVec, load
 from onevec.errors import InputError
-from onevec.export.head import kind_of
 from onevec.export.sentence_transformers import to_sentence_transformers
 from onevec.native import why_not_native
 from onevec.parts import NATIVE_WEIGHTS
+from onevec.poolers.spec import kind_of
 from tests.export.conftest import error
 from tests.test_cli import run
 

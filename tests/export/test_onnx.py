@@ -227,7 +227,7 @@ def test_refusals_leave_nothing(tmp_path, ragged, encoder, tokens, monkeypatch):
     assert "pass that encoder" in refused(tmp_path, model, StoreError, encoder=encoder)
     layers = ragged.values.unsqueeze(1).expand(-1, 3, -1)
     mixed = Ragged(ragged.values, ragged.lengths, {"layers": layers})
-    assert "mixes several layers" in refused(tmp_path, fitted(mixed, "layer_mix"))
+    assert "reads the token field 'layers'" in refused(tmp_path, fitted(mixed, "layer_mix"))
 
     def fails(*_):
         raise RuntimeError("no such operation")

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from onevec.blocks import Blocks, show
 from onevec.errors import InputError
-from onevec.poolers import POOLERS, Pooler
+from onevec.poolers import Pooler
 from onevec.poolers.segments import Segments
 from onevec.ragged import Ragged
 from onevec.reduction import SHORTEST, Reduction
@@ -76,11 +76,6 @@ def _stages(part: FittedPart) -> Affine:
         matrix = inner.matrix_ @ outer.matrix_[rows] / reduction.energy[name]
         blocks[name] = (inner.mean_, matrix @ clear)
     return blocks, (-outer.mean_ @ outer.matrix_ - part.centre) @ clear
-
-
-def kind_of(pooler: nn.Module) -> str:
-    """Return the name of a pooler in the table of poolers."""
-    return next(name for name, kind in POOLERS.items() if type(pooler) is kind)
 
 
 class _Maps(nn.Module):
@@ -205,12 +200,13 @@ class LayerModule(nn.Module):
 def check_poolers(model: OneVec) -> None:
     """Raise `InputError` where a pooler reads what an export cannot hand to it."""
     for blocks in model.blocks_.values():
-        needs = [name for name, each in blocks.poolers.items() if "layers" in each.needs]
-        if needs:
-            raise InputError(
-                f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand to it: "
-                "fit with another pooler"
-            )
+        for name, pooler in blocks.poolers.items():
+            fields = [field for field in pooler.needs if field != "ids"]
+            if fields:
+                raise InputError(
+                    f"the pooler {name!r} reads the token field {fields[0]!r}, which an export "
+                    "cannot hand to it: fit with another pooler"
+                )
 
 
 class Head(nn.Module):

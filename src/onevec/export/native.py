@@ -23,12 +23,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from onevec.blocks import CLIP
-from onevec.export.head import affine_of, kind_of
+from onevec.export.head import affine_of
 from onevec.export.program import Columns, Program, stacked
 from onevec.poolers.attention import Attention
 from onevec.poolers.covariance import Covariance
 from onevec.poolers.random_features import RandomProjection
 from onevec.poolers.sets import DeepSets
+from onevec.poolers.spec import kind_of
 from onevec.poolers.weighting import IDF, SIF
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from onevec.export.encoder import (
 from onevec.export.head import TOLERANCE, Head, difference, layer_words, with_cls
 from onevec.files import appears_whole, check_target
 from onevec.poolers.segments import PaddedSegments
+from onevec.poolers.spec import is_own, kind_of
 from onevec.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def to_onnx(
         out, overwrite, what="ONNX export", ours=lambda at: (at / MANIFEST).is_file()
     )
     graph = VectorGraph(model)
+    _check_own_poolers(graph.head)
     facts: dict[str, Any] = {"format": 1, "road": "onnx", "dim": model.vector_.dim_out}
     if encoder is None:
         whole: nn.Module = graph
@@ -124,9 +126,14 @@ def to_onnx(
         try:
             _export(whole, _example(batches), part / GRAPH)
         except Exception as error:  # of the exporter's many classes
+            next_step = (
+                "fit with another pooler"
+                if encoder is None
+                else "export it without the encoder, and run that one by its own means"
+            )
             raise InputError(
                 f"torch's exporter cannot write this model as a graph ({type(error).__name__}): "
-                "export it without the encoder, and run that one by its own means"
+                f"{next_step}"
             ) from error
         facts["difference"] = _check(part / GRAPH, batches)
         if facts["difference"] > TOLERANCE:
@@ -232,6 +239,28 @@ def _token_batches(model: OneVec, head: Head) -> Iterator[Batch]:
         if read:
             given["cls"] = torch.stack([cls[layer] for layer in head.layers], dim=1)
         yield given, model.transform_states(held, read)
+
+
+def _check_own_poolers(head: Head) -> None:
+    """Raise `InputError` where a user's own pooler does not do the same on padded sequences."""
+    source, lengths = torch.Generator().manual_seed(0), torch.tensor([3, 1, 5])
+    mask = torch.arange(7) < lengths.unsqueeze(1)
+    for pooler in (each for pool in head.each_layer() for each in pool.each() if is_own(each)):
+        values = torch.randn(*mask.shape, pooler.dim_in, generator=source)
+        ids = torch.randint(0, 50, mask.shape, generator=source)
+        padded = PaddedSegments(values.flatten(0, 1), mask, {"ids": ids.flatten()})
+        wanted = pooler(Ragged(values[mask], lengths, {"ids": ids[mask]}))
+        try:
+            found = pooler.pool(padded)
+            wrong = "" if torch.allclose(found, wanted, atol=1e-4, rtol=1e-4) else "other values"
+        except Exception as error:  # of whatever it does
+            wrong = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if wrong:
+            raise InputError(
+                f"the pooler {kind_of(pooler)} does not give on padded sequences, as graphs have "
+                f"them, what it gives on ragged ones ({wrong}): write its _pool with the methods "
+                "of onevec.poolers.Segments alone"
+            )
 
 
 def _tokenizer_of(frozen: TextEncoders) -> Any:

@@ -25,10 +25,11 @@ from onevec.export.encoder import (
     sample_texts,
     vectors_of,
 )
-from onevec.export.head import TOLERANCE, difference, kind_of, layer_words
+from onevec.export.head import TOLERANCE, difference, layer_words
 from onevec.export.native import Chain, native_chain
 from onevec.files import appears_whole, check_target
 from onevec.native import why_not_native
+from onevec.poolers.spec import kind_of
 from onevec.tokens.adapters import SentenceTransformerEncoder, _load_sentence_transformer
 from onevec.tokens.huggingface import quiet
 

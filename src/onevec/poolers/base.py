@@ -32,6 +32,10 @@ class Pooler(nn.Module, ABC):
     closed-form pooler, ``make_pooler(starts_as, start_options)`` fitted with the same sample and
     ``random_state``, so that one can see whether training helped.
 
+    A pooler of your own goes wherever a pooler is named (``OneVec(pooler=Mine())``), or into the
+    table, ``POOLERS["mine"] = Mine``. A model that holds it is opened where its module has been
+    imported.
+
     The result never depends on the other sequences of the batch. An empty sequence gives zeros
     (public functions refuse it earlier).
 
@@ -65,6 +69,10 @@ class Pooler(nn.Module, ABC):
     def options(self) -> dict[str, Any]:
         """Return the constructor's keyword arguments: with them and `state_dict` it is rebuilt."""
         return {name: getattr(self, name) for name in self.option_names}
+
+    def __repr__(self) -> str:
+        words = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({words})"
 
     @property
     def learned(self) -> bool:

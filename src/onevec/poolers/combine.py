@@ -1,8 +1,7 @@
-"""Poolers that stand on others, the table of all poolers, and `make_pooler`, which reads it."""
+"""Poolers that stand on others, and `make_pooler`."""
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,23 +11,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from onevec.errors import InputError, make_named
+from onevec.errors import InputError
 from onevec.poolers.base import Pooler
 from onevec.poolers.learned import centre_and_spread, zero_mlp
-from onevec.poolers.leaves import LEAVES
+from onevec.poolers.leaves import POOLERS
 from onevec.poolers.segments import Segments
+from onevec.poolers.spec import Spec, kind_of, pooler_of, read_spec
 from onevec.ragged import Ragged
 
 Parts = str | Sequence[tuple[str, Mapping[str, Any]]]
-
-
-def _make(name: str, options: Mapping[str, Any]) -> Pooler:
-    return make_named("pooler", name, POOLERS, options)
-
-
-def split_names(spec: str) -> list[str]:
-    """Return the names in ``"mean|std+dct"``."""
-    return [name.strip() for name in re.split(r"[|+]", spec)]
 
 
 def options_by_name(
@@ -57,7 +48,7 @@ class Concat(Pooler):
     Parameters
     ----------
     parts : sequence of (name, options)
-        Names of the table `POOLERS` with their options.
+        Names of the table `POOLERS` with their options, see `spec.pooler_of`.
     """
 
     option_names = ("parts",)
@@ -66,8 +57,8 @@ class Concat(Pooler):
         super().__init__()
         if not parts:
             raise InputError("Concat got no parts: pass at least one pooler's name")
-        self.names = [str(name) for name, _ in parts]
-        self.poolers = nn.ModuleList(_make(name, options) for name, options in parts)
+        self.poolers = nn.ModuleList(pooler_of(name, options) for name, options in parts)
+        self.names = [kind_of(part) for part in self.members]
         self.order_free = all(part.order_free for part in self.members)
         self.distributional = all(part.distributional for part in self.members)
         self.needs = tuple(dict.fromkeys(name for part in self.members for name in part.needs))
@@ -132,8 +123,7 @@ class OnParts(Pooler):
 
     def __init__(self, parts: Parts):
         super().__init__()
-        given = [(name, {}) for name in split_names(parts)] if isinstance(parts, str) else parts
-        self.blocks = Concat(given)
+        self.blocks = Concat(read_spec(parts) if isinstance(parts, str) else parts)
         if self.blocks.learned:
             raise InputError(f"{type(self).__name__} got parts={parts!r}: pass closed-form poolers")
         self.needs = self.blocks.needs
@@ -272,34 +262,29 @@ class Residual(OnParts):
         return found + self.spread * self.head((found - self.centre) / self.spread) * present
 
 
-POOLERS: dict[str, type[Pooler]] = {
-    **LEAVES,
-    "whitened_parts": WhitenedParts,
-    "residual": Residual,
-}
+POOLERS |= {"whitened_parts": WhitenedParts, "residual": Residual}
 
 
-def make_pooler(spec: str, options: Mapping[str, Mapping[str, Any]] | None = None) -> Pooler:
-    """Make a pooler from its name, or several side by side from ``"mean|std|vlad"``.
+def make_pooler(spec: Spec, options: Mapping[str, Mapping[str, Any]] | None = None) -> Pooler:
+    """Make a pooler, or several side by side.
 
     Parameters
     ----------
-    spec : str
-        Names of the table `POOLERS`, joined by ``|`` or ``+``. A single name gives that pooler,
-        more give a `Concat`.
+    spec : str, mapping, or Pooler
+        Such as ``"mean|std|vlad:codes=32"``, see `spec.read_spec`. A single pooler is given as it
+        is, more as a `Concat`.
     options : mapping of name to options, optional
-        For instance ``{"vlad": {"codes": 32}}``.
+        For instance ``{"vlad": {"codes": 32}}``, of what is named without options.
 
     Raises
     ------
     InputError
-        If a name is not in the table, or an option is not the pooler's.
+        If a pooler does not exist, or does not take its options.
     """
+    pairs = read_spec(spec)
     options = dict(options or {})
-    names = split_names(spec)
-    unused = sorted(set(options) - set(names))
+    unused = sorted(set(options) - {name for name, _ in pairs})
     if unused:
         raise InputError(f"options for {', '.join(unused)}, which {spec!r} does not name")
-    if len(names) == 1:
-        return _make(names[0], options.get(names[0], {}))
-    return Concat([(name, options.get(name, {})) for name in names])
+    pairs = [(name, dict(options.get(name, {})) | given) for name, given in pairs]
+    return pooler_of(*pairs[0]) if len(pairs) == 1 else Concat(pairs)

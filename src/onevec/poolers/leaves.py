@@ -1,4 +1,4 @@
-"""The poolers that stand alone, one line each; `combine.POOLERS` is the whole table."""
+"""The table of poolers, one line each. `combine.py` adds those that stand on others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from onevec.poolers.trained import NetVLAD, TrainedSlicedWasserstein, TrainedTra
 from onevec.poolers.transport import OptimalTransport, SlicedWasserstein
 from onevec.poolers.weighting import IDF, SIF, CodewordIDF, CodewordSIF, PositionWeighted
 
-LEAVES: dict[str, type[Pooler]] = {
+POOLERS: dict[str, type[Pooler]] = {
     "mean": Mean,
     "first": First,
     "last": Last,

@@ -14,7 +14,7 @@ from onevec.blocks import Blocks
 from onevec.encoders import attention
 from onevec.encoders.tuning.trainee import Trainee
 from onevec.encoders.tuning.views import window
-from onevec.poolers.combine import split_names
+from onevec.poolers.spec import blocks_of
 from onevec.ragged import Ragged
 
 _GROUP_TOKENS = 2_048  # of one forward pass: fits the caches of a CPU
@@ -71,8 +71,8 @@ class Student(nn.Module):
         self.to(self.device)
         if precision == "bf16":
             attention.use(trainee.backbone)
-        self.names = split_names(pooler)
-        specs: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in self.names}
+        specs = blocks_of(pooler)
+        self.pooler, self.names = pooler, list(specs)
         self.eval()
         self.blocks = Blocks.fit(self.tokens(sample).to("cpu"), specs, seed)
         self.poolers = nn.ModuleDict(self.blocks.poolers).to(self.device)
