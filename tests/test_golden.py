@@ -10,7 +10,7 @@ LARGEST = 2e-6  # as a part of the largest value: rounding of fp32
 LOOSER = {
     "fisher": 5e-5,  # takes roots of values around 0
     "kernel_transport": 2e-5,  # takes exponentials of sums divided by 0.1
-    "evened": 1e-5,  # divides by standard deviations of directions that hardly vary
+    "whitened_parts": 1e-5,  # divides by standard deviations of directions that hardly vary
     "part-rich": 1e-5,  # stands on kernel_transport and divides by small deviations
     "default": 1e-5,
     "default-8": 1e-5,

@@ -14,7 +14,6 @@ REDUCTIONS = {
     "segment_mean": lambda x: x.mean(0),
     "segment_max": lambda x: x.max(0),
     "segment_min": lambda x: x.min(0),
-    "segment_std": lambda x: x.std(0),
     "segment_logsumexp": lambda x: np.log(np.exp(x).sum(0)),
 }
 TOKENWISE = {
@@ -58,31 +57,6 @@ def test_tokenwise_functions_match_numpy(name, lengths, dims, seed):
     np.testing.assert_allclose(getattr(segment, name)(values, counts).numpy(), expected, atol=1e-12)
 
 
-@given(
-    lengths=some_lengths,
-    dims=st.sampled_from([(), (1,), (3,), (2, 3)]),
-    levels=st.lists(st.floats(0, 1), min_size=1, max_size=4),
-    grad=st.booleans(),
-)
-@few
-def test_quantile_matches_numpy(lengths, dims, levels, grad):
-    values, counts = draw(lengths, dims)
-    expected = by_loop(
-        values, counts, lambda x: np.quantile(x, levels, axis=0), np.zeros((len(levels), *dims))
-    )
-    levels = torch.tensor(levels, dtype=torch.float64)
-    found = segment.segment_quantile(values.requires_grad_(grad), counts, levels)
-    np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("order", [2, 3, 4])
-def test_moment_matches_numpy(order):
-    values, counts = draw([5, 0, 1, 9])
-    expected = by_loop(values, counts, lambda x: ((x - x.mean(0)) ** order).mean(0), np.zeros(3))
-    found = segment.segment_moment(values, counts, order)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
-
-
 @given(lengths=some_lengths, seed=st.integers(0, 9))
 @few
 def test_outer_matches_numpy(lengths, seed):
@@ -96,34 +70,6 @@ def test_outer_matches_numpy(lengths, seed):
     )
     found = segment.segment_outer(weights, values, counts)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
-
-
-@given(lengths=some_lengths, bins=st.integers(1, 6))
-@few
-def test_bin_weights_are_shares_of_time(lengths, bins):
-    found = segment.bin_weights(torch.tensor(lengths), bins).double()
-    row = 0
-    for count in lengths:
-        for token in range(count):
-            for part in range(bins):
-                low = max(token / count, part / bins)
-                high = min((token + 1) / count, (part + 1) / bins)
-                expected = max(0.0, high - low) * bins
-                assert found[row, part].item() == pytest.approx(expected, abs=1e-6)
-            row += 1
-    sums = segment.segment_sum(found, torch.tensor(lengths))
-    present = (torch.tensor(lengths) > 0).double().unsqueeze(1).expand_as(sums)
-    assert_close(sums, present, atol=1e-6, rtol=0)
-
-
-@given(lengths=some_lengths, size=st.sampled_from([3, 2000]))
-@few
-def test_histogram_counts(lengths, size):
-    counts = torch.tensor(lengths)
-    codes = torch.randint(size, (int(counts.sum()),), generator=torch.Generator().manual_seed(1))
-    found = segment.segment_histogram(codes, counts, size)
-    expected = by_loop(codes, counts, lambda x: np.bincount(x, minlength=size), np.zeros(size))
-    np.testing.assert_array_equal(found.numpy(), expected)
 
 
 @given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=30), budget=st.integers(1, 200))
@@ -145,16 +91,12 @@ def test_blocks_cover_each_token_once_within_the_budget(lengths, budget):
 
 def call(name, values, lengths):
     function = getattr(segment, name)
-    if name == "segment_quantile":
-        return function(values, lengths, torch.tensor([0.0, 0.3, 1.0]))
     if name == "segment_outer":
         return function(values, values, lengths)
-    if name == "segment_moment":
-        return function(values, lengths, 3)
     return function(values, lengths)
 
 
-ALL = [*REDUCTIONS, *TOKENWISE, "segment_quantile", "segment_outer", "segment_moment"]
+ALL = [*REDUCTIONS, *TOKENWISE, "segment_outer"]
 
 
 @pytest.mark.parametrize("lengths", BORDERS, ids=str)
@@ -203,14 +145,6 @@ def test_sums_are_those_of_segment_reduce_to_the_last_bit(shape):
     values = 1e3 * torch.randn(int(lengths.sum()), *shape, generator=generator)
     wanted = torch.segment_reduce(values, "sum", lengths=lengths, axis=0, initial=0.0)
     assert torch.equal(segment.segment_sum(values, lengths), wanted)
-
-
-def test_std_of_a_constant_is_exactly_zero_at_any_offset():
-    values = torch.full((1000, 1), 12345.678)
-    assert segment.segment_std(values, torch.tensor([1000])).item() == 0
-    spread = values + torch.linspace(0, 1, 1000).unsqueeze(1)
-    expected = spread.double().std(correction=0).item()
-    assert segment.segment_std(spread, torch.tensor([1000])).item() == pytest.approx(expected, 1e-5)
 
 
 def test_positions_rows_and_expand():

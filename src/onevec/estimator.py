@@ -22,7 +22,8 @@ from onevec.judge.evidence import Findings, findings_of, why_kept
 from onevec.judge.measured import describe, gain_range
 from onevec.judge.verdict import LEAST_HELD_OUT, Verdict, cost, keep_the_mean, verdict
 from onevec.objectives import Objective, make_objective
-from onevec.poolers import POOLERS, Concat, Pooler, make_pooler
+from onevec.poolers import POOLERS, Pooler
+from onevec.poolers.spec import Pair, blocks_of, pooler_of, read_spec
 from onevec.project import REDUCERS, make_reducer
 from onevec.ragged import Ragged
 from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
@@ -76,18 +77,19 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         data; see `onevec.project`.
     parts : sequence of str, mapping of str to float or Part, or str, optional
         Entries of `onevec.vector.parts.PARTS` with their weights, such as ``{"mean": 1, "rich":
-        0.6}``, or closed-form poolers such as ``"std|vlad"``. By default mean, rich and plain;
-        their weights follow whether an encoder made the tokens, see
-        `onevec.vector.parts.default_weights`.
+        0.6}``, closed-form poolers such as ``"std|vlad"``, or ``{"mean": 1, "mine": MyPooler()}``.
+        By default mean, rich and plain; their weights follow whether an encoder made the tokens,
+        see `onevec.vector.parts.default_weights`.
     layers : int, str, sequence, or mapping of hidden state to weight, optional
         Hidden states of a store whose parts stand side by side, such as ``"last,middle"`` or
         ``{12: 1.0, 6: 0.6}``; see `onevec.tokens.layers.open_layers`. By default the last alone.
     effort : {"quick", "standard", "thorough"}, default "quick"
         On how much data everything is fitted and judged.
-    pooler : str, default "auto"
-        "auto" makes the vector of parts. A spec such as "mean|std|vlad" takes these poolers alone,
-        half-whitened and reduced to ``dim`` (256 where it is None), not scaled to length 1. Those
-        that learn (such as "attention") are trained first.
+    pooler : str, mapping, or Pooler, default "auto"
+        "auto" makes the vector of parts. A spec such as "mean|std|vlad:codes=8" takes these poolers
+        alone, half-whitened and reduced to ``dim`` (256 where it is None), not scaled to length 1.
+        Those that learn (such as "attention") are trained first. Options may also come in a
+        mapping, ``{"mean": {}, "vlad": {"codes": 8}}``, and a pooler, of your own too, as it is.
     objective : str or mapping, default "auto"
         What learned poolers are trained for: an entry of `onevec.objectives.OBJECTIVES`, or
         several with their weights, ``{"vicreg": 0.5, "held_out_statistics": 1.0}``. With
@@ -150,7 +152,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         parts: Any = None,
         layers: Any = None,
         effort: str = "quick",
-        pooler: str = "auto",
+        pooler: Any = "auto",
         objective: Any = "auto",
         training: Mapping[str, Any] | None = None,
         export: str | None = None,
@@ -184,22 +186,22 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._check_parameters()
         objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
         training = Training.of(self.training)  # wrong settings are refused where nothing learns too
-        names, learned = self._named_poolers()
+        named, learned = self._named_poolers()
         layers, weights = open_layers(X, self.layers)
         main, tokens = next(iter(layers.items()))
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
-        if len(layers) > 1 and (names or learned):
+        if len(layers) > 1 and (named or learned):
             raise InputError(
                 f"got layers={self.layers!r} with pooler={self.pooler!r} and "
                 f"objective={self.objective!r}, which work on one layer: leave one of them out"
             )
-        tokens = layers[main] = _with_layers(tokens, [POOLERS[name]() for name in names])
+        tokens = layers[main] = _with_layers(tokens, [pooler_of(*spec) for spec in named.values()])
         sample = sample_sequences(tokens, _DESCRIBED, int(self.random_state))[1]
         frames = ready_frames(sample, _fingerprint(layers))
         judged = self.pooler == "auto"
         recipe = (
-            LEARNED if judged else Recipe(tuple(names), 0.5, 0.5)
+            LEARNED if judged else Recipe(tuple(named), 0.5, 0.5)
         )  # of what is named or trained
         parts, specs = {}, {}
         if judged:
@@ -209,7 +211,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         specs = {MEAN: BLOCKS[MEAN]} | specs
         if learned:  # asks about a sequence's other half
             specs |= {name: BLOCKS[name] for name in ASKING}
-        specs |= {name: HEAD if judged else (name, {}) for name in names}
+        specs |= named
         given = self.effort, int(self.random_state), tuple(self.nuisance or ())
         found = {
             layer: prepare(held, specs, *given, halved=judged and not learned)
@@ -408,28 +410,26 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Whether `fit` trains anything; the closed forms do not."""
         return bool(self._named_poolers()[1])
 
-    def _named_poolers(self) -> tuple[list[str], list[str]]:
-        """Names of the poolers the user asks for, and of those that learn."""
+    def _named_poolers(self) -> tuple[dict[str, Pair], list[str]]:
+        """The poolers the user asks for, by their blocks, and the names of those that learn."""
         if self.pooler == "auto":
-            names = [] if self.objective == "auto" else list(LEARNED.blocks)
+            named = {} if self.objective == "auto" else {HEAD[0]: HEAD}
         else:
-            made = make_pooler(self.pooler)  # explains a name that does not exist
-            names = made.names if isinstance(made, Concat) else [self.pooler.strip()]
-            names = list(dict.fromkeys(names))  # twice says no more than once
-        learned = [name for name in names if POOLERS[name]().learned]
+            named = blocks_of(self.pooler)  # explains a name that does not exist
+        learned = [name for name, spec in named.items() if pooler_of(*spec).learned]
         if self.objective != "auto" and not learned:
             known = ", ".join(name for name in POOLERS if POOLERS[name]().learned)
             raise InputError(
                 f"got objective={self.objective!r} with pooler={self.pooler!r}, which has nothing "
                 f"to learn: leave the objective out, or choose from {known}"
             )
-        self._check_native((name, {}) for name in names)
+        self._check_native(named.values())
         if self.pooler != "auto" and self.parts is not None:
             raise InputError(
                 f"got parts={self.parts!r} with pooler={self.pooler!r}: a named pooler is the "
                 "whole vector; leave one of them out"
             )
-        return names, learned
+        return named, learned
 
     def _train(
         self,
@@ -490,8 +490,11 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise InputError(
                 f"got nuisance={self.nuisance!r}: it must be a list, [{self.nuisance!r}]"
             )
-        if not isinstance(self.pooler, str):
-            raise InputError(f'got pooler={self.pooler!r}: it must be text, such as "mean|std"')
+        if not isinstance(self.pooler, str | Mapping | Pooler):
+            raise InputError(
+                f'got pooler={self.pooler!r}: it must be text such as "mean|std", a mapping of '
+                "names to options, or a Pooler"
+            )
         if self.export not in (None, "sentence-transformers"):
             raise InputError(
                 f'got export={self.export!r}: it must be "sentence-transformers" or left out'
@@ -590,7 +593,7 @@ def load(path: str | Path) -> OneVec:
         parameters = dict(config["parameters"])
         if isinstance(parameters.get("parts"), dict):
             parameters["parts"] = {
-                name: part_of(value) if isinstance(value, dict) else value
+                name: part_of(value) if isinstance(value, dict) and "recipe" in value else value
                 for name, value in parameters["parts"].items()
             }
         model = OneVec(**parameters)
@@ -612,6 +615,8 @@ def load(path: str | Path) -> OneVec:
         model._adopt(blocks, vector)
     except StoreError:
         raise
+    except InputError as error:  # such as a pooler of the user's own that is not there
+        raise StoreError(f"{path} cannot be opened: {error}") from error
     except Exception as error:  # whatever a damaged file does to its reader
         raise StoreError(
             f"{path} cannot be read ({type(error).__name__}: {error}): it is damaged or half "
@@ -637,6 +642,8 @@ def _plain(value: Any) -> Any:
     """A parameter as JSON can hold it; objects (views, teachers) by their names alone."""
     if isinstance(value, Part):
         value = asdict(value)
+    if isinstance(value, Pooler):
+        value = dict(read_spec(value))
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 Values = Float[Tensor, "tokens *dims"]
 Lengths = Int[Tensor, " seqs"]
@@ -101,20 +100,10 @@ def segment_centre(values: Values, lengths: Lengths) -> Values:
     return shifted - segment_expand(segment_mean(shifted, lengths), lengths)
 
 
-def segment_moment(values: Values, lengths: Lengths, order: int) -> Reduced:
-    """Central moment ``mean((h - mean(h)) ** order)`` of each segment (biased, two passes)."""
-    return segment_mean(segment_centre(values, lengths) ** order, lengths)
-
-
 def safe_sqrt(values: Tensor, eps: float = 1e-24) -> Tensor:
     """Square root; 0 with a gradient of 0 where ``values <= eps``."""
     safe = values > eps
     return torch.where(safe, values.where(safe, torch.ones_like(values)).sqrt(), 0.0)
-
-
-def segment_std(values: Values, lengths: Lengths, eps: float = 1e-24) -> Reduced:
-    """Return the biased standard deviation of each segment; 0 (gradient 0) where constant."""
-    return safe_sqrt(segment_moment(values, lengths, 2), eps)
 
 
 def segment_softmax(scores: Values, lengths: Lengths) -> Values:
@@ -207,73 +196,17 @@ def _sort_last(values: Tensor) -> Tensor:
     return values.sort(dim=-1).values
 
 
-def _sorted_blocks(
-    values: Float[Tensor, "tokens dims"], lengths: Lengths
-) -> Iterator[tuple[Block, Float[Tensor, "block dims longest"]]]:
-    """Yield the blocks with each dimension sorted ascending; padding (infinity) comes last."""
-    for block in segment_blocks(lengths, max(1, BLOCK_TOKENS * 64 // max(1, values.shape[1]))):
-        padded = block.take(values).masked_fill(~block.mask.unsqueeze(-1), float("inf"))
-        yield block, _sort_last(padded.transpose(1, 2).contiguous())
-
-
 def segment_sort(values: Values, lengths: Lengths) -> Values:
     """Sort every dimension within each segment, ascending."""
     values = accumulate_dtype(values)
     flat = values.reshape(values.shape[0], math.prod(values.shape[1:]))
     parts, places = [], []
-    for block, ordered in _sorted_blocks(flat, lengths):
+    for block in segment_blocks(lengths, max(1, BLOCK_TOKENS * 64 // max(1, flat.shape[1]))):
+        # Padding is infinite, so it comes last.
+        padded = block.take(flat).masked_fill(~block.mask.unsqueeze(-1), float("inf"))
+        ordered = _sort_last(padded.transpose(1, 2).contiguous())
         parts.append(ordered.transpose(1, 2)[block.mask])
         places.append(block.tokens[block.mask])
     if not parts:
         return values
     return torch.cat(parts).index_select(0, torch.cat(places).argsort()).view_as(values)
-
-
-def segment_quantile(
-    values: Values, lengths: Lengths, levels: Float[Tensor, " levels"]
-) -> Float[Tensor, "seqs levels *dims"]:
-    """Quantiles of each segment by linear interpolation between order statistics.
-
-    Position ``level * (n - 1)``, which is NumPy's default. Empty segments give 0.
-    """
-    values = accumulate_dtype(values)
-    flat = values.reshape(values.shape[0], math.prod(values.shape[1:]))
-    levels = levels.to(flat)
-    parts, rows = [], []
-    for block, ordered in _sorted_blocks(flat, lengths):
-        last = (lengths[block.rows] - 1).unsqueeze(1)
-        place = levels * last.to(flat)  # (block, levels)
-        low = torch.minimum(place.floor().to(torch.int64), last)
-        high = torch.minimum(low + 1, last)
-        pick = (low.shape[0], flat.shape[1], low.shape[1])
-        lower = ordered.gather(2, low.unsqueeze(1).expand(pick))
-        upper = ordered.gather(2, high.unsqueeze(1).expand(pick))
-        weight = (place - low).unsqueeze(1)
-        parts.append(torch.lerp(lower, upper, weight.expand(pick)).transpose(1, 2))
-        rows.append(block.rows)
-    shape = (lengths.shape[0], len(levels), *values.shape[1:])
-    if not parts:
-        return flat.new_zeros(shape)
-    return _scatter_blocks(parts, rows, lengths.shape[0]).view(shape)
-
-
-def bin_weights(lengths: Lengths, bins: int) -> Float[Tensor, "tokens bins"]:
-    """Return each token's weight in ``bins`` equal parts of its segment.
-
-    Token ``i`` of ``n`` fills the time from ``i / n`` to ``(i + 1) / n``. Its weight in a part is
-    their overlap times ``bins``, so each part's weights sum to 1 for every ``n >= 1``, also where
-    there are fewer tokens than parts.
-    """
-    count = segment_expand(lengths.float(), lengths).unsqueeze(1)
-    begin = segment_positions(lengths).float().unsqueeze(1) / count * bins
-    part = torch.arange(bins, device=lengths.device)
-    overlap = torch.minimum(begin + bins / count, part + 1.0) - torch.maximum(begin, part + 0.0)
-    return overlap.clamp(min=0)
-
-
-def segment_histogram(codes: Int[Tensor, " tokens"], lengths: Lengths, size: int) -> Reduced:
-    """Count how often each of ``size`` codes comes in each segment."""
-    if size <= 1024:
-        return segment_sum(one_hot(codes, size).float(), lengths)
-    flat = torch.bincount(segment_rows(lengths) * size + codes, minlength=len(lengths) * size)
-    return flat.view(len(lengths), size).float()

@@ -38,6 +38,7 @@ def encoded(texts, encoder, *, layer="last", **options):
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* sequences were longer .*")
+        warnings.filterwarnings("ignore", ".* are not in the vocabulary .*")
         options = {"layers": layer, "dtype": "float32", "progress": False, **options}
         return encode(texts, encoder, **options)
 

@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 from onevec import OneVec, load
 from onevec.errors import InputError
 from onevec.export.sentence_transformers import to_sentence_transformers
-from onevec.vector.module import kind_of
+from onevec.poolers.spec import kind_of
 from onevec.vector.native import why_not_native
 from onevec.vector.parts import NATIVE_WEIGHTS
 from tests.export.conftest import error

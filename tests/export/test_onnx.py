@@ -13,9 +13,8 @@ from onevec import OneVec, Ragged
 from onevec.errors import InputError, StoreError
 from onevec.export import onnx as exporting
 from onevec.export.onnx import GRAPH, to_onnx
-from onevec.export.padded import Padded
-from onevec.export.padded_poolers import PADDED
 from onevec.poolers import POOLERS
+from onevec.poolers.segments import PaddedSegments
 from onevec.vector.parts import PARTS
 from tests.export.conftest import encoded, error, fitted
 
@@ -29,7 +28,7 @@ OPTIONS = {  # besides the defaults: what changes the path through a function
     "random_projection": [{"nonlinearity": "tanh", "reduce": "max"}],
     "lagged_covariance": [{"lags": (1, 3), "differences": False}],
     "bigrams": [{"soft": True}],
-    "evened": [{"power": 1.0, "width": 3}],
+    "whitened_parts": [{"power": 1.0, "width": 3}],
     "query_attention": [{"values": "linear"}],
     "multihead_attention": [{"seeds": 2}],
     "recurrent": [{"bidirectional": True}],
@@ -40,7 +39,7 @@ GROUPS = {
     "statistics": "first|last|max|min|statistics|moments|power_means|pna|position_weighted",
     "weights": "sif|idf|codeword_sif|codeword_idf|correlation|segment_means",
     "books": "bag|fisher|optimal_transport|sliced_wasserstein|kernel_mean|random_projection",
-    "order": "random_convolutions|evened|recurrent|convolution|residual",
+    "order": "random_convolutions|whitened_parts|recurrent|convolution|residual",
     "attention": "attention|gated_attention|attentive_statistics|query_attention|latent_attention",
     "sets": "multihead_attention|deep_sets|power_mean|token_graph",
     "trained": "trained_transport|trained_sliced_wasserstein|netvlad",
@@ -68,13 +67,20 @@ def rectangle(sequences, longest, fill):
     return values, mask, ids
 
 
-def test_every_pooler_but_that_of_several_layers_has_a_padded_form():
-    assert set(POOLERS) - set(PADDED) == {"layer_mix"}
-    assert set("|".join(GROUPS.values()).split("|")) == set(PADDED)
+EXPORTED = [name for name in POOLERS if name != "layer_mix"]  # it reads several layers
 
 
-@pytest.mark.parametrize("name", PADDED)
-def test_padded_poolers_give_what_the_poolers_give(ragged, name):
+def test_the_groups_hold_every_pooler():
+    assert set("|".join(GROUPS.values()).split("|")) == set(EXPORTED)
+
+
+def padded(pooler, sequences, longest, fill):
+    values, mask, ids = rectangle(sequences, longest, fill)
+    return pooler.pool(PaddedSegments(values.flatten(0, 1), mask, {"ids": ids.flatten()}))
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_poolers_give_the_same_on_padded_sequences(ragged, name):
     for options in ({}, *OPTIONS.get(name, [])):
         pooler = POOLERS[name](**options).fit(ragged)
         with torch.no_grad():
@@ -83,17 +89,16 @@ def test_padded_poolers_give_what_the_poolers_give(ragged, name):
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             some = ragged[5:13]
             wanted = pooler(some)
-            found = PADDED[name](pooler, Padded(*rectangle(some, 33, fill=7.0)))
+            found = padded(pooler, some, 33, fill=7.0)
         assert error(found.numpy(), wanted.numpy()) < 1e-5, options
 
 
-@pytest.mark.parametrize("name", PADDED)
-def test_padded_poolers_give_finite_vectors_without_a_token(ragged, name):
+@pytest.mark.parametrize("name", EXPORTED)
+def test_poolers_give_finite_vectors_without_a_token(ragged, name):
     pooler = POOLERS[name]().fit(ragged)
     empty = Ragged(torch.zeros(0, DIM), torch.tensor([0, 0]), {"ids": torch.zeros(0).long()})
     with torch.no_grad():
-        found = PADDED[name](pooler, Padded(*rectangle(empty, 4, fill=0.0)))
-        torch.testing.assert_close(found, pooler(empty))
+        torch.testing.assert_close(padded(pooler, empty, 4, fill=0.0), pooler(empty))
 
 
 def feed(session, inputs):
@@ -222,7 +227,7 @@ def test_refusals_leave_nothing(tmp_path, ragged, encoder, tokens, monkeypatch):
     assert "pass that encoder" in refused(tmp_path, model, StoreError, encoder=encoder)
     layers = ragged.values.unsqueeze(1).expand(-1, 3, -1)
     mixed = Ragged(ragged.values, ragged.lengths, {"layers": layers})
-    assert "mixes several layers" in refused(tmp_path, fitted(mixed, "layer_mix"))
+    assert "reads the token field 'layers'" in refused(tmp_path, fitted(mixed, "layer_mix"))
 
     def fails(*_):
         raise RuntimeError("no such operation")

@@ -8,6 +8,7 @@ import torch
 from scipy.special import erf
 
 from onevec.poolers.random_features import dilated_windows
+from onevec.poolers.segments import RaggedSegments
 from onevec.poolers.sequence import segment_convolution
 from onevec.ragged import Ragged
 from tests.parity.common import agrees, buffers, fit, ragged, softmax
@@ -323,10 +324,11 @@ def test_convolution_is_torchs_on_each_sequence_alone():
 
 
 def test_convolution_is_windows_times_the_weight():
-    tokens, source = ragged(), torch.Generator().manual_seed(0)
+    source = torch.Generator().manual_seed(0)
+    tokens = RaggedSegments(ragged().values, ragged().lengths)
     weight, bias = torch.randn(3, 35, generator=source), torch.randn(3, generator=source)
-    expected = dilated_windows(tokens.values, tokens.lengths, 7, 1) @ weight.T + bias
-    found = segment_convolution(tokens.values, tokens.lengths, weight, bias)
+    expected = dilated_windows(tokens, tokens.values, 7, 1) @ weight.T + bias
+    found = segment_convolution(tokens, tokens.values, weight, bias)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 
 

@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import linprog
 from scipy.stats import wasserstein_distance
 
+from onevec.poolers.segments import RaggedSegments
 from onevec.poolers.transport import sinkhorn_plan
 from onevec.ragged import Ragged
 from tests.parity.common import agrees, buffers, fit, ragged
@@ -58,7 +59,7 @@ def test_kernel_transport_moves_nystrom_features():
 
 def test_marginals_of_the_plan():
     score = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
-    plan = sinkhorn_plan(score, torch.tensor([5, 0, 7]), iterations=200)
+    plan = sinkhorn_plan(RaggedSegments(score, torch.tensor([5, 0, 7])), score, iterations=200)
     np.testing.assert_allclose(plan[:5].sum(0).numpy(), np.full(3, 1 / 3), atol=1e-6)
     np.testing.assert_allclose(plan[:5].sum(1).numpy(), np.full(5, 1 / 5), atol=1e-5)
     np.testing.assert_allclose(plan[5:].sum(1).numpy(), np.full(7, 1 / 7), atol=1e-5)
@@ -72,7 +73,7 @@ def test_small_epsilon_reaches_the_linear_programme():
     right = np.concatenate([np.full(4, 1 / 4), np.full(3, 1 / 3)])
     best = linprog(cost.ravel(), A_eq=np.concatenate([rows, columns]), b_eq=right).fun
     score = torch.from_numpy(-cost / 0.005)
-    plan = sinkhorn_plan(score, torch.tensor([4]), iterations=3000)
+    plan = sinkhorn_plan(RaggedSegments(score, torch.tensor([4])), score, iterations=3000)
     assert (plan.numpy() * cost).sum() == pytest.approx(best, abs=5e-3)
 
 

@@ -42,7 +42,7 @@ def fit(
     pooler: Annotated[
         str,
         typer.Option(
-            help="auto: the parts. Else these poolers alone, such as 'mean|std|vlad' or "
+            help="auto: the parts. Else these poolers alone, such as 'mean|std|vlad:codes=8' or "
             "'attention', which learns."
         ),
     ] = "auto",

@@ -27,8 +27,9 @@ from onevec.poolers.attention import Attention
 from onevec.poolers.covariance import Covariance
 from onevec.poolers.random_features import RandomProjection
 from onevec.poolers.sets import DeepSets
+from onevec.poolers.spec import kind_of
 from onevec.poolers.weighting import IDF, SIF
-from onevec.vector.module import affine_of, kind_of
+from onevec.vector.module import affine_of
 from onevec.vector.scaler import CLIP
 
 if TYPE_CHECKING:

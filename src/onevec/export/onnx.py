@@ -28,15 +28,14 @@ from onevec.export.encoder import (
     transformer_of,
     vectors_of,
 )
-from onevec.export.padded import Padded
-from onevec.export.padded_poolers import PADDED
 from onevec.files import appears_whole, check_target
+from onevec.poolers.segments import PaddedSegments
+from onevec.poolers.spec import is_own, kind_of
 from onevec.ragged import Ragged
 from onevec.vector.module import (
     TOLERANCE,
     TokensToVector,
     difference,
-    kind_of,
     layer_words,
     with_cls,
 )
@@ -114,6 +113,7 @@ def to_onnx(
         out, overwrite, what="ONNX export", ours=lambda at: (at / MANIFEST).is_file()
     )
     graph = VectorGraph(model)
+    _check_own_poolers(graph.head)
     facts: dict[str, Any] = {"format": 1, "road": "onnx", "dim": model.vector_.dim_out}
     if encoder is None:
         whole: nn.Module = graph
@@ -132,9 +132,14 @@ def to_onnx(
         try:
             _export(whole, _example(batches), part / GRAPH)
         except Exception as error:  # of the exporter's many classes
+            next_step = (
+                "fit with another pooler"
+                if encoder is None
+                else "export it without the encoder, and run that one by its own means"
+            )
             raise InputError(
                 f"torch's exporter cannot write this model as a graph ({type(error).__name__}): "
-                "export it without the encoder, and run that one by its own means"
+                f"{next_step}"
             ) from error
         facts["difference"] = _check(part / GRAPH, batches)
         if facts["difference"] > TOLERANCE:
@@ -170,15 +175,12 @@ class VectorGraph(nn.Module):
     ) -> Tensor:
         """Return (batch, dim)."""
         there, pooled = mask > 0, {}
+        fields = {} if ids is None else {"ids": ids.flatten()}
         pools = zip(self.head.layers, self.head.each_layer(), strict=True)
         for place, (layer, pool) in enumerate(pools):
             values = tokens if tokens.ndim == 3 else tokens[:, :, place]
-            raw = Padded(values.masked_fill(~there.unsqueeze(-1), 0.0), there, ids)
-            seen = {view: raw.with_values(each) for view, each in pool.seen(raw.values).items()}
-            pooled[layer] = {
-                name: PADDED[kind_of(pooler)](pooler, seen[pool.views[name]])
-                for name, pooler in pool.poolers.items()
-            }
+            values = values.masked_fill(~there.unsqueeze(-1), 0.0).flatten(0, 1)
+            pooled[layer] = pool.pool(PaddedSegments(values, there, fields))
         held = {}
         for layer in self.head.cls_layers:
             assert cls is not None, "a part reads the classification token"
@@ -244,6 +246,28 @@ def _token_batches(model: OneVec, head: TokensToVector) -> Iterator[Batch]:
         if read:
             given["cls"] = torch.stack([cls[layer] for layer in head.layers], dim=1)
         yield given, model.transform_states(held, read)
+
+
+def _check_own_poolers(head: TokensToVector) -> None:
+    """Raise `InputError` where a user's own pooler does not do the same on padded sequences."""
+    source, lengths = torch.Generator().manual_seed(0), torch.tensor([3, 1, 5])
+    mask = torch.arange(7) < lengths.unsqueeze(1)
+    for pooler in (each for pool in head.each_layer() for each in pool.each() if is_own(each)):
+        values = torch.randn(*mask.shape, pooler.dim_in, generator=source)
+        ids = torch.randint(0, 50, mask.shape, generator=source)
+        padded = PaddedSegments(values.flatten(0, 1), mask, {"ids": ids.flatten()})
+        wanted = pooler(Ragged(values[mask], lengths, {"ids": ids[mask]}))
+        try:
+            found = pooler.pool(padded)
+            wrong = "" if torch.allclose(found, wanted, atol=1e-4, rtol=1e-4) else "other values"
+        except Exception as error:  # of whatever it does
+            wrong = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if wrong:
+            raise InputError(
+                f"the pooler {kind_of(pooler)} does not give on padded sequences, as graphs have "
+                f"them, what it gives on ragged ones ({wrong}): write its _pool with the methods "
+                "of onevec.poolers.Segments alone"
+            )
 
 
 def _tokenizer_of(frozen: TextEncoders) -> Any:

@@ -27,9 +27,10 @@ from onevec.export.encoder import (
 )
 from onevec.export.native import Chain, native_chain
 from onevec.files import appears_whole, check_target
+from onevec.poolers.spec import kind_of
 from onevec.tokens.adapters import SentenceTransformerEncoder, _load_sentence_transformer
 from onevec.tokens.huggingface import quiet
-from onevec.vector.module import TOLERANCE, difference, kind_of, layer_words
+from onevec.vector.module import TOLERANCE, difference, layer_words
 from onevec.vector.native import why_not_native
 
 if TYPE_CHECKING:

@@ -5,23 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError
-from onevec.poolers.learned import LearnedPooler, Scorer, attention_pool
-from onevec.ragged import Ragged
-from onevec.segment import (
-    safe_sqrt,
-    segment_centre,
-    segment_expand,
-    segment_mean,
-    segment_softmax,
-    segment_sum,
-)
-
-Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
+from onevec.poolers.learned import LearnedPooler, Scorer
+from onevec.poolers.segments import Segments
+from onevec.segment import safe_sqrt
 
 
 class _Scored(LearnedPooler):
@@ -40,9 +30,9 @@ class _Scored(LearnedPooler):
         self.scorer = Scorer(dim, self.hidden, gated=self.gated)
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        scores = self.scorer(self._standard(tokens.values))
-        return attention_pool(tokens.values, scores, tokens.lengths)
+    def _pool(self, tokens: Segments) -> Tensor:
+        weights = tokens.softmax(self.scorer(self._standard(tokens.values)))
+        return tokens.sum(tokens.values * weights.unsqueeze(1))
 
 
 class Attention(_Scored):
@@ -81,7 +71,7 @@ class GatedAttention(_Scored):
 
 
 def weighted_statistics(
-    values: Values, weights: Float[Tensor, " tokens"], lengths: Lengths
+    tokens: Segments, weights: Float[Tensor, " tokens"]
 ) -> Float[Tensor, "seqs two_dim"]:
     """``μ = sum(a h)`` and ``sqrt(sum(a (h - μ)²))`` for weights that sum to 1.
 
@@ -89,11 +79,11 @@ def weighted_statistics(
     deviation of exactly 0, and its gradient is 0 too.
     """
     weights = weights.unsqueeze(1)
-    centred = segment_centre(values, lengths)
-    shift = segment_sum(centred * weights, lengths)
-    squares = (centred - segment_expand(shift, lengths)) ** 2
-    std = safe_sqrt(segment_sum(squares * weights, lengths))
-    return torch.cat([segment_mean(values, lengths) + shift, std], dim=1)
+    centred = tokens.centre(tokens.values)
+    shift = tokens.sum(centred * weights)
+    squares = (centred - tokens.expand(shift)) ** 2
+    std = safe_sqrt(tokens.sum(squares * weights))
+    return torch.cat([tokens.mean(tokens.values) + shift, std], dim=1)
 
 
 class AttentiveStatistics(_Scored):
@@ -118,7 +108,6 @@ class AttentiveStatistics(_Scored):
     def _make(self, dim: int) -> int:
         return 2 * super()._make(dim)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         scores = self.scorer(self._standard(tokens.values))
-        weights = segment_softmax(scores, tokens.lengths)
-        return weighted_statistics(tokens.values, weights, tokens.lengths)
+        return weighted_statistics(tokens, tokens.softmax(scores))

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from onevec.errors import InputError
+from onevec.poolers.segments import RaggedSegments, Segments
 from onevec.ragged import Ragged
 
 CHUNK_TOKENS = 8_192  # temporaries stay in the cache and in the allocator's reuse
@@ -24,11 +25,16 @@ class Pooler(nn.Module, ABC):
     ``state_dict`` into.
 
     A subclass writes `_build`, `_pool` and, if it learns something, `_learn`. Its constructor
-    keeps each option under the option's name, and `option_names` lists them.
+    keeps each option under the option's name, and `option_names` lists them. `_pool` is written
+    against `Segments`, so that the same lines run on ragged sequences and in exported graphs.
 
     A learned pooler has parameters to be trained by gradient. Right after `fit` it equals a
     closed-form pooler, ``make_pooler(starts_as, start_options)`` fitted with the same sample and
     ``random_state``, so that one can see whether training helped.
+
+    A pooler of your own goes wherever a pooler is named (``OneVec(pooler=Mine())``), or into the
+    table, ``POOLERS["mine"] = Mine``. A model that holds it is opened where its module has been
+    imported.
 
     The result never depends on the other sequences of the batch. An empty sequence gives zeros
     (public functions refuse it earlier).
@@ -64,6 +70,10 @@ class Pooler(nn.Module, ABC):
         """Return the constructor's keyword arguments: with them and `state_dict` it is rebuilt."""
         return {name: getattr(self, name) for name in self.option_names}
 
+    def __repr__(self) -> str:
+        words = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{type(self).__name__}({words})"
+
     @property
     def learned(self) -> bool:
         """Whether it has parameters to be trained by gradient."""
@@ -82,8 +92,11 @@ class Pooler(nn.Module, ABC):
         """Fill the buffers from a sample; nothing to do unless a subclass says so."""
 
     @abstractmethod
-    def _pool(self, tokens: Ragged) -> Float[Tensor, "seqs dim_out"]:
-        """Pool each sequence of a piece of a batch; the values are fp32."""
+    def _pool(self, tokens: Segments) -> Float[Tensor, "seqs dim_out"]:
+        """Pool each sequence of a piece of a batch; the values are fp32.
+
+        Written with the methods of `Segments` alone, it also runs in exported graphs.
+        """
 
     def build(self, dim: int) -> Self:
         """Take the shape for tokens of ``dim`` dimensions: set ``dim_in`` and ``dim_out``."""
@@ -132,15 +145,19 @@ class Pooler(nn.Module, ABC):
                 f"dimension {tokens.dim}: use tokens of the same encoder and layer"
             )
         self.check_fields(tokens)
-        parts = [self._pool_piece(piece) for piece in pieces(tokens, CHUNK_TOKENS)]
+        parts = [
+            self.pool(RaggedSegments(piece.values, piece.lengths, piece.fields))
+            for piece in pieces(tokens, CHUNK_TOKENS)
+        ]
         return torch.cat(parts) if parts else tokens.values.new_zeros((0, self.dim_out)).float()
 
-    def _pool_piece(self, tokens: Ragged) -> Float[Tensor, "seqs dim_out"]:
-        """Pool a piece of a batch, in fp32 but for linear layers where `mixed_precision` says."""
-        device = tokens.values.device.type
-        enabled = self.mixed_precision and torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=enabled):
-            return self._pool(tokens.with_values(tokens.values.float())).float()
+    def pool(self, tokens: Segments) -> Float[Tensor, "seqs dim_out"]:
+        """Pool in fp32, but for linear layers where `mixed_precision` says; nothing is checked."""
+        tokens, device = tokens.with_values(tokens.values.float()), tokens.values.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._pool(tokens).float()
+        with torch.autocast(device, enabled=self.mixed_precision):
+            return self._pool(tokens).float()
 
     def check_fields(self, tokens: Ragged) -> None:
         """Raise `InputError` when a field that this pooler reads is missing."""

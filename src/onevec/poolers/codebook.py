@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
 from onevec.poolers.covariance import signed_sqrt
 from onevec.poolers.fitting import (
     diagonal_mixture,
+    hard_assignment,
+    indicator,
     kmeans_codebook,
     mixture_posterior,
     nearest,
@@ -19,34 +21,27 @@ from onevec.poolers.fitting import (
     sample_tokens,
     soft_assignment,
 )
+from onevec.poolers.segments import Segments
 from onevec.ragged import Ragged
-from onevec.segment import segment_histogram, segment_mean, segment_outer, segment_sum
-
-Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
 
 
 def residuals_per_codeword(
-    values: Values, lengths: Lengths, book: Float[Tensor, "codes dim"]
+    tokens: Segments, book: Float[Tensor, "codes dim"]
 ) -> Float[Tensor, "seqs codes dim"]:
     """``(1/n) sum over tokens nearest to codeword k of (h - c_k)``."""
-    code = nearest(values.detach(), book)
-    residual = values - book.index_select(0, code)
-    total = segment_outer(one_hot(code, len(book)).float(), residual, lengths)
-    return total / lengths.clamp(min=1).view(-1, 1, 1)
+    code = nearest(tokens.values.detach(), book)
+    residual = tokens.values - book.index_select(0, code)
+    return tokens.outer(indicator(code, len(book)), residual) / tokens.count.unsqueeze(2)
 
 
 def shared_residuals(
-    values: Values,
-    lengths: Lengths,
-    book: Float[Tensor, "codes dim"],
-    share: Float[Tensor, "tokens codes"],
+    tokens: Segments, book: Float[Tensor, "codes dim"], share: Float[Tensor, "tokens codes"]
 ) -> Float[Tensor, "seqs codes dim"]:
     """``(1/n) sum_i a_ik (h_i - c_k)``, where codeword k gets the share ``a_ik`` of token i."""
     offset = book.mean(0)
-    total = segment_outer(share, values - offset, lengths)
-    total = total - segment_sum(share, lengths).unsqueeze(-1) * (book - offset)
-    return total / lengths.clamp(min=1).view(-1, 1, 1)
+    total = tokens.outer(share, tokens.values - offset)
+    total = total - tokens.sum(share).unsqueeze(-1) * (book - offset)
+    return total / tokens.count.unsqueeze(2)
 
 
 class Bag(Pooler):
@@ -86,14 +81,10 @@ class Bag(Pooler):
         self.book.copy_(kmeans_codebook(tokens, self.codes, random_state))
         self.scale.copy_(quantisation_scale(tokens, self.book.to(tokens)))
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         if self.soft:
-            share = soft_assignment(tokens.values, self.book, self.scale)
-            return segment_mean(share, tokens.lengths)
-        counts = segment_histogram(
-            nearest(tokens.values.detach(), self.book), tokens.lengths, self.codes
-        )
-        return counts / tokens.lengths.clamp(min=1).unsqueeze(1)
+            return tokens.mean(soft_assignment(tokens.values, self.book, self.scale))
+        return tokens.mean(hard_assignment(tokens.values, self.book))
 
 
 class VLAD(Pooler):
@@ -138,21 +129,19 @@ class VLAD(Pooler):
         self.book.copy_(kmeans_codebook(tokens, self.codes, random_state))
         self.scale.copy_(quantisation_scale(tokens, self.book.to(tokens)))
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        values, lengths = tokens.values, tokens.lengths
+    def _pool(self, tokens: Segments) -> Tensor:
         if self.soft:
-            share = soft_assignment(values, self.book, self.scale)
-            blocks = shared_residuals(values, lengths, self.book, share)
+            share = soft_assignment(tokens.values, self.book, self.scale)
+            blocks = shared_residuals(tokens, self.book, share)
         else:
-            blocks = residuals_per_codeword(values, lengths, self.book)
+            blocks = residuals_per_codeword(tokens, self.book)
         if self.intra_normalise:
             blocks = normalize(blocks, dim=-1)
         return blocks.flatten(1)
 
 
 def fisher_vector(
-    values: Values,
-    lengths: Lengths,
+    tokens: Segments,
     weights: Float[Tensor, " codes"],
     means: Float[Tensor, "codes dim"],
     variances: Float[Tensor, "codes dim"],
@@ -162,11 +151,11 @@ def fisher_vector(
     With posteriors γ and ``u = (h - μ_k) / σ_k``: ``mean(γ_k u) / √w_k`` for the means, then
     ``mean(γ_k (u² - 1)) / √(2 w_k)`` for the standard deviations.
     """
-    posterior = mixture_posterior(values, weights, means, variances)
-    count = lengths.clamp(min=1).view(-1, 1, 1)
-    mass = segment_mean(posterior, lengths).unsqueeze(-1)
-    first = segment_outer(posterior, values, lengths) / count
-    second = segment_outer(posterior, values**2, lengths) / count
+    posterior = mixture_posterior(tokens.values, weights, means, variances)
+    count = tokens.count.unsqueeze(2)
+    mass = tokens.mean(posterior).unsqueeze(-1)
+    first = tokens.outer(posterior, tokens.values) / count
+    second = tokens.outer(posterior, tokens.values**2) / count
     root = weights.sqrt().unsqueeze(1)
     by_mean = (first - mass * means) / variances.sqrt() / root
     squares = second - 2 * means * first + mass * means**2
@@ -231,10 +220,10 @@ class Fisher(Pooler):
         self.means.copy_(means)
         self.variances.copy_(variances.clamp(min=1e-6))
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        standard = (tokens.values - self.centre) / self.spread
+    def _pool(self, tokens: Segments) -> Tensor:
+        standard = tokens.with_values((tokens.values - self.centre) / self.spread)
         mixture = (self.weights, self.means, self.variances)
-        vector = fisher_vector(standard, tokens.lengths, *mixture).flatten(1)
+        vector = fisher_vector(standard, *mixture).flatten(1)
         if self.power:
             vector = signed_sqrt(vector)
         return normalize(vector, dim=1) if self.normalise else vector

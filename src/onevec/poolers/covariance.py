@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
 from onevec.poolers.fitting import principal_axes, sample_tokens
+from onevec.poolers.segments import Segments
 from onevec.ragged import Ragged
-from onevec.segment import (
-    safe_sqrt,
-    segment_centre,
-    segment_expand,
-    segment_mean,
-    segment_outer,
-)
+from onevec.segment import safe_sqrt
 
 Values = Float[Tensor, "tokens rank"]
-Lengths = Int[Tensor, " seqs"]
 
 
-def second_moments(values: Values, lengths: Lengths) -> Float[Tensor, "seqs rank rank"]:
+def second_moments(tokens: Segments, values: Values) -> Float[Tensor, "seqs rank rank"]:
     """``mean(h h^T)`` of each sequence."""
-    return segment_outer(values, values, lengths) / lengths.clamp(min=1).view(-1, 1, 1)
+    return tokens.outer(values, values) / tokens.count.unsqueeze(2)
 
 
 def upper_triangle(matrices: Float[Tensor, "seqs rank rank"]) -> Float[Tensor, "seqs triangle"]:
@@ -96,11 +90,11 @@ class Covariance(Pooler):
         self.mean.copy_(mean)
         self.basis.copy_(basis)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         projected = (tokens.values - self.mean) @ self.basis
         if self.centre == "sequence":
-            projected = segment_centre(projected, tokens.lengths)
-        moments = upper_triangle(second_moments(projected, tokens.lengths))
+            projected = tokens.centre(projected)
+        moments = upper_triangle(second_moments(tokens, projected))
         return signed_sqrt(moments) if self.signed_root else moments
 
 
@@ -140,16 +134,16 @@ class Correlation(Pooler):
         self.mean.copy_(mean)
         self.basis.copy_(basis)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         projected = (tokens.values - self.mean) @ self.basis
-        correlations = correlation(projected, tokens.lengths)
+        correlations = correlation(tokens, projected)
         row, column = torch.triu_indices(*correlations.shape[1:], offset=1)
         return correlations[:, row, column]
 
 
-def correlation(values: Values, lengths: Lengths) -> Float[Tensor, "seqs rank rank"]:
+def correlation(tokens: Segments, values: Values) -> Float[Tensor, "seqs rank rank"]:
     """Pearson correlation of each pair of dimensions within each sequence; 0 if one is flat."""
-    centred = segment_centre(values, lengths)
-    std = safe_sqrt(segment_mean(centred**2, lengths))
+    centred = tokens.centre(values)
+    std = safe_sqrt(tokens.mean(centred**2))
     inverse = torch.where(std > 0, 1.0 / std.where(std > 0, torch.ones_like(std)), 0.0)
-    return second_moments(centred * segment_expand(inverse, lengths), lengths)
+    return second_moments(tokens, centred * tokens.expand(inverse))

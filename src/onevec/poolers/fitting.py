@@ -181,6 +181,18 @@ def diagonal_mixture(
     return weights.float(), means.float(), variances.float()
 
 
+def hard_assignment(
+    values: Float[Tensor, "tokens dim"], book: Float[Tensor, "codes dim"]
+) -> Float[Tensor, "tokens codes"]:
+    """1 for the nearest codeword of each token and 0 for the others; no gradient flows."""
+    return indicator(nearest(values.detach(), book), len(book))
+
+
+def indicator(codes: Int[Tensor, " tokens"], size: int) -> Float[Tensor, "tokens size"]:
+    """1 at each token's code and 0 elsewhere."""
+    return (codes.unsqueeze(1) == torch.arange(size, device=codes.device)).float()
+
+
 def mixture_posterior(
     values: Float[Tensor, "tokens dim"],
     weights: Float[Tensor, " codes"],

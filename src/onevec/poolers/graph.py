@@ -8,11 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
 
 from onevec.errors import InputError
-from onevec.poolers.learned import LearnedPooler, Scorer, map_blocks, zero_linear
-from onevec.ragged import Ragged
-from onevec.segment import segment_softmax, segment_sum
-
-PAIRS = 4_194_304  # of tokens that are compared at once, unless a single sequence has more
+from onevec.poolers.learned import LearnedPooler, Scorer, zero_linear
+from onevec.poolers.segments import Segments
 
 
 def cosine_graph(
@@ -89,11 +86,9 @@ class TokenGraph(LearnedPooler):
             states = gelu(layer(torch.cat([states, around.to(states.dtype)], dim=-1)))
         return states
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        values, lengths = tokens.values, tokens.lengths
-        budget = PAIRS // max(1, int(lengths.max()))
-        states = map_blocks(self._standard(values), lengths, self._states, budget)
-        weights = segment_softmax(self.scorer(states), lengths).unsqueeze(1)
+    def _pool(self, tokens: Segments) -> Tensor:
+        states = tokens.map(self._states, self._standard(tokens.values), pairwise=True)
+        weights = tokens.softmax(self.scorer(states)).unsqueeze(1)
         # The projection is linear: after the weighted sum it costs less and gives the same.
-        added = self.project(segment_sum(states * weights, lengths))
-        return segment_sum(values * weights, lengths) + self.spread * added
+        added = self.project(tokens.sum(states * weights))
+        return tokens.sum(tokens.values * weights) + self.spread * added

@@ -10,9 +10,11 @@ from torch.nn.functional import normalize
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
 from onevec.poolers.fitting import kmeans_codebook, sample_tokens, turned
-from onevec.poolers.transport import Values, sinkhorn_plan
+from onevec.poolers.segments import Segments
+from onevec.poolers.transport import sinkhorn_plan
 from onevec.ragged import Ragged
-from onevec.segment import segment_outer
+
+Values = Float[Tensor, "tokens dim"]
 
 _FITTED = 6_000  # tokens that anchors and references are learned from
 _RIDGE = 1e-2  # beside the root of an eigenvalue: an anchor close to another would explode
@@ -105,7 +107,7 @@ class KernelTransport(Pooler):
         norm = values.norm(dim=1, keepdim=True).clamp(min=_SHORTEST)
         return (self._likeness(values / norm) @ self.basis).mul_(norm / self.scale)
 
-    def _pool(self, tokens: Ragged) -> Float[Tensor, "seqs dim_out"]:
+    def _pool(self, tokens: Segments) -> Float[Tensor, "seqs dim_out"]:
         features = self.features(tokens.values)
-        plan = sinkhorn_plan(features @ self.book.T / self.epsilon, tokens.lengths, self.iterations)
-        return segment_outer(plan, features, tokens.lengths).flatten(1) * self.references**0.5
+        plan = sinkhorn_plan(tokens, features @ self.book.T / self.epsilon, self.iterations)
+        return tokens.outer(plan, features).flatten(1) * self.references**0.5

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from onevec.poolers.base import Pooler
 from onevec.poolers.fitting import sample_tokens
 from onevec.ragged import Ragged
-from onevec.segment import BLOCK_TOKENS, segment_blocks, segment_softmax, segment_sum
-
-Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
 
 
 def centre_and_spread(
@@ -32,37 +27,6 @@ def centre_and_spread(
     return centre, spread.where(varies, typical)
 
 
-def attention_pool(
-    values: Values, scores: Float[Tensor, " tokens"], lengths: Lengths
-) -> Float[Tensor, "seqs dim"]:
-    """``sum_i a_i h_i`` with ``a`` the softmax of the scores over the tokens of a sequence."""
-    return segment_sum(values * segment_softmax(scores, lengths).unsqueeze(1), lengths)
-
-
-def map_blocks(
-    values: Values,
-    lengths: Lengths,
-    function: Callable[[Tensor, Tensor], Tensor],
-    budget: int = BLOCK_TOKENS,
-) -> Float[Tensor, "tokens width"]:
-    """Apply a function of padded sequences, and bring what it gives each token back in order.
-
-    Parameters
-    ----------
-    function : callable
-        From values (block, longest, dim) and a mask (block, longest) to (block, longest, width).
-        What it gives at padding is dropped.
-    """
-    parts, places = [], []
-    for block in segment_blocks(lengths, budget):
-        parts.append(function(block.take(values), block.mask)[block.mask])
-        places.append(block.tokens[block.mask])
-    if not parts:  # no token at all: one made-up sequence tells the width
-        nothing = values.new_zeros((1, 1, values.shape[1]))
-        return function(nothing, torch.ones_like(nothing[..., 0], dtype=torch.bool))[0, :0]
-    return torch.cat(parts).index_select(0, torch.cat(places).argsort())
-
-
 def zero_linear(width: int, dim_out: int) -> nn.Linear:
     """Make a linear map that starts at zero; it needs no bias, a constant tells nothing."""
     layer = nn.Linear(width, dim_out, bias=False)
@@ -73,11 +37,6 @@ def zero_linear(width: int, dim_out: int) -> nn.Linear:
 def zero_mlp(width: int, hidden: int, dim_out: int) -> nn.Sequential:
     """Make a network of one hidden layer whose last layer starts at zero."""
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), zero_linear(hidden, dim_out))
-
-
-def present(lengths: Lengths) -> Bool[Tensor, "seqs 1"]:
-    """Return which sequences hold a token."""
-    return (lengths > 0).unsqueeze(1)
 
 
 class Scorer(nn.Module):

@@ -5,40 +5,43 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError
 from onevec.poolers.base import CHUNK_TOKENS, Pooler, pieces
 from onevec.poolers.fitting import (
+    hard_assignment,
     kmeans_codebook,
-    nearest,
     principal_axes,
     quantisation_scale,
     sample_tokens,
     soft_assignment,
 )
+from onevec.poolers.segments import RaggedSegments, Segments
 from onevec.poolers.weighting import idf_weights
 from onevec.ragged import Ragged
-from onevec.segment import (
-    bin_weights,
-    segment_expand,
-    segment_histogram,
-    segment_mean,
-    segment_outer,
-    segment_positions,
-)
-
-Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
-TokenValues = Shaped[Tensor, "tokens *dims"]
 
 
-def cosine_weights(lengths: Lengths, count: int) -> Float[Tensor, "tokens count"]:
+def cosine_weights(tokens: Segments, count: int) -> Float[Tensor, "tokens count"]:
     """``cos(π (i + ½) k / n) / n`` for each token i and k = 0 … count - 1."""
-    length = segment_expand(lengths.float(), lengths).unsqueeze(1)
-    phase = (segment_positions(lengths).float().unsqueeze(1) + 0.5) / length
-    return (math.pi * phase * torch.arange(count, device=lengths.device)).cos() / length
+    length = tokens.expand(tokens.count)
+    phase = (tokens.positions.float().unsqueeze(1) + 0.5) / length
+    return (math.pi * phase * torch.arange(count, device=phase.device)).cos() / length
+
+
+def bin_weights(tokens: Segments, bins: int) -> Float[Tensor, "tokens bins"]:
+    """Return each token's weight in ``bins`` equal parts of its sequence.
+
+    Token ``i`` of ``n`` fills the time from ``i / n`` to ``(i + 1) / n``. Its weight in a part is
+    their overlap times ``bins``, so each part's weights sum to 1 for every ``n >= 1``, also where
+    there are fewer tokens than parts.
+    """
+    length = tokens.expand(tokens.count)
+    begin = tokens.positions.float().unsqueeze(1) / length * bins
+    part = torch.arange(bins, device=length.device)
+    overlap = torch.minimum(begin + bins / length, part + 1.0) - torch.maximum(begin, part + 0.0)
+    return overlap.clamp(min=0)
 
 
 class DCT(Pooler):
@@ -67,9 +70,8 @@ class DCT(Pooler):
     def _build(self, dim: int) -> int:
         return self.count * dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        weights = cosine_weights(tokens.lengths, self.count)
-        return segment_outer(weights, tokens.values, tokens.lengths).flatten(1)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return tokens.outer(cosine_weights(tokens, self.count), tokens.values).flatten(1)
 
 
 class First(Pooler):
@@ -81,8 +83,8 @@ class First(Pooler):
     def _build(self, dim: int) -> int:
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        return pick_token(tokens.values, tokens.lengths, last=False)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return tokens.pick(tokens.values, torch.zeros_like(tokens.lengths).unsqueeze(1))[:, 0]
 
 
 class Last(Pooler):
@@ -94,17 +96,9 @@ class Last(Pooler):
     def _build(self, dim: int) -> int:
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        return pick_token(tokens.values, tokens.lengths, last=True)
-
-
-def pick_token(values: Values, lengths: Lengths, last: bool) -> Float[Tensor, "seqs dim"]:
-    """Return the first or last token of each sequence; 0 where there is none."""
-    if len(values) == 0:
-        return values.new_zeros((len(lengths), values.shape[1]))
-    end = lengths.cumsum(0)
-    place = (end - 1 if last else end - lengths).clamp(0, len(values) - 1)
-    return values.index_select(0, place) * (lengths > 0).unsqueeze(1)
+    def _pool(self, tokens: Segments) -> Tensor:
+        last = (tokens.lengths - 1).clamp(min=0).unsqueeze(1)
+        return tokens.pick(tokens.values, last)[:, 0]
 
 
 class SegmentMeans(Pooler):
@@ -127,22 +121,8 @@ class SegmentMeans(Pooler):
     def _build(self, dim: int) -> int:
         return self.parts * dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        weights = bin_weights(tokens.lengths, self.parts)
-        return segment_outer(weights, tokens.values, tokens.lengths).flatten(1)
-
-
-def lagged_pairs(
-    values: TokenValues, lengths: Lengths, lag: int
-) -> tuple[TokenValues, TokenValues, Lengths]:
-    """Return tokens i, tokens i + lag, and how many such pairs each sequence has."""
-    place = segment_positions(lengths)
-    left = (place < segment_expand(lengths, lengths) - lag).nonzero().flatten()
-    return (
-        values.index_select(0, left),
-        values.index_select(0, left + lag),
-        (lengths - lag).clamp(min=0),
-    )
+    def _pool(self, tokens: Segments) -> Tensor:
+        return tokens.outer(bin_weights(tokens, self.parts), tokens.values).flatten(1)
 
 
 class LaggedCovariance(Pooler):
@@ -189,16 +169,15 @@ class LaggedCovariance(Pooler):
         self.mean.copy_(mean)
         self.basis.copy_(basis)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         projected = (tokens.values - self.mean) @ self.basis
         parts = []
         for lag in self.lags:
-            left, right, pairs = lagged_pairs(projected, tokens.lengths, lag)
-            moments = segment_outer(left, right, pairs)
-            parts.append((moments / pairs.clamp(min=1).view(-1, 1, 1)).flatten(1))
+            pairs, left, right = tokens.pairs(projected, lag)
+            parts.append((pairs.outer(left, right) / pairs.count.unsqueeze(2)).flatten(1))
         if self.differences:
-            left, right, pairs = lagged_pairs(projected, tokens.lengths, 1)
-            parts.append(segment_mean((right - left).abs(), pairs))
+            pairs, left, right = tokens.pairs(projected, 1)
+            parts.append(pairs.mean((right - left).abs()))
         return torch.cat(parts, dim=1)
 
 
@@ -243,19 +222,18 @@ class Bigrams(Pooler):
         self.to(tokens.device)
         found = torch.zeros_like(self.weight)
         for piece in pieces(sample, CHUNK_TOKENS):
-            counts = self._count(piece.with_values(piece.values.float()), soft=False)
-            found += (counts > 0).sum(0)
+            tokens = RaggedSegments(piece.values.float(), piece.lengths)
+            found += (self._shares(tokens, soft=False) > 0).sum(0)
         self.weight.copy_(idf_weights(found, len(sample)))
 
-    def _count(self, tokens: Ragged, soft: bool) -> Float[Tensor, "seqs bigrams"]:
-        if soft:
-            share = soft_assignment(tokens.values, self.book, self.scale)
-            left, right, pairs = lagged_pairs(share, tokens.lengths, 1)
-            return segment_outer(left, right, pairs).flatten(1)
-        code = nearest(tokens.values.detach(), self.book)
-        left, right, pairs = lagged_pairs(code, tokens.lengths, 1)
-        return segment_histogram(left * self.codes + right, pairs, self.codes**2)
+    def _shares(self, tokens: Segments, soft: bool) -> Float[Tensor, "seqs bigrams"]:
+        share = (
+            soft_assignment(tokens.values, self.book, self.scale)
+            if soft
+            else hard_assignment(tokens.values, self.book)
+        )
+        pairs, left, right = tokens.pairs(share, 1)
+        return pairs.outer(left, right).flatten(1) / pairs.count
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        pairs = (tokens.lengths - 1).clamp(min=1).unsqueeze(1)
-        return self._count(tokens, self.soft) / pairs * self.weight
+    def _pool(self, tokens: Segments) -> Tensor:
+        return self._shares(tokens, self.soft) * self.weight

@@ -5,15 +5,14 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, one_hot
+from torch.nn.functional import gelu, linear
 
 from onevec.errors import InputError
-from onevec.poolers.learned import LearnedPooler, present, zero_linear, zero_mlp
-from onevec.ragged import Ragged
-from onevec.segment import segment_mean, segment_softmax, segment_sum
+from onevec.poolers.fitting import indicator
+from onevec.poolers.learned import LearnedPooler, zero_linear, zero_mlp
+from onevec.poolers.segments import Segments
 
 Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
 
 
 def channel_blocks(dim: int, count: int) -> Int[Tensor, " dim"]:
@@ -23,14 +22,13 @@ def channel_blocks(dim: int, count: int) -> Int[Tensor, " dim"]:
 
 
 def blockwise_attention(
+    tokens: Segments,
     values: Values,
     scores: Float[Tensor, "tokens blocks"],
     block: Int[Tensor, " dim"],
-    lengths: Lengths,
 ) -> Float[Tensor, "seqs dim"]:
     """``sum_i a_i,block(c) h_ic``: each block of channels has its own weights over the tokens."""
-    weights = segment_softmax(scores, lengths).index_select(1, block)
-    return segment_sum(values * weights, lengths)
+    return tokens.sum(values * tokens.softmax(scores).index_select(1, block))
 
 
 class QueryAttention(LearnedPooler):
@@ -74,12 +72,12 @@ class QueryAttention(LearnedPooler):
         self.register_buffer("block", channel_blocks(dim, count), persistent=False)
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         keys, values = self._standard(tokens.values), tokens.values
         scores = linear(keys, self.query / self.dim_in**0.5)
         if self.value is not None:
             values = self._step(self.value, values)
-        return blockwise_attention(values, scores, self.block, tokens.lengths)
+        return blockwise_attention(tokens, values, scores, self.block)
 
 
 class MultiheadAttention(LearnedPooler):
@@ -132,19 +130,19 @@ class MultiheadAttention(LearnedPooler):
 
     def _scores(self, values: Values) -> list[Float[Tensor, "tokens heads"]]:
         """Return for each seed what each head thinks of each token."""
-        head = one_hot(self.block).to(values)  # (dim, heads)
+        head = indicator(self.block, min(self.heads, self.dim_in))  # (dim, heads)
         head = head / head.sum(0).sqrt()
         keys = self.key(self._standard(values))
         return [linear(keys, head.T * query) for query in self.query(self.seed)]
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         values = self._step(self.value, tokens.values)
         pooled = [
-            blockwise_attention(values, scores, self.block, tokens.lengths)
+            blockwise_attention(tokens, values, scores, self.block)
             for scores in self._scores(tokens.values)
         ]
         mixed = self._step(self.output, torch.stack(pooled, dim=1))
-        return self._step(self.feed_forward, mixed).flatten(1) * present(tokens.lengths)
+        return self._step(self.feed_forward, mixed).flatten(1) * tokens.present
 
 
 class LatentAttention(LearnedPooler):
@@ -183,9 +181,8 @@ class LatentAttention(LearnedPooler):
         self.outer = zero_linear(self.hidden, dim)
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         scores = linear(self._standard(tokens.values), self.latent / self.dim_in**0.5)
         features = gelu(self.inner(linear(scores.softmax(1), self.latent.T)))
         # The last layer is linear: after the mean it costs less and gives the same.
-        added = self.outer(segment_mean(features, tokens.lengths))
-        return segment_mean(tokens.values, tokens.lengths) + self.spread * added
+        return tokens.mean(tokens.values) + self.spread * self.outer(tokens.mean(features))

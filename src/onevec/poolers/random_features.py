@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
 from onevec.poolers.fitting import generator, principal_axes, sample_tokens
+from onevec.poolers.segments import RaggedSegments, Segments
 from onevec.ragged import Ragged
-from onevec.segment import segment_expand, segment_max, segment_mean, segment_positions
 
 Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
 
 THRESHOLD_TOKENS = 16_384
 
@@ -80,8 +78,8 @@ class KernelMean(Pooler):
         draw = torch.randn(sample.dim, self.features // 2, generator=generator(random_state))
         self.frequencies.copy_(draw / width)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        return segment_mean(fourier_features(tokens.values, self.frequencies), tokens.lengths)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return tokens.mean(fourier_features(tokens.values, self.frequencies))
 
 
 class RandomProjection(Pooler):
@@ -127,41 +125,21 @@ class RandomProjection(Pooler):
         draw = torch.rand(sample.dim, self.features, generator=generator(random_state))
         self.matrix.copy_((2 * draw - 1) / sample.dim**0.5)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         features = tokens.values @ self.matrix
         if self.nonlinearity == "relu":
             features = features.relu()
         elif self.nonlinearity == "tanh":
             features = features.tanh()
-        reduce = segment_mean if self.reduce == "mean" else segment_max
-        return reduce(features, tokens.lengths)
-
-
-def neighbours(
-    lengths: Lengths, taps: int, dilation: int
-) -> Iterator[tuple[Int[Tensor, " tokens"], Bool[Tensor, "tokens 1"]]]:
-    """Yield for each tap where every token's neighbour stands, and whether there is one.
-
-    Where it would lie beyond the sequence, the token itself stands in for it.
-    """
-    place = segment_positions(lengths)
-    count = segment_expand(lengths, lengths)
-    here = torch.arange(len(place), device=lengths.device)
-    for tap in range(taps):
-        shift = (tap - taps // 2) * dilation
-        inside = (place + shift >= 0) & (place + shift < count)
-        yield (here + shift).where(inside, here), inside.unsqueeze(1)
+        return tokens.mean(features) if self.reduce == "mean" else tokens.max(features)
 
 
 def dilated_windows(
-    values: Float[Tensor, "tokens channels"], lengths: Lengths, taps: int, dilation: int
+    tokens: Segments, values: Float[Tensor, "tokens channels"], taps: int, dilation: int
 ) -> Float[Tensor, "tokens taps*channels"]:
     """Lay each token's neighbours ``dilation`` apart side by side; 0 beyond the sequence."""
-    views = [
-        values.index_select(0, place) * inside
-        for place, inside in neighbours(lengths, taps, dilation)
-    ]
-    return torch.cat(views, dim=1)
+    places = [(tap - taps // 2) * dilation for tap in range(taps)]
+    return torch.cat([tokens.shifted(values, place) for place in places], dim=1)
 
 
 def random_sequences(sample: Ragged, budget: int, source: torch.Generator) -> Ragged:
@@ -237,19 +215,19 @@ class RandomConvolutions(Pooler):
         self.weight.copy_(weight.flatten(0, 1) / math.sqrt(basis.shape[1]))
         level = torch.rand(self.kernels, generator=source).to(tokens.device) * 0.8 + 0.1
         some = random_sequences(sample, THRESHOLD_TOKENS, source)
-        output = self._convolve(some.with_values(some.values.float())).sort(0).values
+        output = self._convolve(RaggedSegments(some.values.float(), some.lengths)).sort(0).values
         place = (level * (len(output) - 1)).long().unsqueeze(0)
         self.threshold.copy_(output.gather(0, place)[0])
 
-    def _convolve(self, tokens: Ragged) -> Float[Tensor, "tokens kernels"]:
+    def _convolve(self, tokens: Segments) -> Float[Tensor, "tokens kernels"]:
         projected = (tokens.values - self.centre) @ self.basis
         outputs = []
         for power, weight in enumerate(self.weight.tensor_split(self.dilations, dim=1)):
-            windows = dilated_windows(projected, tokens.lengths, self.taps, 2**power)
+            windows = dilated_windows(tokens, projected, self.taps, 2**power)
             outputs.append(windows @ weight)
         return torch.cat(outputs, dim=1)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         output = self._convolve(tokens)
-        positive = segment_mean((output > self.threshold).float(), tokens.lengths)
-        return torch.cat([positive, segment_max(output, tokens.lengths)], dim=1)
+        positive = tokens.mean((output > self.threshold).float())
+        return torch.cat([positive, tokens.max(output)], dim=1)

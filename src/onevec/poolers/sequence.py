@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from onevec.errors import InputError
-from onevec.poolers.learned import LearnedPooler, map_blocks, zero_linear
-from onevec.poolers.random_features import neighbours
-from onevec.ragged import Ragged
-from onevec.segment import segment_expand, segment_max, segment_mean, segment_positions
-
-Lengths = Int[Tensor, " seqs"]
+from onevec.poolers.learned import LearnedPooler, zero_linear
+from onevec.poolers.segments import Segments
 
 
-def mirrored(lengths: Lengths) -> Int[Tensor, " tokens"]:
-    """Return the places of the tokens with each sequence read backwards."""
-    start = segment_expand(lengths.cumsum(0) - lengths, lengths)
-    last = start + segment_expand(lengths, lengths) - 1
-    return last - segment_positions(lengths)
+def mirrored(
+    padded: Float[Tensor, "seqs longest dim"], mask: Bool[Tensor, "seqs longest"]
+) -> Float[Tensor, "seqs longest dim"]:
+    """Return each sequence read backwards."""
+    place = torch.arange(mask.shape[1], device=mask.device)
+    back = (mask.long().sum(1, keepdim=True) - 1 - place).clamp(min=0)
+    return padded.gather(1, back.unsqueeze(2).expand(padded.shape))
 
 
 class Recurrent(LearnedPooler):
@@ -60,24 +58,22 @@ class Recurrent(LearnedPooler):
         self.project = zero_linear(directions * self.hidden, dim)
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        values, lengths = tokens.values, tokens.lengths
-        readings = [self._standard(values)]
-        if self.bidirectional:
-            readings.append(readings[0].index_select(0, mirrored(lengths)))
-        states = [
-            # Padding comes last, after every state that is kept.
-            map_blocks(reading, lengths, lambda padded, _, unit=unit: unit(padded)[0])
-            for unit, reading in zip(self.units, readings, strict=True)
-        ]
-        pooled = torch.cat([segment_mean(read, lengths) for read in states], dim=1)
-        added = self.project(pooled)
-        return segment_mean(values, lengths) + self.spread * added
+    def _pool(self, tokens: Segments) -> Tensor:
+        states = tokens.map(self._states, self._standard(tokens.values))
+        return tokens.mean(tokens.values) + self.spread * self.project(tokens.mean(states))
+
+    def _states(
+        self, padded: Float[Tensor, "seqs longest dim"], mask: Bool[Tensor, "seqs longest"]
+    ) -> Float[Tensor, "seqs longest width"]:
+        # Padding comes last, after every state that is kept.
+        readings = [padded, mirrored(padded, mask)] if self.bidirectional else [padded]
+        states = [unit(read)[0] for unit, read in zip(self.units, readings, strict=True)]
+        return torch.cat(states, dim=-1)
 
 
 def segment_convolution(
+    tokens: Segments,
     values: Float[Tensor, "tokens dim"],
-    lengths: Lengths,
     weight: Float[Tensor, "channels taps_dim"],
     bias: Float[Tensor, " channels"],
 ) -> Float[Tensor, "tokens channels"]:
@@ -87,10 +83,8 @@ def segment_convolution(
     """
     taps = weight.shape[1] // values.shape[1]
     total = bias
-    for tap, (place, inside) in zip(
-        weight.chunk(taps, dim=1), neighbours(lengths, taps, 1), strict=True
-    ):
-        total = total + linear(values, tap).float().index_select(0, place) * inside
+    for place, tap in enumerate(weight.chunk(taps, dim=1)):
+        total = total + tokens.shifted(linear(values, tap).float(), place - taps // 2)
     return total
 
 
@@ -130,9 +124,8 @@ class Convolution(LearnedPooler):
         self.project = zero_linear(2 * self.channels, dim)
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        values, lengths = tokens.values, tokens.lengths
+    def _pool(self, tokens: Segments) -> Tensor:
         kernel = self.kernel.weight, self.kernel.bias
-        features = gelu(segment_convolution(self._standard(values), lengths, *kernel))
-        pooled = torch.cat([segment_mean(features, lengths), segment_max(features, lengths)], dim=1)
-        return segment_mean(values, lengths) + self.spread * self.project(pooled)
+        features = gelu(segment_convolution(tokens, self._standard(tokens.values), *kernel))
+        pooled = torch.cat([tokens.mean(features), tokens.max(features)], dim=1)
+        return tokens.mean(tokens.values) + self.spread * self.project(pooled)

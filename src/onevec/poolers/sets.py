@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
 from onevec.poolers.fitting import sample_tokens
-from onevec.poolers.learned import LearnedPooler, present, zero_mlp
+from onevec.poolers.learned import LearnedPooler, zero_mlp
+from onevec.poolers.segments import Segments
 from onevec.ragged import Ragged
-from onevec.segment import segment_expand, segment_max, segment_mean
-
-Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
 
 LOG_POWER = 3.0  # powers stay between 1/20 and 20: beyond, it is the geometric mean or the maximum
 
@@ -47,24 +44,24 @@ class DeepSets(LearnedPooler):
         self.after = zero_mlp(dim, self.hidden, dim)
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        mean = segment_mean(self._step(self.before, tokens.values), tokens.lengths)
-        return self._step(self.after, mean) * present(tokens.lengths)
+    def _pool(self, tokens: Segments) -> Tensor:
+        mean = tokens.mean(self._step(self.before, tokens.values))
+        return self._step(self.after, mean) * tokens.present
 
 
 def power_mean_excess(
-    values: Values, lengths: Lengths, power: Float[Tensor, " dim"]
+    tokens: Segments, values: Float[Tensor, "tokens dim"], power: Float[Tensor, " dim"]
 ) -> Float[Tensor, "seqs dim"]:
     """``mean(y^p)^(1/p) - mean(y)`` of positive values; exactly 0 where ``p = 1``.
 
     Powers are taken of ratios to the largest value of the sequence: none overflows.
     """
-    peak = segment_max(values, lengths).detach()
-    ratio = values / segment_expand(peak, lengths)
-    raised = segment_mean(ratio**power, lengths)
-    some = present(lengths)
+    peak = tokens.max(values).detach()
+    ratio = values / tokens.expand(peak)
+    raised = tokens.mean(ratio**power)
+    some = tokens.present
     root = raised.where(some, torch.ones_like(raised)) ** (1.0 / power)
-    return peak * (root - segment_mean(ratio, lengths)) * some
+    return peak * (root - tokens.mean(ratio)) * some
 
 
 class PowerMean(LearnedPooler):
@@ -103,12 +100,11 @@ class PowerMean(LearnedPooler):
         super()._learn(sample, random_state)
         self.low.copy_(sample.values.amin(0))
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        values, lengths = tokens.values, tokens.lengths
-        positive = ((values - self.low) / self.spread).clamp(min=0) + self.margin
+    def _pool(self, tokens: Segments) -> Tensor:
+        positive = ((tokens.values - self.low) / self.spread).clamp(min=0) + self.margin
         power = self.log_power.clamp(-LOG_POWER, LOG_POWER).exp()
-        excess = power_mean_excess(positive, lengths, power)
-        return segment_mean(values, lengths) + self.spread * excess
+        excess = power_mean_excess(tokens, positive, power)
+        return tokens.mean(tokens.values) + self.spread * excess
 
 
 class LayerMix(Pooler):
@@ -171,10 +167,10 @@ class LayerMix(Pooler):
         flat = (spread == 0) | (spread[-1] == 0)
         self.ratio.copy_((spread[-1] / spread).masked_fill(flat, 1.0))
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        layers, lengths = tokens.fields["layers"], tokens.lengths
+    def _pool(self, tokens: Segments) -> Tensor:
+        layers = tokens.fields["layers"]
         weight = self.weight * self.ratio
-        mixed = weight[-1] * segment_mean(tokens.values, lengths)
+        mixed = weight[-1] * tokens.mean(tokens.values)
         for number, share in enumerate(weight[:-1]):  # one at a time: all in fp32 is large
-            mixed = mixed + share * segment_mean(layers[:, number].contiguous(), lengths)
+            mixed = mixed + share * tokens.mean(layers[:, number].contiguous())
         return mixed

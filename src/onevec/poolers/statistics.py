@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError
 from onevec.poolers.base import Pooler
+from onevec.poolers.segments import Segments
 from onevec.ragged import Ragged
-from onevec.segment import (
-    safe_sqrt,
-    segment_centre,
-    segment_expand,
-    segment_max,
-    segment_mean,
-    segment_min,
-    segment_quantile,
-    segment_std,
-)
-
-Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
+from onevec.segment import safe_sqrt
 
 
 class Mean(Pooler):
@@ -30,8 +21,8 @@ class Mean(Pooler):
     def _build(self, dim: int) -> int:
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        return segment_mean(tokens.values, tokens.lengths)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return tokens.mean(tokens.values)
 
 
 class Max(Pooler):
@@ -40,8 +31,8 @@ class Max(Pooler):
     def _build(self, dim: int) -> int:
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        return segment_max(tokens.values, tokens.lengths)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return tokens.max(tokens.values)
 
 
 class Min(Pooler):
@@ -50,8 +41,8 @@ class Min(Pooler):
     def _build(self, dim: int) -> int:
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        return segment_min(tokens.values, tokens.lengths)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return tokens.min(tokens.values)
 
 
 class Std(Pooler):
@@ -60,8 +51,8 @@ class Std(Pooler):
     def _build(self, dim: int) -> int:
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        return segment_std(tokens.values, tokens.lengths)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return tokens.std(tokens.values)
 
 
 class Statistics(Pooler):
@@ -75,21 +66,20 @@ class Statistics(Pooler):
     def _build(self, dim: int) -> int:
         return 2 * dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        values, lengths = tokens.values, tokens.lengths
-        return torch.cat([segment_mean(values, lengths), segment_std(values, lengths)], dim=1)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return torch.cat([tokens.mean(tokens.values), tokens.std(tokens.values)], dim=1)
 
 
 def standardised_moments(
-    values: Values, lengths: Lengths, orders: tuple[int, ...]
+    tokens: Segments, orders: Sequence[int]
 ) -> Float[Tensor, "seqs orders*dim"]:
     """``mean(((h - mean) / std) ** order)``, minus 3 for order 4; 0 where the std is 0."""
-    centred = segment_centre(values, lengths)
-    std = safe_sqrt(segment_mean(centred**2, lengths))
+    centred = tokens.centre(tokens.values)
+    std = safe_sqrt(tokens.mean(centred**2))
     flat = std == 0
-    scaled = centred / segment_expand(std.where(~flat, torch.ones_like(std)), lengths)
+    scaled = centred / tokens.expand(std.where(~flat, torch.ones_like(std)))
     moments = [
-        (segment_mean(scaled**order, lengths) - (3.0 if order == 4 else 0.0)).masked_fill(flat, 0)
+        (tokens.mean(scaled**order) - (3.0 if order == 4 else 0.0)).masked_fill(flat, 0)
         for order in orders
     ]
     return torch.cat(moments, dim=1)
@@ -115,19 +105,20 @@ class StandardisedMoments(Pooler):
     def _build(self, dim: int) -> int:
         return len(self.orders) * dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        return standardised_moments(tokens.values, tokens.lengths, tuple(self.orders))
+    def _pool(self, tokens: Segments) -> Tensor:
+        return standardised_moments(tokens, self.orders)
 
 
-def power_mean(values: Values, lengths: Lengths, power: float) -> Float[Tensor, "seqs dim"]:
+def power_mean(tokens: Segments, power: float) -> Float[Tensor, "seqs dim"]:
     """Signed power mean: ``s(m) |m|^(1/p)`` with ``m = mean(s(h) |h|^p)`` and ``s`` the sign.
 
     For odd whole ``p`` this is Rücklé's ``mean(h^p)^(1/p)``; the sign makes it defined, and
     odd, for every ``p > 0``.
     """
+    values = tokens.values
     safe = values.where(values != 0, torch.ones_like(values)).abs()
     raised = torch.where(values != 0, values.sign() * safe**power, 0.0)
-    mean = segment_mean(raised, lengths)
+    mean = tokens.mean(raised)
     nonzero = mean.abs() > 1e-36
     size = mean.abs().where(nonzero, torch.ones_like(mean))
     return torch.where(nonzero, mean.sign() * size ** (1.0 / power), 0.0)
@@ -152,9 +143,18 @@ class PowerMeans(Pooler):
     def _build(self, dim: int) -> int:
         return len(self.powers) * dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        means = [power_mean(tokens.values, tokens.lengths, power) for power in self.powers]
-        return torch.cat(means, dim=1)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return torch.cat([power_mean(tokens, power) for power in self.powers], dim=1)
+
+
+def quantiles(tokens: Segments, levels: Sequence[float]) -> Float[Tensor, "seqs levels dim"]:
+    """Interpolate linearly between the sorted tokens at position ``level * (n - 1)``."""
+    last = (tokens.lengths - 1).clamp(min=0).unsqueeze(1)
+    place = torch.tensor(levels, device=last.device, dtype=tokens.values.dtype) * last
+    low = place.long()
+    ordered, high = tokens.sort(tokens.values), torch.minimum(low + 1, last)
+    lower, upper = tokens.pick(ordered, low), tokens.pick(ordered, high)
+    return torch.lerp(lower, upper, (place - low).unsqueeze(2).expand_as(lower))
 
 
 class Quantiles(Pooler):
@@ -176,9 +176,8 @@ class Quantiles(Pooler):
     def _build(self, dim: int) -> int:
         return len(self.levels) * dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        levels = torch.tensor(self.levels, device=tokens.values.device)
-        return segment_quantile(tokens.values, tokens.lengths, levels).flatten(1)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return quantiles(tokens, self.levels).flatten(1)
 
 
 class PNA(Pooler):
@@ -210,11 +209,10 @@ class PNA(Pooler):
     def _learn(self, sample: Ragged, random_state: int) -> None:
         self.delta.copy_(sample.lengths[sample.lengths > 0].float().log1p().mean())
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        values, lengths = tokens.values, tokens.lengths
-        reductions = (segment_mean, segment_std, segment_max, segment_min)
-        tower = torch.cat([reduce(values, lengths) for reduce in reductions], dim=1)
+    def _pool(self, tokens: Segments) -> Tensor:
+        reductions = (tokens.mean, tokens.std, tokens.max, tokens.min)
+        tower = torch.cat([reduce(tokens.values) for reduce in reductions], dim=1)
         if not self.length_scalers:
             return tower
-        scale = (lengths.clamp(min=1).float().log1p() / self.delta).unsqueeze(1)
+        scale = tokens.count.log1p() / self.delta
         return torch.cat([tower, tower * scale, tower / scale], dim=1)

@@ -13,6 +13,7 @@ from onevec.poolers.base import Pooler
 from onevec.poolers.codebook import shared_residuals
 from onevec.poolers.fitting import kmeans_codebook, quantisation_scale, sample_tokens
 from onevec.poolers.learned import centre_and_spread
+from onevec.poolers.segments import Segments
 from onevec.poolers.transport import OptimalTransport, SlicedWasserstein
 from onevec.ragged import Ragged
 
@@ -52,7 +53,7 @@ class TrainedTransport(OptimalTransport):
         super()._learn(sample, random_state)
         self.book.div_(self.scale.sqrt())
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         return self._transport(tokens, self.book * self.scale.sqrt())
 
 
@@ -89,7 +90,7 @@ class TrainedSlicedWasserstein(SlicedWasserstein):
         self.unit.copy_((spread**2).mean().sqrt())
         self.reference.div_(self.unit)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         directions = normalize(self.directions, dim=0)
         return self._slice(tokens, directions, self.reference * self.unit)
 
@@ -150,10 +151,10 @@ class NetVLAD(Pooler):
         self.weight.copy_(2 * centres)
         self.bias.copy_(-(centres**2).sum(1))
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        scaled = (tokens.values - self.offset) / self.unit
-        share = linear(scaled, self.weight, self.bias).softmax(1)
-        blocks = shared_residuals(scaled, tokens.lengths, self.centres, share) * self.unit
+    def _pool(self, tokens: Segments) -> Tensor:
+        scaled = tokens.with_values((tokens.values - self.offset) / self.unit)
+        share = linear(scaled.values, self.weight, self.bias).softmax(1)
+        blocks = shared_residuals(scaled, self.centres, share) * self.unit
         if self.intra_normalise:
             blocks = normalize(blocks, dim=-1)
         return blocks.flatten(1)

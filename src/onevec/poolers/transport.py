@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from onevec.errors import InputError
@@ -17,21 +17,13 @@ from onevec.poolers.fitting import (
     sample_tokens,
     squared_distances,
 )
+from onevec.poolers.order import bin_weights
+from onevec.poolers.segments import RaggedSegments, Segments
 from onevec.ragged import Ragged
-from onevec.segment import (
-    bin_weights,
-    segment_expand,
-    segment_logsumexp,
-    segment_outer,
-    segment_sort,
-)
-
-Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
 
 
 def sinkhorn_plan(
-    score: Float[Tensor, "tokens references"], lengths: Lengths, iterations: int
+    tokens: Segments, score: Float[Tensor, "tokens references"], iterations: int
 ) -> Float[Tensor, "tokens references"]:
     """Entropic transport plan between each sequence's tokens and the references.
 
@@ -40,14 +32,14 @@ def sinkhorn_plan(
     All in the log domain. ``score`` is ``-cost / ε``.
     """
     references = score.shape[1]
-    log_token = -segment_expand(lengths.clamp(min=1).float().log(), lengths).unsqueeze(1)
-    column = score.new_zeros((len(lengths), references))
+    log_token = -tokens.expand(tokens.count.log())
+    column = score.new_zeros((len(tokens.lengths), references))
     row = torch.zeros_like(log_token)
     for _ in range(iterations):
-        shifted = score + segment_expand(column, lengths)
+        shifted = score + tokens.expand(column)
         row = log_token - shifted.logsumexp(1, keepdim=True)
-        column = -math.log(references) - segment_logsumexp(score + row, lengths)
-    return (score + row + segment_expand(column, lengths)).exp()
+        column = -math.log(references) - tokens.logsumexp(score + row)
+    return (score + row + tokens.expand(column)).exp()
 
 
 class OptimalTransport(Pooler):
@@ -107,26 +99,25 @@ class OptimalTransport(Pooler):
         self.book.copy_(book)
         self.scale.copy_(quantisation_scale(tokens - centre, book))
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         return self._transport(tokens, self.book)
 
-    def _transport(self, tokens: Ragged, book: Tensor) -> Float[Tensor, "seqs dim_out"]:
+    def _transport(self, tokens: Segments, book: Tensor) -> Float[Tensor, "seqs dim_out"]:
         centred = tokens.values - self.centre
         score = -squared_distances(centred, book) / (self.scale * self.epsilon)
-        plan = sinkhorn_plan(score, tokens.lengths, self.iterations)
-        return segment_outer(plan, centred, tokens.lengths).flatten(1) * self.references**0.5
+        plan = sinkhorn_plan(tokens, score, self.iterations)
+        return tokens.outer(plan, centred).flatten(1) * self.references**0.5
 
 
 def sliced_quantiles(
-    values: Values, lengths: Lengths, slices: Float[Tensor, "dim slices"], points: int
+    tokens: Segments, slices: Float[Tensor, "dim slices"], points: int
 ) -> Float[Tensor, "seqs points slices"]:
     """Quantile function of each projection, averaged over ``points`` equal parts of [0, 1].
 
     This is the piecewise constant function nearest to the quantile function in 2-Wasserstein
     distance. It is defined for every n, and ``X‖X`` has the same as ``X``.
     """
-    ordered = segment_sort(values @ slices, lengths)
-    return segment_outer(bin_weights(lengths, points), ordered, lengths)
+    return tokens.outer(bin_weights(tokens, points), tokens.sort(tokens.values @ slices))
 
 
 class SlicedWasserstein(Pooler):
@@ -168,16 +159,15 @@ class SlicedWasserstein(Pooler):
         draw = torch.randn(sample.dim, self.slices, generator=generator(random_state))
         directions = (draw / draw.norm(dim=0)).to(sample.values.device)
         tokens = sample_tokens(sample, random_state)
-        count = torch.tensor([len(tokens)], device=tokens.device)
+        whole = RaggedSegments(tokens, torch.tensor([len(tokens)], device=tokens.device))
         self.directions.copy_(directions)
-        self.reference.copy_(sliced_quantiles(tokens, count, directions, self.points)[0])
+        self.reference.copy_(sliced_quantiles(whole, directions, self.points)[0])
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         return self._slice(tokens, self.directions, self.reference)
 
     def _slice(
-        self, tokens: Ragged, directions: Tensor, reference: Tensor
+        self, tokens: Segments, directions: Tensor, reference: Tensor
     ) -> Float[Tensor, "seqs dim_out"]:
-        found = sliced_quantiles(tokens.values, tokens.lengths, directions, self.points)
-        present = (tokens.lengths > 0).view(-1, 1, 1)
-        return ((found - reference) * present).flatten(1) / self.dim_out**0.5
+        found = sliced_quantiles(tokens, directions, self.points)
+        return ((found - reference) * tokens.present.unsqueeze(2)).flatten(1) / self.dim_out**0.5

@@ -17,19 +17,14 @@ from onevec.poolers.fitting import (
     sample_tokens,
     soft_assignment,
 )
+from onevec.poolers.segments import Segments
 from onevec.ragged import Ragged
-from onevec.segment import segment_positions, segment_sum
-
-Values = Float[Tensor, "tokens dim"]
-Lengths = Int[Tensor, " seqs"]
 
 
-def weighted_mean(
-    values: Values, weights: Float[Tensor, " tokens"], lengths: Lengths
-) -> Float[Tensor, "seqs dim"]:
+def weighted_mean(tokens: Segments, weights: Float[Tensor, " tokens"]) -> Float[Tensor, "seqs dim"]:
     """``sum(w h) / sum(w)``; 0 where there is no token."""
-    total = segment_sum(weights, lengths)
-    summed = segment_sum(values * weights.unsqueeze(1), lengths)
+    total = tokens.sum(weights)
+    summed = tokens.sum(tokens.values * weights.unsqueeze(1))
     return summed / total.where(total > 0, torch.ones_like(total)).unsqueeze(1)
 
 
@@ -69,9 +64,8 @@ class PositionWeighted(Pooler):
     def _build(self, dim: int) -> int:
         return dim
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        place = segment_positions(tokens.lengths).float() + 1
-        return weighted_mean(tokens.values, place, tokens.lengths)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return weighted_mean(tokens, tokens.positions.float() + 1)
 
 
 class _VocabularyWeighted(Pooler):
@@ -111,7 +105,7 @@ class _VocabularyWeighted(Pooler):
     ) -> Float[Tensor, " vocabulary_plus_one"]:
         """Return the weight of each entry, and of one that was never seen."""
 
-    def _look_up(self, tokens: Ragged) -> Float[Tensor, " tokens"]:
+    def _look_up(self, tokens: Segments) -> Float[Tensor, " tokens"]:
         ids = tokens.fields["ids"].long().flatten()
         return self.weight[ids.where(ids >= 0, self.vocabulary).clamp(max=self.vocabulary)]
 
@@ -146,9 +140,8 @@ class SIF(_VocabularyWeighted):
         count = torch.bincount(ids, minlength=self.vocabulary + 1).float()
         return sif_weights(count / len(ids), self.smooth)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        summed = segment_sum(tokens.values * self._look_up(tokens).unsqueeze(1), tokens.lengths)
-        return summed / tokens.lengths.clamp(min=1).unsqueeze(1)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return tokens.mean(tokens.values * self._look_up(tokens).unsqueeze(1))
 
 
 class IDF(_VocabularyWeighted):
@@ -175,8 +168,8 @@ class IDF(_VocabularyWeighted):
     def _weights(self, ids: Tensor, rows: Tensor, documents: int) -> Tensor:
         return idf_weights(document_frequency(ids, rows, self.vocabulary + 1), documents)
 
-    def _pool(self, tokens: Ragged) -> Tensor:
-        return weighted_mean(tokens.values, self._look_up(tokens), tokens.lengths)
+    def _pool(self, tokens: Segments) -> Tensor:
+        return weighted_mean(tokens, self._look_up(tokens))
 
 
 class _CodewordWeighted(Pooler):
@@ -216,9 +209,9 @@ class _CodewordWeighted(Pooler):
     ) -> Float[Tensor, " codes"]:
         """Return the weight of each codeword."""
 
-    def _pool(self, tokens: Ragged) -> Tensor:
+    def _pool(self, tokens: Segments) -> Tensor:
         weight = soft_assignment(tokens.values, self.book, self.scale) @ self.weight
-        return weighted_mean(tokens.values, weight, tokens.lengths)
+        return weighted_mean(tokens, weight)
 
 
 class CodewordSIF(_CodewordWeighted):

@@ -70,6 +70,8 @@ class TextEncoder(FrozenEncoder):
         self._has_cls = apart and tokenizer("")["input_ids"][:1] == [cls]
         self._unknown = getattr(tokenizer, "unk_token_id", None)
         self._tokens = self._unknown_tokens = self._nothing_known = self._lower_case = 0
+        letters = [each for each in tokenizer.get_vocab() if len(each) == 1]
+        self._capitals = any(map(str.isupper, letters)) and not any(map(str.islower, letters))
 
     def notes(self) -> list[str]:
         """Return what the user must know: what was cut, and tokens that are not in the vocabulary.
@@ -86,7 +88,7 @@ class TextEncoder(FrozenEncoder):
             "consist of them alone: "
         )
         if self._lower_case:
-            words += "they are in lower case, write them in capitals if the encoder knows those"
+            words += "they are in lower case and it knows capitals, so write them in capitals"
         else:
             words += "check that the sequences are of the kind that the encoder was trained on"
         return [*found, words]
@@ -96,7 +98,7 @@ class TextEncoder(FrozenEncoder):
         unknown = int((ids == self._unknown).sum()) if self._unknown is not None else 0
         self._unknown_tokens += unknown
         self._nothing_known += unknown >= count
-        self._lower_case += bool(unknown) and text.islower()
+        self._lower_case += bool(unknown) and self._capitals and text.islower()
 
     @abstractmethod
     def hidden(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onevec.poolers.residual import Residual
+from onevec.poolers.combine import Residual
 from onevec.train.exam import Exam
 from onevec.vector.blocks import Blocks, Features
 from onevec.vector.held_out import Prepared, half_features
@@ -62,5 +62,6 @@ class HeldOutScore:
         for name, pooler in self.blocks.poolers.items():
             if isinstance(pooler, Residual):
                 parts = torch.from_numpy(still[name]).to(device)
-                found[name] = pooler.add(parts, lengths.to(device)).cpu().numpy()
+                present = (lengths > 0).unsqueeze(1).to(device)
+                found[name] = pooler.after(parts, present).cpu().numpy()
         return found

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onevec.poolers import POOLERS, Pooler
+from onevec.errors import InputError
+from onevec.poolers import Pooler
+from onevec.poolers.spec import is_own, kind_of, pooler_of
 from onevec.ragged import Ragged
 from onevec.tokens.batches import Tokens, cut_by_budget
 from onevec.vector.scaler import TokenScaler, tamed_sample
@@ -45,7 +47,7 @@ class Blocks:
     ) -> Blocks:
         """Fit the scaler and each pooler on a sample of sequences."""
         sample = tamed_sample(sample)
-        poolers = {name: POOLERS[kind](**options) for name, (kind, options) in specs.items()}
+        poolers = {name: pooler_of(*spec) for name, spec in specs.items()}
         blocks = cls(TokenScaler.fit(sample), poolers)
         seen = blocks._seen(sample, specs)
         for name, pooler in blocks.poolers.items():
@@ -113,9 +115,11 @@ class Blocks:
         config: dict[str, Any] = {}
         arrays = {name: value.numpy() for name, value in self.scaler.state_dict().items()}
         for name, pooler in self.poolers.items():
-            kind = next(key for key, value in POOLERS.items() if type(pooler) is value)
             held = {key: value.numpy() for key, value in pooler.state_dict().items()}
-            config[name] = [kind, pooler.options]
+            kind, options = kind_of(pooler), pooler.options
+            config[name] = [kind, options]
+            if is_own(pooler):  # or its model could not be opened again
+                _rebuilt(kind, options, pooler.dim_in, pooler.state_dict())
             arrays |= {f"{name}.{key}": value for key, value in held.items()}
         return config, arrays
 
@@ -126,9 +130,9 @@ class Blocks:
         blocks = cls(TokenScaler(shift, scale, axes), {})
         for name, (kind, options) in config.items():
             held = {k: torch.from_numpy(v) for k, v in under(arrays, f"{name}.").items()}
-            blocks.poolers[name] = POOLERS[kind](**options)
-            blocks.poolers[name].build(blocks.scaler.width(blocks.view(name)))
-            blocks.poolers[name].load_state_dict(held)
+            blocks.poolers[name] = pooler_of(kind, options)  # tells the view
+            width = blocks.scaler.width(blocks.view(name))
+            blocks.poolers[name] = _rebuilt(kind, options, width, held)
         return blocks
 
     def of(
@@ -160,6 +164,24 @@ class Blocks:
                 part.append(_features(self._pool(some, names)))
         whole, first_half, second_half = (joined(part) for part in parts)
         return whole, (first_half, second_half)
+
+
+def _rebuilt(
+    kind: str, options: Mapping[str, Any], width: int, state: Mapping[str, Tensor]
+) -> Pooler:
+    """Make a fitted pooler from what is saved of it."""
+    pooler = pooler_of(kind, options).build(width)
+    try:
+        pooler.load_state_dict(state)
+    except RuntimeError as error:
+        if not is_own(pooler):
+            raise
+        raise InputError(
+            f"the pooler {kind} does not take the state of the fitted one "
+            f"({' '.join(str(error).split())}): its _build must make every buffer and parameter, "
+            "of sizes that follow from the options, as it did at the fit"
+        ) from None
+    return pooler
 
 
 def _features(found: Mapping[str, Tensor]) -> Features:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from onevec.errors import InputError
-from onevec.poolers import POOLERS, Pooler
+from onevec.poolers import Pooler
+from onevec.poolers.segments import Segments
 from onevec.project.rows import SHORTEST
 from onevec.ragged import Ragged
 from onevec.vector.blocks import Blocks
@@ -71,11 +72,6 @@ def _stages(part: FittedPart) -> Affine:
         matrix = inner.matrix_ @ outer.matrix_[rows] / reduction.energy[name]
         blocks[name] = (inner.mean_, matrix @ clear)
     return blocks, (-outer.mean_ @ outer.matrix_ - part.centre) @ clear
-
-
-def kind_of(pooler: nn.Module) -> str:
-    """Return the name of a pooler in the table of poolers."""
-    return next(name for name, kind in POOLERS.items() if type(pooler) is kind)
 
 
 class _Maps(nn.Module):
@@ -183,16 +179,24 @@ class LayerModule(nn.Module):
         seen = {view: tokens.with_values(shown) for view, shown in values.items()}
         return {name: pooler(seen[self.views[name]]) for name, pooler in self.poolers.items()}
 
+    def pool(self, tokens: Segments) -> dict[str, Tensor]:
+        """Pool sequences of any layout, as a graph does it."""
+        values = self.seen(tokens.values)
+        seen = {view: tokens.with_values(shown) for view, shown in values.items()}
+        named = zip(self.poolers, self.each(), strict=True)
+        return {name: pooler.pool(seen[self.views[name]]) for name, pooler in named}
+
 
 def check_poolers(blocks: Mapping[int, Blocks]) -> None:
     """Raise `InputError` where a pooler reads what an export cannot hand to it."""
     for held in blocks.values():
-        needs = [name for name, each in held.poolers.items() if "layers" in each.needs]
-        if needs:
-            raise InputError(
-                f"the pooler {needs[0]!r} mixes several layers, which an export cannot hand to it: "
-                "fit with another pooler"
-            )
+        for name, pooler in held.poolers.items():
+            fields = [field for field in pooler.needs if field != "ids"]
+            if fields:
+                raise InputError(
+                    f"the pooler {name!r} reads the token field {fields[0]!r}, which an export "
+                    "cannot hand to it: fit with another pooler"
+                )
 
 
 class TokensToVector(nn.Module):

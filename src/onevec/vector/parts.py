@@ -14,7 +14,8 @@ from numbers import Real
 from typing import Any
 
 from onevec.errors import InputError
-from onevec.poolers import POOLERS, Concat, make_pooler
+from onevec.poolers import POOLERS, Pooler, make_pooler
+from onevec.poolers.spec import Spec, block_name, blocks_of
 from onevec.ragged import Ragged
 from onevec.vector.reduction import MEAN, MEAN_PCA, Recipe
 from onevec.weights import read_weights
@@ -36,7 +37,10 @@ PLAIN = Recipe(("raw_mean", "raw_std", "raw_max", "raw_min"), 0.0, 1.0, shrinkag
 EXTREMES = Recipe(("raw_mean", "raw_max", "raw_min"), 0.0, 1.0, shrinkage=0.9)  # no roots
 MOMENTS = Recipe(("covariance",), 0.0, 0.0)
 # What an objective adds: a learned head on the rich blocks, whitened already; it starts as `RICH`.
-_WHITENED = "evened", {"parts": [BLOCKS[name] for name in RICH.blocks], "power": RICH.block_power}
+_WHITENED = (
+    "whitened_parts",
+    {"parts": [BLOCKS[name] for name in RICH.blocks], "power": RICH.block_power},
+)
 HEAD: tuple[str, dict[str, Any]] = ("residual", {"parts": [_WHITENED]})
 LEARNED = Recipe((HEAD[0],), 0.0, RICH.power)
 ASKING = (MEAN, *RICH.blocks)  # what a sequence's other half is asked about
@@ -137,9 +141,10 @@ def chosen(
 
     Parameters
     ----------
-    given : None, str, sequence of str, or mapping of str to float or Part
+    given : None, str, sequence of str, or mapping of str to float, Part, Pooler or mapping
         Names are entries of `PARTS`, or poolers of `onevec.poolers.POOLERS` (several side by side
-        as ``"std|vlad"``), which are half-whitened. Text is ``"mean,rich=0.6"``.
+        as ``"std|vlad:codes=8"``), which are half-whitened. Text is ``"mean,rich=0.6"``. A value
+        that is a pooler, or a mapping as `make_pooler` takes it, is a part of that name.
     weights : mapping of str to float
         What is taken where nothing is given.
     """
@@ -147,12 +152,18 @@ def chosen(
     parts: dict[str, Part] = {}
     specs: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, value in named.items():
-        own = isinstance(value, Part)
-        part = value if own else PARTS.get(name) or _of_poolers(name)
+        own, more = isinstance(value, Part | Pooler | Mapping), {}
+        if isinstance(value, Part):
+            part = value
+        elif not own and name in PARTS:
+            part = PARTS[name]
+        else:
+            spec: Any = value if own else name
+            part, more = _of_poolers(name, spec)
         part = replace(part, weight=_weight(name, part.weight if own else value))
         if part.weight > 0:
             parts[name] = part
-            specs |= _specs_of(name, part)
+            specs |= more or _specs_of(name, part)
     if not parts:
         raise InputError(f"got parts={given!r}: name at least one part with a weight above 0")
     return parts, specs
@@ -193,32 +204,41 @@ def _specs_of(name: str, part: Part) -> dict[str, tuple[str, dict[str, Any]]]:
 _OWN = "own_"  # before a pooler whose name is that of a block with other options
 
 
-def block_of(pooler: str) -> str:
-    """Return the name of the block that is a pooler without options."""
-    return pooler if BLOCKS.get(pooler, (pooler, {})) == (pooler, {}) else f"{_OWN}{pooler}"
+def block_of(pooler: str, options: Mapping[str, Any] | None = None) -> str:
+    """Return the name of the block that is a pooler."""
+    name = block_name(pooler, options or {})
+    return name if BLOCKS.get(name, (name, {})) == (name, {}) else f"{_OWN}{name}"
 
 
-def _of_poolers(spec: str) -> Part:
-    """Make a part of poolers side by side."""
+def _of_poolers(name: str, spec: Spec) -> tuple[Part, dict[str, tuple[str, dict[str, Any]]]]:
+    """Make a part of poolers side by side, and the specs of their blocks."""
     try:
-        made = make_pooler(spec)
+        pairs = list(blocks_of(spec).values())
+        learned = make_pooler(spec).learned
     except InputError as error:
+        if ":" in name or name != spec:  # a pooler is meant, and the error says what is wrong
+            raise InputError(f"got the part {name!r}: {error}") from error
         raise InputError(
-            f"got the part {spec!r}: choose from {', '.join(PARTS)}, or name poolers "
+            f"got the part {name!r}: choose from {', '.join(PARTS)}, or name poolers "
             f"({', '.join(POOLERS)})"
         ) from error
-    names = made.names if isinstance(made, Concat) else [spec.strip()]
-    if made.learned:
+    if learned:
         raise InputError(
-            f"got the part {spec!r}, which is trained: pass it as pooler={spec!r}, or pass "
+            f"got the part {name!r}, which is trained: pass it as pooler={spec!r}, or pass "
             "objective=... for a learned part beside the others"
         )
-    blocks = tuple(dict.fromkeys(block_of(name) for name in names))
-    return Part(Recipe(blocks, 0.5, 0.5), WIDTH, f"{spec}, half-whitened")
+    specs = {block_of(kind, options): (kind, options) for kind, options in pairs}
+    about = f"{'|'.join(block_name(*pair) for pair in pairs)}, half-whitened"
+    return Part(Recipe(tuple(specs), 0.5, 0.5), WIDTH, about), specs
 
 
 def _named(given: Any) -> dict[str, Any]:
     if isinstance(given, str):
+        if ":" in given:
+            raise InputError(
+                f"got parts={given!r}: options have no place in such a text; pass a mapping, such "
+                'as {"vlad:codes=8": 1}'
+            )
         return read_weights(given, "part")
     if isinstance(given, Mapping):
         return dict(given)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onevec.encoders import attention
 from onevec.encoders.tuning.trainee import Trainee
 from onevec.encoders.tuning.views import window
-from onevec.poolers.concat import split_names
+from onevec.poolers.spec import blocks_of
 from onevec.ragged import Ragged
 from onevec.train.batch import draw_seed
 from onevec.vector.blocks import Blocks
@@ -71,8 +71,8 @@ class Student(nn.Module):
         self.to(self.device)
         if precision == "bf16":
             attention.use(trainee.backbone)
-        self.names = split_names(pooler)
-        specs: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in self.names}
+        specs = blocks_of(pooler)
+        self.pooler, self.names = pooler, list(specs)
         self.eval()
         self.blocks = Blocks.fit(self.tokens(sample).to("cpu"), specs, seed)
         self.poolers = nn.ModuleDict(self.blocks.poolers).to(self.device)

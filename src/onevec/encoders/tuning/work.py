@@ -255,7 +255,7 @@ class Work(Task):
             "model": self.trainee.name,
             "model_fingerprint": self.trainee.fingerprint,
             "objective": self.mixture.parts,
-            "settings": self.given.state() | {"pooler": "|".join(self.student.names)},
+            "settings": self.given.state() | {"pooler": self.student.pooler},
             "sequences": len(self.rows),
             "held_out_sequences": len(self.selecting) + len(self.judging),
             "skipped_empty": self.trainee.skipped,
@@ -320,7 +320,7 @@ def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     mean = Blocks.fit(tokens, {"mean": ("mean", {})}, given.random_state)
     blocks = student.finished_blocks().merged(mean)
     features = blocks.of(tokens)
-    model = OneVec(given.dim, pooler="|".join(names), random_state=given.random_state)
+    model = OneVec(given.dim, pooler=student.pooler, random_state=given.random_state)
     model.n_features_in_, model.training_ = tokens.dim, None
     model.data_ = facts_of(tokens)
     opened = open_encoder(str(folder), "text" if work.raw.dim == 1 else "tokens", Options())

@@ -1,4 +1,4 @@
-"""The table of poolers: one line each."""
+"""The table of poolers, one line each. `combine.py` adds those that stand on others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from onevec.poolers.attention import Attention, AttentiveStatistics, GatedAttent
 from onevec.poolers.base import Pooler
 from onevec.poolers.codebook import VLAD, Bag, Fisher
 from onevec.poolers.covariance import Correlation, Covariance
-from onevec.poolers.evened import Evened
 from onevec.poolers.graph import TokenGraph
 from onevec.poolers.kernel_transport import KernelTransport
 from onevec.poolers.order import (
@@ -19,7 +18,6 @@ from onevec.poolers.order import (
 )
 from onevec.poolers.queries import LatentAttention, MultiheadAttention, QueryAttention
 from onevec.poolers.random_features import KernelMean, RandomConvolutions, RandomProjection
-from onevec.poolers.residual import Residual
 from onevec.poolers.sequence import Convolution, Recurrent
 from onevec.poolers.sets import DeepSets, LayerMix, PowerMean
 from onevec.poolers.statistics import (
@@ -69,7 +67,6 @@ POOLERS: dict[str, type[Pooler]] = {
     "lagged_covariance": LaggedCovariance,
     "bigrams": Bigrams,
     "random_convolutions": RandomConvolutions,
-    "evened": Evened,
     "attention": Attention,
     "gated_attention": GatedAttention,
     "attentive_statistics": AttentiveStatistics,
@@ -85,5 +82,4 @@ POOLERS: dict[str, type[Pooler]] = {
     "token_graph": TokenGraph,
     "recurrent": Recurrent,
     "convolution": Convolution,
-    "residual": Residual,
 }
