@@ -12,6 +12,7 @@ from protocol import tasks
 DATA = Path(__file__).parents[2] / "benchmarks/data"
 
 
+@pytest.mark.filterwarnings("ignore:.* are not in the vocabulary")
 def test_scores_gains_and_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(tasks, "QUICK_SIZES", (120, 80))

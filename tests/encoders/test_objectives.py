@@ -110,6 +110,7 @@ def test_frames_take_all_but_replaced_tokens(tmp_path, waves, name):
     assert tokens.lengths.tolist() == [len(wave) for wave in waves[:3]]
 
 
+@pytest.mark.filterwarnings("ignore:.* are not in the vocabulary")
 def test_a_causal_model_sees_nothing_that_follows(tmp_path, corpus):
     pretrain(corpus, tmp_path / "e", causal=True, steps=2, **TINY)
     pair = encode(["abcdef", "abcxxx"], tmp_path / "e", dtype="float32", progress=False)
