@@ -93,7 +93,7 @@ def test_few_sequences_give_lengths_1_or_0(parts, count):
     model = OneVec(parts=parts).fit(tokens)
     for block in columns(model, model.transform([*tokens, *TOKENS[:5]])).values():
         lengths = np.linalg.norm(block, axis=1)
-        assert (np.isclose(lengths, 1, rtol=1e-5) | (lengths == 0)).all()
+        assert (np.isclose(lengths, 1, rtol=1e-5) | (lengths < 1e-3)).all()
     assert not model.verdict_.beats_mean
 
 
