@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from onevec import OneVec, Ragged, encode, load
-from onevec.errors import InputError, StoreError
+from onevec.errors import InputError
 from onevec.judge.measured import describe, gain_range
 from onevec.tokens.layers import open_layers
 from onevec.tokens.store import TokenStore
 from onevec.tokens.writer import TokenStoreWriter
-from onevec.vector.blocks import Blocks
+from onevec.vector.blocks import Blocks, BlockSpec
 from onevec.vector.fitted import FittedPart, Vector
 from onevec.vector.parts import (
     BLOCKS,
@@ -191,7 +191,11 @@ def test_ways_to_name_parts():
     assert names_and_weights({"mean": np.int64(2)}) == {"mean": 2}
     parts, specs = chosen({"std|dct": 0.5, "mean": 1}, WEIGHTS)
     assert parts["std|dct"].recipe == Recipe(("std", "own_dct"), 0.5, 0.5)
-    assert specs == {"std": ("std", {}), "own_dct": ("dct", {}), "mean": ("mean", {})}
+    assert specs == {
+        "std": BlockSpec("std", {}),
+        "own_dct": BlockSpec("dct", {}),
+        "mean": BlockSpec("mean", {}, "raw"),
+    }
     own = Part(Recipe(("covariance",), 0.0, 0.0), 5, "mine", weight=0.3)
     parts, specs = chosen({"mine": own}, WEIGHTS)
     assert parts == {"mine": own} and specs == {"covariance": BLOCKS["covariance"]}
@@ -464,14 +468,6 @@ def test_an_affine_vector_for_other_programs():
         sizes = np.linalg.norm(block, axis=1)
         assert np.sqrt((sizes**2).mean()) == pytest.approx(part["weight"], rel=1e-5)
         assert sizes.std() > 0.05
-
-
-def test_an_old_model_is_to_be_fitted_again(fitted, tmp_path):
-    path = fitted.save(tmp_path / "m")
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"format": 3}))
-    with pytest.raises(StoreError, match=r"format 3, .* made of parts: fit it again with"):
-        load(path)
 
 
 # --- what is measured -----------------------------------------------------------------------------

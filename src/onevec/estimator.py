@@ -31,7 +31,7 @@ from onevec.tokens.layers import open_layers, same_layers
 from onevec.tokens.progress import Bar
 from onevec.tokens.store import TokenStore, made_from
 from onevec.train.settings import Trained, Training
-from onevec.vector.blocks import Blocks, Features, under
+from onevec.vector.blocks import Blocks, BlockSpec, Features, under
 from onevec.vector.fitted import Pooled, Vector
 from onevec.vector.held_out import EFFORTS, Prepared, held_out_vectors, prepare
 from onevec.vector.native import NATIVE_POOLERS, why_not_native
@@ -50,7 +50,7 @@ from onevec.vector.parts import (
 )
 from onevec.vector.reduction import MEAN, MEAN_PCA, Recipe, Reduction
 
-FORMAT = 4
+FORMAT = 5
 OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _TRAINED_DIM = 64  # of the vectors that an objective is minimised on
@@ -207,11 +207,11 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if judged:
             usual = NATIVE_WEIGHTS if self.export else default_weights(frames)
             parts, specs = chosen(self.parts, usual)
-            self._check_native(specs.values())
+            self._check_native(spec.pair for spec in specs.values())
         specs = {MEAN: BLOCKS[MEAN]} | specs
         if learned:  # asks about a sequence's other half
             specs |= {name: BLOCKS[name] for name in ASKING}
-        specs |= named
+        specs |= {name: BlockSpec.of(*pair) for name, pair in named.items()}
         given = self.effort, int(self.random_state), tuple(self.nuisance or ())
         found = {
             layer: prepare(held, specs, *given, halved=judged and not learned)
@@ -278,7 +278,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return mean, keep_the_mean(why, mean.dim_out, mean.width)
         given: dict[str, Any] = {
             "token_dim": tokens.dim,
-            "spreads": {layer: each.blocks.scaler.spread for layer, each in found.items()},
+            "spreads": {layer: each.blocks.spreads for layer, each in found.items()},
             "per_sequence": self.export is None,
             "reducer": reducer,
         }
@@ -413,7 +413,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _named_poolers(self) -> tuple[dict[str, Pair], list[str]]:
         """The poolers the user asks for, by their blocks, and the names of those that learn."""
         if self.pooler == "auto":
-            named = {} if self.objective == "auto" else {HEAD[0]: HEAD}
+            named = {} if self.objective == "auto" else {HEAD.kind: HEAD.pair}
         else:
             named = blocks_of(self.pooler)  # explains a name that does not exist
         learned = [name for name, spec in named.items() if pooler_of(*spec).learned]

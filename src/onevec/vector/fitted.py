@@ -22,7 +22,6 @@ from onevec.vector.parts import PARTS, Part, part_of, width_of
 from onevec.vector.reduction import MEAN, Maps, Recipe, Reduction, ReductionModule, applied
 
 Pooled = Mapping[int, Features]  # by hidden state
-_IN_TOKEN_UNITS = (MEAN, "raw_mean", "raw_std", "raw_max", "raw_min")  # blocks
 # Of the tokens' spread: what differs by less differs by rounding, in half precision too, such as
 # mean and deviation of series that were standardised one by one. Chance alone makes the means of
 # sequences of a million tokens differ as much.
@@ -68,7 +67,7 @@ class FittedPart:
         features: Features,
         *,
         token_dim: int,
-        spread: float = 0.0,
+        spreads: Mapping[str, float] | None = None,
         per_sequence: bool = True,
         cache: dict[Any, Any] | None = None,
         nuisance: Float[np.ndarray, "seqs columns"] | None = None,
@@ -76,16 +75,17 @@ class FittedPart:
         """Fit to block features of the sequences.
 
         ``per_sequence`` scales every sequence to length 1; otherwise all are divided by the root
-        mean square length, which is an affine map. ``spread`` is that of the tokens: where means,
-        deviations or extremes differ by less than a thousandth of it they are rounding noise,
-        which must not be scaled to length 1. A mean that stays as it is is divided by ``spread``.
+        mean square length, which is an affine map. ``spreads`` are `Blocks.spreads`: blocks that
+        differ by less than a thousandth of the tokens' spread hold rounding noise, which must not
+        be scaled to length 1. A mean of that kind is divided by the spread.
         """
         width, reduction, blind = width_of(part, token_dim), None, None
+        spreads = {} if spreads is None else spreads
         (block, *others) = part.recipe.blocks
         silent = [
             each
             for each in part.recipe.blocks
-            if each in _IN_TOKEN_UNITS and _distance(features[each]) <= _NEGLIGIBLE * spread
+            if each in spreads and _distance(features[each]) <= _NEGLIGIBLE * spreads[each]
         ]
         if width is None:
             assert not others, "features that stay as they are come from one block"
@@ -94,7 +94,7 @@ class FittedPart:
                 blind = nuisance_directions(found, nuisance)
             made = cls(name, layer, part, None, found.mean(0), blind)
             if silent:
-                return replace(made, length=spread or 1.0)
+                return replace(made, length=spreads[block] or 1.0)
         else:
             reduction = Reduction(part.recipe).fit(features, width, cache, nuisance, silent)
             reduction = reduction.turned(_rotation(reduction.last.matrix_))
@@ -234,7 +234,7 @@ class Vector:
         pooled: Pooled,
         *,
         token_dim: int,
-        spreads: Mapping[int, float] | None = None,
+        spreads: Mapping[int, Mapping[str, float]] | None = None,
         dim: int | None = None,
         reducer: Linear | None = None,
         per_sequence: bool = True,
@@ -242,14 +242,14 @@ class Vector:
     ) -> Vector:
         """Fit every part, given by name, hidden state and what it is, to pooled features.
 
-        ``spreads`` are those of the tokens by hidden state, see `FittedPart.fit`.
+        ``spreads`` are `Blocks.spreads` by hidden state, see `FittedPart.fit`.
         """
         caches: dict[int, dict[Any, Any]] = {layer: {} for layer in pooled}
         parts = [
             FittedPart.fit(
                 *(name, layer, part, pooled[layer]),
                 token_dim=token_dim,
-                spread=spreads[layer] if spreads else 0.0,
+                spreads=spreads[layer] if spreads else None,
                 per_sequence=per_sequence,
                 cache=caches[layer],
                 nuisance=nuisance,

@@ -75,7 +75,7 @@ class LayerModule(nn.Module):
     def __init__(self, blocks: Blocks, names: list[str]):
         super().__init__()
         self.poolers = nn.ModuleDict({name: blocks.poolers[name] for name in names})
-        self.views = {name: blocks.view(name) for name in names}
+        self.views = {name: blocks.views[name] for name in names}
         self.scaler = blocks.scaler
 
     def each(self) -> Iterator[Pooler]:
