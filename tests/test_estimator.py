@@ -28,8 +28,8 @@ def test_gains_where_the_spread_tells_more(easy_tokens, fitted):
     assert table["onevec"]["interval"][0] > 20
     assert table["onevec"]["knn"] > 95
     said = fitted.verdict_
-    assert said.evidence["found"] > said.evidence["found_by_mean"] + 0.2
-    assert said.evidence["found_z"] > 4
+    assert said.evidence.found > said.evidence.found_by_mean + 0.2
+    assert said.evidence.found_z > 4
 
 
 def test_claims_nothing_where_all_is_in_the_mean():

@@ -427,15 +427,15 @@ def test_fewer_dimensions_are_the_principal_axes_of_the_whole(tmp_path):
     found = model.transform(TOKENS)
     np.testing.assert_allclose(np.abs(found), np.abs(centred @ axes[:7].T), atol=1e-4)
     said = model.verdict_
-    assert said.shorter["dim"] == 7 and said.shorter["whole"] == whole.shape[1]
-    assert 0 < said.shorter["neighbours"] <= 1
+    assert said.shorter.dim == 7 and said.shorter.whole == whole.shape[1]
+    assert 0 < said.shorter.neighbours <= 1
     assert f"Its {whole.shape[1]} dimensions are shortened to 7, which keeps" in said.sentence
     assert "no longer contains the mean whole" in said.sentence and not said.beats_mean
     again = load(model.save(tmp_path / "m"))
     np.testing.assert_array_equal(again.transform(TOKENS), found)
     assert again.verdict_ == said
     wide = OneVec(dim=999).fit(TOKENS)
-    assert wide.vector_.shorter is None and wide.verdict_.shorter == {}
+    assert wide.vector_.shorter is None and wide.verdict_.shorter is None
     told = OneVec(dim=7, parts="mean,rich").fit(TOKENS).verdict_.sentence
     assert "nothing is claimed" in told and "shortened to 7" in told
 

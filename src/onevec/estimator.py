@@ -20,7 +20,7 @@ from onevec.files import appears_whole, check_target
 from onevec.judge.dimension import DIMENSIONS
 from onevec.judge.evidence import Findings, findings_of, why_kept
 from onevec.judge.measured import describe, gain_range
-from onevec.judge.verdict import LEAST_HELD_OUT, Verdict, cost, keep_the_mean, verdict
+from onevec.judge.verdict import LEAST_HELD_OUT, Shortened, Verdict, cost, keep_the_mean, verdict
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Pooler
 from onevec.poolers.spec import Pair, blocks_of, pooler_of, read_spec
@@ -289,10 +289,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if held is not None:
             seen = findings_of(**vars(held), auto=auto, random_state=int(self.random_state))
         vector = Vector.fit(asked, pooled, dim=dim or seen.enough, nuisance=nuisance, **given)
-        shorter: dict[str, float] = {}
+        shorter = None
         if vector.shorter is not None:
-            sizes = {"dim": vector.dim_out, "whole": vector.width, "native": tokens.dim}
-            shorter = seen.shorter | sizes
+            sizes = vector.dim_out, vector.width, tokens.dim
+            shorter = Shortened(*sizes, seen.neighbours, seen.neighbours_of_mean)
         if usual and not self.export:
             kind = "frames" if frames else "encoder"
             said = verdict(
@@ -600,7 +600,7 @@ def load(path: str | Path) -> OneVec:
         model.n_features_in_ = config["token_dim"]
         model.fingerprint_ = config["fingerprint"]
         model.data_ = config.get("data")  # models saved before it was kept have none
-        model.verdict_ = Verdict(**config["verdict"])
+        model.verdict_ = Verdict.from_dict(config["verdict"])
         model.training_ = Trained(**config["training"]) if config["training"] else None
         poolers = config["poolers"]
         blocks = {
