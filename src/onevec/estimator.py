@@ -19,7 +19,7 @@ from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
 from onevec.judge.dimension import DIMENSIONS
 from onevec.judge.evidence import Findings, findings_of, why_kept
-from onevec.judge.measured import describe, gain_range
+from onevec.judge.measured import describe, estimate
 from onevec.judge.verdict import LEAST_HELD_OUT, Shortened, Verdict, cost, keep_the_mean, verdict
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Pooler
@@ -296,7 +296,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if usual and not self.export:
             kind = "frames" if frames else "encoder"
             said = verdict(
-                gain_range(kind, describe(sample)),
+                estimate(kind, describe(sample)),
                 seen.evidence,
                 seen.held_out,
                 kind=kind,
