@@ -96,6 +96,8 @@ def open_encoder(encoder: Any, kind: str, options: Options) -> FrozenEncoder | N
             "got no token vectors and no encoder: pass one (n, dim) array per sequence, or raw "
             "sequences and an encoder"
         )
+    if isinstance(encoder, FrozenEncoder):
+        return encoder
     if isinstance(encoder, str | Path):
         return _open_path(str(encoder), kind, options)
     if type(encoder).__module__.startswith("sentence_transformers"):
