@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 import warnings
@@ -266,25 +267,23 @@ def open_encoding(
     ids: Sequence[Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: bool = True,
+    opened: dict[Any, FrozenEncoder] | None = None,
 ) -> Encoding:
     """Open an input and its encoder, and check both; the parameters are those of `onevec.encode`.
 
-    ``encoder`` may be a `FrozenEncoder`, whose own options count then.
+    ``opened`` holds the encoder that was opened last, which is not loaded again.
     """
     asked = asked_layers(layers)
-    if isinstance(encoder, FrozenEncoder):
-        options = encoder.options
-    else:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        options = Options(
-            special_tokens=special_tokens,
-            max_length=max_length,
-            long=long,
-            overlap=overlap,
-            device=_known_device(device),
-            precision=precision,
-        )
-        options.check()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = Options(
+        special_tokens=special_tokens,
+        max_length=max_length,
+        long=long,
+        overlap=overlap,
+        device=_known_device(device),
+        precision=precision,
+    )
+    options.check()
     if batch_tokens is None:
         batch_tokens = _BATCH_TOKENS_CPU if options.device == "cpu" else _BATCH_TOKENS
     for name, count in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
@@ -299,7 +298,7 @@ def open_encoding(
     first = next(source.chunks, None)
     if first is None or not len(first):
         raise InputError("got no sequences: pass at least one")
-    frozen = open_encoder(encoder, kind_of(first.sequences), options)
+    frozen = _open_once(encoder, kind_of(first.sequences), options, opened)
     if dtype is None:
         dtype = "float32" if frozen is None else "float16"
     known = [-1] if frozen is None else frozen.known_layers(layers)
@@ -318,6 +317,19 @@ def open_encoding(
     )
     encoding.chunks = sized(encoding.chunks, encoding.budget)
     return encoding
+
+
+def _open_once(
+    encoder: Any, kind: str, options: Options, opened: dict[Any, FrozenEncoder] | None
+) -> FrozenEncoder | None:
+    name = str(encoder) if isinstance(encoder, str | Path) else id(encoder)
+    if opened is not None and (name, kind, options) in opened:
+        return copy.copy(opened[name, kind, options])
+    frozen = open_encoder(encoder, kind, options)
+    if opened is not None and frozen is not None:
+        opened.clear()
+        opened[name, kind, options] = copy.copy(frozen)  # which has counted nothing yet
+    return frozen
 
 
 def _known_device(device: str) -> str:
