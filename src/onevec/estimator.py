@@ -458,7 +458,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         chosen = encoder_for(X, chosen, **{n: options[n] for n in _COLUMNS if n in options})
         if chosen is not None:
             states = made_from(self.fingerprint_)[1] or [n for n in self.layers_ if n != LAST]
-            options["layers"] = states or "last"
+            options.setdefault("layers", states or "last")
         else:
             options = {n: v for n, v in options.items() if n in (*_COLUMNS, "progress")}
         try:
@@ -478,24 +478,24 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         main, *others = self.layers_
         if len(part.tokens) == 1:
             (tokens,) = part.tokens.values()
-            held, fronts = {main: tokens}, {main: part.cls and next(iter(part.cls.values()))}
+            held, fronts = {main: tokens}, {main: next(iter((part.cls or {}).values()), None)}
         else:
             held = {layer: part.tokens[layer] for layer in (main, *others)}
-            fronts = {layer: part.cls and part.cls[layer] for layer in held}
-            inner = [each.values for layer, each in part.tokens.items() if layer != main]
-            stacked = torch.stack([*inner, held[main].values], dim=1)
+            fronts = {layer: (part.cls or {}).get(layer) for layer in held}
             if any("layers" in pooler.needs for pooler in self.blocks_[main].poolers.values()):
+                inner = [each.values for layer, each in part.tokens.items() if layer != main]
                 tokens = held[main]
+                stacked = torch.stack([*inner, tokens.values], dim=1)
                 fields = {**tokens.fields, "layers": stacked}
                 held[main] = Ragged(tokens.values, tokens.lengths, fields)
-        matching = self._matching(held)
+        self._matching(held)
         cls = {layer: front.float().numpy() for layer, front in fronts.items() if front is not None}
         if not set(self.vector_.cls_layers) <= set(cls):
             raise InputError(
                 "the model reads a classification token, and the encoder gives none apart: use "
                 "the encoder of the fit, without special_tokens"
             )
-        return self.transform_states(matching, cls)
+        return self.transform_states(held, cls)
 
     @contextmanager
     def _sample(self, X: Any) -> Iterator[tuple[Encoding, Known]]:
@@ -529,16 +529,27 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         total : int or None
             How many sequences there are, if that can be known.
         """
+        opened = self.open_to_fit(X, **encoding)
+        given = {**(self.encoding or {}), **encoding}
+        columns = {name: given[name] for name in _COLUMNS if name in given}
+        most, seed = self.most_sequences, int(self.random_state)
+        known, total = encode_sample(X, opened, most, seed, out=out, resume=resume, **columns)
+        return opened, known, total
+
+    def open_to_fit(self, X: Any, **encoding: Any) -> Encoding:
+        """Open raw sequences with the encoder, layers and options that the parameters say."""
         self._check_parameters()
         options = {**(self.encoding or {}), **encoding}
         columns = {name: options[name] for name in _COLUMNS if name in options}
         encoder = encoder_for(X, self.encoder, **columns)
         if encoder is not None:
             options["layers"] = self._layers_to_encode()
-        opened = open_encoding(X, encoder, **options, opened=self._opened)
-        most, seed = EFFORTS[self.effort][0], int(self.random_state)
-        known, total = encode_sample(X, opened, most, seed, out=out, resume=resume, **columns)
-        return opened, known, total
+        return open_encoding(X, encoder, **options, opened=self._opened)
+
+    @property
+    def most_sequences(self) -> int:
+        """How many sequences a fit looks at: so many raw ones are encoded for it."""
+        return EFFORTS[self.effort][0]
 
     def _layers_to_encode(self) -> Any:
         """The hidden states that the parts, or a pooler that mixes them, will read."""

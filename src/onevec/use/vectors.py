@@ -1,20 +1,16 @@
-"""From a model and a store to vectors with their names, and to labelled scores."""
+"""From a model and a store to vectors with their names."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from onevec.errors import InputError
 from onevec.estimator import OneVec, load
-from onevec.probes.probes import evaluate
 from onevec.tokens.layout import RESERVED
 from onevec.tokens.store import TokenStore
 from onevec.use.formats import TAKEN, Pieces, Vectors, as_column, save_vectors
@@ -91,47 +87,3 @@ def _metadata_of(tokens: TokenStore) -> dict[str, pa.Array]:
 def every_method(model: OneVec, store: TokenStore) -> dict[str, np.ndarray]:
     """Return the vectors of the mean's variants and of the model, by method."""
     return model.transform_baselines(store) | {"onevec": model.transform(store)}
-
-
-def evaluate_stores(
-    model: Path, store: Path, labels: str, *, test: Path | None = None, random_state: int = 0
-) -> dict[str, dict[str, Any]]:
-    """Score a model and the mean's variants with the labels in a store's metadata column.
-
-    Without ``test`` a seeded half of the store is the probes' memory, the other is scored.
-    """
-    fitted = load(model)
-    known, methods = _labelled(fitted, TokenStore(store), labels)
-    if test is not None:
-        scored_labels, scored = _labelled(fitted, TokenStore(test), labels)
-        pairs = {name: (vectors, scored[name]) for name, vectors in methods.items()}
-        return evaluate(pairs, known, scored_labels, random_state=random_state)
-    if len(known) < 2:
-        raise InputError(
-            f"{store} has 1 row with a label in {labels!r}: half of the rows are scored by the "
-            "other half; pass more, or --test"
-        )
-    order = np.random.default_rng(random_state).permutation(len(known))
-    left, right = order[: len(order) // 2], order[len(order) // 2 :]
-    pairs = {name: (vectors[left], vectors[right]) for name, vectors in methods.items()}
-    return evaluate(pairs, known[left], known[right], random_state=random_state)
-
-
-def _labelled(
-    fitted: OneVec, store: TokenStore, column: str
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the labels and the vectors of every method, of the rows that have a label."""
-    values = store.column(column).to_pylist()
-    if any(isinstance(value, list | dict) for value in values):
-        raise InputError(f"column {column!r} holds lists: choose a column with one label per row")
-    has = np.array([value not in (None, "") and str(value) != "nan" for value in values])
-    if not has.any():
-        raise InputError(f"column {column!r} of {store.path} holds no label: choose another column")
-    if not has.all():
-        warnings.warn(
-            f"{(~has).sum()} of {len(has)} rows of {store.path} have no label in {column!r}: "
-            "they are left out",
-            stacklevel=2,
-        )
-    labels = np.array([str(value) for value, there in zip(values, has, strict=True) if there])
-    return labels, {name: rows[has] for name, rows in every_method(fitted, store).items()}
