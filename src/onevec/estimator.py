@@ -782,7 +782,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _check_fingerprint(self, ours: str | None, theirs: str | None) -> None:
         if self.check_encoder and theirs and ours and theirs != ours:
             raise StoreError(
-                f"the token vectors are made by encoder {_brief(theirs)}, the model was fitted to "
+                f"the token vectors were made by encoder {_brief(theirs)}, the model was fitted to "
                 f"{_brief(ours)}: encode with that encoder, or pass check_encoder=False if you "
                 "know they are the same"
             )
