@@ -9,6 +9,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from onevec import OneVec, OnevecError, Ragged, encode, load
+from onevec.estimator import FORMAT
 from onevec.probes.probes import evaluate
 from onevec.vector.scaler import tamed
 
@@ -27,8 +28,8 @@ def test_gains_where_the_spread_tells_more(easy_tokens, fitted):
     assert table["onevec"]["interval"][0] > 20
     assert table["onevec"]["knn"] > 95
     said = fitted.verdict_
-    assert said.evidence["found"] > said.evidence["found_by_mean"] + 0.2
-    assert said.evidence["found_z"] > 4
+    assert said.evidence.found > said.evidence.found_by_mean + 0.2
+    assert said.evidence.found_z > 4
 
 
 def test_claims_nothing_where_all_is_in_the_mean():
@@ -100,7 +101,7 @@ def test_save_and_load(tmp_path, easy_tokens, fitted):
         fitted.transform_baselines(easy_tokens[0])["mean_whitened"],
     )
     assert loaded.verdict_ == fitted.verdict_
-    assert json.loads((tmp_path / "model/config.json").read_text())["format"] == 4
+    assert json.loads((tmp_path / "model/config.json").read_text())["format"] == FORMAT
     with pytest.raises(OnevecError, match="exists"):
         fitted.save(tmp_path / "model")
 
@@ -266,5 +267,5 @@ def test_a_model_of_the_format_before_is_named(tmp_path, fitted):
     path = fitted.save(tmp_path / "model")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"format": 3}))
-    with pytest.raises(OnevecError, match=r"format 3.*fit it again"):
+    with pytest.raises(OnevecError, match=r"format 3, .* made of parts: fit it again with"):
         load(path)

@@ -8,7 +8,7 @@ import torch
 
 from onevec.estimator import OneVec
 from onevec.ragged import Ragged
-from onevec.vector.blocks import Blocks
+from onevec.vector.blocks import Blocks, BlockSpec
 from onevec.vector.fitted import Vector
 from onevec.vector.module import TokensToVector, difference
 from onevec.vector.parts import BLOCKS, PLAIN
@@ -112,7 +112,7 @@ def test_the_torch_module_gives_the_same_vectors():
     values = torch.from_numpy(rng.normal(size=(lengths.sum(), 6)).astype(np.float32))
     tokens = Ragged(values, torch.from_numpy(lengths))
     model = OneVec(4, pooler="mean|std").fit(tokens)
-    blocks = Blocks.fit(tokens, {"mean": ("mean", {}), "std": ("std", {})}, 0)
+    blocks = Blocks.fit(tokens, {"mean": BLOCKS["mean"], "std": BlockSpec("std", {})}, 0)
     model._adopt({-1: blocks}, Vector.alone(MEAN_STD, -1, blocks.of(tokens), 4))
     assert (
         difference(
@@ -128,7 +128,11 @@ def test_noise_that_stays_in_a_sequence_is_left_to_the_mean():
     clean = torch.from_numpy(rng.normal(size=(int(lengths.sum()), 6)).astype(np.float32))
     noise = torch.from_numpy(rng.normal(size=(120, 3)).astype(np.float32)) * 5
     both = torch.cat([clean, noise.repeat_interleave(lengths, 0)], 1)
-    specs = {"mean": ("mean", {}), "std": ("std", {}), "dct": ("dct", {"count": 2})}
+    specs = {
+        "mean": BLOCKS["mean"],
+        "std": BlockSpec("std", {}),
+        "dct": BlockSpec("dct", {"count": 2}),
+    }
     plain = Blocks.fit(Ragged(clean, lengths), specs, 0).of(Ragged(clean, lengths))
     found = Blocks.fit(Ragged(both, lengths), specs, 0).of(Ragged(both, lengths))
     assert found["mean"].std(0)[6:].min() > 3
@@ -165,4 +169,4 @@ def test_raw_extremes_are_those_of_the_tokens_in_their_own_units():
 def test_features_that_never_vary_within_are_kept_where_there_are_no_others():
     values = torch.arange(20.0)[:, None].repeat(1, 4).repeat_interleave(2, 0)
     tokens = Ragged(values, torch.full((20,), 2))
-    assert Blocks.fit(tokens, {"dct": ("dct", {})}, 0).of(tokens)["dct"].std() > 0.1
+    assert Blocks.fit(tokens, {"dct": BlockSpec("dct", {})}, 0).of(tokens)["dct"].std() > 0.1

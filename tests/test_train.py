@@ -25,6 +25,7 @@ from onevec.train.head import TrainableHead, gradients
 from onevec.train.optimizer import ScheduledAdamW, schedule
 from onevec.train.score import HeldOutScore
 from onevec.train.world import World
+from onevec.vector.blocks import BlockSpec
 from onevec.vector.held_out import prepare
 from onevec.vector.reduction import Recipe
 
@@ -91,7 +92,7 @@ def test_objectives_mix_and_the_vector_gets_a_learned_part(store):
 
 def parts(tokens, pooler="gated_attention", dim=6):
     tokens = Ragged.from_list(tokens)
-    specs = {"mean": ("mean", {}), "std": ("std", {}), pooler: (pooler, {})}
+    specs = {name: BlockSpec.of(name, {}) for name in ("mean", "std", pooler)}
     prepared = prepare(tokens, specs, "quick", 0)
     return tokens, prepared, Recipe((pooler,), 0.5, 0.5), dim
 

@@ -320,7 +320,7 @@ def test_dim_beyond_the_mean_keeps_the_promise_and_beyond_the_whole_changes_noth
     assert "are shortened to 20" in said.sentence and "no longer" not in said.sentence
     wide = OneVec(500).fit(tokens)
     np.testing.assert_array_equal(wide.transform(tokens), model.transform(tokens))
-    assert wide.verdict_.shorter == {} and "shortened" not in wide.verdict_.sentence
+    assert wide.verdict_.shorter is None and "shortened" not in wide.verdict_.sentence
 
 
 def test_dim_auto_looks_along_principal_axes(tokens):
@@ -340,7 +340,7 @@ def test_dim_auto_looks_along_principal_axes(tokens):
     found = model.transform(made)
     fewest = next(entry["dim"] for entry in curve if entry["neighbours"] >= 0.88)
     assert found.shape == (300, fewest)
-    assert fewest == width or model.verdict_.shorter["dim"] == fewest
+    assert fewest == width or model.verdict_.shorter.dim == fewest
 
 
 # --- nuisance -----------------------------------------------------------------------------------

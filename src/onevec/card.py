@@ -108,7 +108,7 @@ def _words(name: str, export: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
-    left_out = verdict["measured"].get("left_out")
+    left_out = (verdict["measured"] or {}).get("left_out")
     words = f"\n\nLeft out of what was measured: {left_out}, the nearest to these data."
     return verdict["sentence"] + (words if left_out else "")
 

@@ -23,7 +23,7 @@ from onevec.files import appears_whole, check_target
 from onevec.judge.dimension import DIMENSIONS
 from onevec.judge.evidence import Findings, findings_of, why_kept
 from onevec.judge.measured import describe, gain_range
-from onevec.judge.verdict import LEAST_HELD_OUT, Verdict, cost, keep_the_mean, verdict
+from onevec.judge.verdict import LEAST_HELD_OUT, Shortened, Verdict, cost, keep_the_mean, verdict
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Pooler
 from onevec.poolers.spec import Pair, blocks_of, pooler_of, read_spec
@@ -37,7 +37,7 @@ from onevec.tokens.progress import Bar
 from onevec.tokens.raw import encode_sample, encoder_for, is_raw
 from onevec.tokens.store import TokenStore, made_from
 from onevec.train.settings import Trained, Training
-from onevec.vector.blocks import Blocks, Features, under
+from onevec.vector.blocks import Blocks, BlockSpec, Features, under
 from onevec.vector.fitted import Pooled, Vector
 from onevec.vector.held_out import EFFORTS, Prepared, held_out_vectors, prepare
 from onevec.vector.native import NATIVE_POOLERS, why_not_native
@@ -57,7 +57,7 @@ from onevec.vector.parts import (
 from onevec.vector.reduction import MEAN, MEAN_PCA, Recipe, Reduction
 from onevec.weights import read_weights
 
-FORMAT = 4
+FORMAT = 5
 OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _TRAINED_DIM = 64  # of the vectors that an objective is minimised on
@@ -257,11 +257,11 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if judged:
             usual = NATIVE_WEIGHTS if self.export else default_weights(frames)
             parts, specs = chosen(self.parts, usual)
-            self._check_native(specs.values())
+            self._check_native(spec.pair for spec in specs.values())
         specs = {MEAN: BLOCKS[MEAN]} | specs
         if learned:  # asks about a sequence's other half
             specs |= {name: BLOCKS[name] for name in ASKING}
-        specs |= named
+        specs |= {name: BlockSpec.of(*pair) for name, pair in named.items()}
         given = self.effort, int(self.random_state), tuple(self.nuisance or ())
         found = {
             layer: prepare(held, specs, *given, halved=judged and not learned)
@@ -329,7 +329,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return mean, keep_the_mean(why, mean.dim_out, mean.width)
         given: dict[str, Any] = {
             "token_dim": tokens.dim,
-            "spreads": {layer: each.blocks.scaler.spread for layer, each in found.items()},
+            "spreads": {layer: each.blocks.spreads for layer, each in found.items()},
             "per_sequence": self.export is None,
             "reducer": reducer,
         }
@@ -340,10 +340,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if held is not None:
             seen = findings_of(**vars(held), auto=auto, random_state=int(self.random_state))
         vector = Vector.fit(asked, pooled, dim=dim or seen.enough, nuisance=nuisance, **given)
-        shorter: dict[str, float] = {}
+        shorter = None
         if vector.shorter is not None:
-            sizes = {"dim": vector.dim_out, "whole": vector.width, "native": tokens.dim}
-            shorter = seen.shorter | sizes
+            sizes = vector.dim_out, vector.width, tokens.dim
+            shorter = Shortened(*sizes, seen.neighbours, seen.neighbours_of_mean)
         if usual and not self.export:
             kind = "frames" if frames else "encoder"
             said = verdict(
@@ -658,7 +658,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _named_poolers(self) -> tuple[dict[str, Pair], list[str]]:
         """The poolers the user asks for, by their blocks, and the names of those that learn."""
         if self.pooler == "auto":
-            named = {} if self.objective == "auto" else {HEAD[0]: HEAD}
+            named = {} if self.objective == "auto" else {HEAD.kind: HEAD.pair}
         else:
             named = blocks_of(self.pooler)  # explains a name that does not exist
         learned = [name for name, spec in named.items() if pooler_of(*spec).learned]
@@ -857,7 +857,7 @@ def load(path: str | Path) -> OneVec:
         model.fingerprint_ = config["fingerprint"]
         model.data_ = config.get("data")  # models saved before it was kept have none
         model.encoder_ = config.get("encoder")
-        model.verdict_ = Verdict(**config["verdict"])
+        model.verdict_ = Verdict.from_dict(config["verdict"])
         model.training_ = Trained(**config["training"]) if config["training"] else None
         poolers = config["poolers"]
         blocks = {

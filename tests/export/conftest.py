@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from onevec import OneVec, encode, pretrain
-from onevec.vector.blocks import Blocks
+from onevec.vector.blocks import Blocks, BlockSpec
 from onevec.vector.fitted import Vector
 from tests.tokens.conftest import ALPHABET, bert  # noqa: F401  (a fixture)
 
@@ -98,7 +98,7 @@ def fitted(tokens, pooler, dim=6, **options):
 def made_of(tokens, specs, recipe, dim=6):
     """Fit a model that no pooler spec names."""
     model = fitted(tokens, "mean")
-    blocks = Blocks.fit(tokens, {"mean": ("mean", {})} | specs, 0)
+    blocks = Blocks.fit(tokens, {"mean": BlockSpec.of("mean", {})} | specs, 0)
     (layer,) = model.layers_
     model._adopt({layer: blocks}, Vector.alone(recipe, layer, blocks.of(tokens), dim))
     return model

@@ -18,6 +18,7 @@ from onevec.export.native import NATIVE
 from onevec.export.sentence_transformers import MANIFEST, to_sentence_transformers
 from onevec.export.sentence_transformers_module import OneVecPooling
 from onevec.poolers import POOLERS
+from onevec.vector.blocks import BlockSpec
 from onevec.vector.fitted import FittedPart, Vector
 from onevec.vector.native import ALONE, NATIVE_POOLERS, why_not_native
 from onevec.vector.parts import BLOCKS, NATIVE_WEIGHTS, PARTS
@@ -57,7 +58,7 @@ def test_native_random_projection_with_options(tmp_path, encoder, texts, tokens,
 
 
 def check_with(folder, encoder, texts, tokens, pooler, options):
-    specs = {"other": (pooler, options)}
+    specs = {"other": BlockSpec.of(pooler, options)}
     model = made_of(tokens, specs, Recipe(("mean", "other"), 0.5, 0.5))
     to_sentence_transformers(model, encoder, folder / "st", road="native")
     assert error(vectors(folder / "st", texts), model.transform(tokens)) < 1e-4
@@ -140,7 +141,7 @@ def test_every_pooler_is_native_or_says_why():
         assert (why_not_native([(name, {})]) == "") == (name in NATIVE)
     assert set(ALONE) < set(NATIVE) == set(NATIVE_POOLERS) < set(POOLERS)
     for name in NATIVE_WEIGHTS:
-        assert not why_not_native([BLOCKS[block] for block in PARTS[name].recipe.blocks])
+        assert not why_not_native([BLOCKS[block].pair for block in PARTS[name].recipe.blocks])
     assert "length 1" in why_not_native([], unit=True)
     assert "one weighting" in why_not_native([("idf", {}), ("mean", {})])
     assert "roots" in why_not_native([("covariance", {"signed_root": True})])

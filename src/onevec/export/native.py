@@ -254,7 +254,7 @@ def native_chain(model: OneVec) -> Chain:
     raw = Columns.of(np.arange(blocks.scaler.width("raw")))
     names = model.vector_.blocks[layer]
     views = {"raw": raw}
-    if not all(blocks.view(name) == "raw" for name in names):
+    if not all(blocks.views[name] == "raw" for name in names):
         scale = _array(blocks.scaler.scale)
         unit = 1 / (CLIP * scale)
         within = tokens.add(
@@ -265,7 +265,7 @@ def native_chain(model: OneVec) -> Chain:
     parts = {}
     for name in names:
         pooler = blocks.poolers[name]
-        parts[name] = NATIVE[kind_of(pooler)](pooler, views[blocks.view(name)], tokens)
+        parts[name] = NATIVE[kind_of(pooler)](pooler, views[blocks.views[name]], tokens)
     read = np.concatenate([part.columns.places for part in parts.values()])
     layers, places = tokens.layers(read)
     modes = tuple(

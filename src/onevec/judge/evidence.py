@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from onevec.judge.dimension import dimension_curve, neighbours_kept, smallest
 from onevec.judge.halves import length_readability, matched_retrieval
-from onevec.judge.verdict import LEAST_SEQUENCES
+from onevec.judge.verdict import LEAST_SEQUENCES, OwnEvidence
 
 _LEAST_ERROR = 1e-4  # all differences alike must not make a number of errors without end
 _ROUNDING = 1e-5  # of the largest value: sequences that differ by less are alike
@@ -25,15 +25,20 @@ class Findings:
     ----------
     held_out : int
         How many there were; 0 where too few could be held out, and nothing else is known then.
-    evidence, shorter, dimensions
-        See `onevec.judge.verdict.Verdict`; ``shorter`` has the shares of neighbours alone.
+    evidence : OwnEvidence or None
+        What they say.
+    neighbours, neighbours_of_mean : float or None
+        See `onevec.judge.verdict.Shortened`, where fewer dimensions are asked for.
+    dimensions : list of dict
+        See `onevec.judge.dimension.dimension_curve`.
     enough : int or None
         With ``dim="auto"``, the fewest dimensions that keep enough neighbours.
     """
 
     held_out: int = 0
-    evidence: dict[str, float] = field(default_factory=dict)
-    shorter: dict[str, float] = field(default_factory=dict)
+    evidence: OwnEvidence | None = None
+    neighbours: float | None = None
+    neighbours_of_mean: float | None = None
     dimensions: list[dict[str, Any]] = field(default_factory=list)
     enough: int | None = None
 
@@ -69,15 +74,15 @@ def findings_of(
     ours, theirs = (
         matched_retrieval(first, second, lengths) for first, second in (halves, mean_halves)
     )
-    evidence = {
-        "found": float(ours.mean()),
-        "found_by_mean": float(theirs.mean()),
+    evidence = OwnEvidence(
+        found=float(ours.mean()),
+        found_by_mean=float(theirs.mean()),
         # A mean that finds less than chance does so by chance: no merit of the vector.
-        "found_z": min(_in_errors(ours - theirs), _in_errors(ours - 0.5)),
-        "neighbours": neighbours_kept(means, vectors),
-        "length_r2": length_readability(vectors, lengths, random_state),
-        "length_r2_of_mean": length_readability(means, lengths, random_state),
-    }
+        found_z=min(_in_errors(ours - theirs), _in_errors(ours - 0.5)),
+        neighbours=neighbours_kept(means, vectors),
+        length_r2=length_readability(vectors, lengths, random_state),
+        length_r2_of_mean=length_readability(means, lengths, random_state),
+    )
     if leading is None:
         return Findings(len(lengths), evidence)
     curve, enough = [], None
@@ -85,11 +90,14 @@ def findings_of(
         curve = dimension_curve(vectors, leading)
         enough = smallest(curve)
         leading = leading[:, :enough]
-    shorter = {
-        "neighbours": neighbours_kept(vectors, leading),
-        "neighbours_of_mean": neighbours_kept(vectors, means),
-    }
-    return Findings(len(lengths), evidence, shorter, curve, enough)
+    return Findings(
+        len(lengths),
+        evidence,
+        neighbours_kept(vectors, leading),
+        neighbours_kept(vectors, means),
+        curve,
+        enough,
+    )
 
 
 def _in_errors(differences: Float[np.ndarray, " seqs"]) -> float:

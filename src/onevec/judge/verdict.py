@@ -16,6 +16,57 @@ KEPT = "the mean"
 
 
 @dataclass(frozen=True)
+class OwnEvidence:
+    """What held-out sequences of these data say, no labels read.
+
+    Attributes
+    ----------
+    found, found_by_mean : float
+        Share of other sequences that are less like one half of a sequence than its own other half
+        is, by the vector and by the mean.
+    found_z : float
+        Their difference in standard errors, or the vector's difference from chance where that is
+        smaller.
+    neighbours : float
+        Share of the ten nearest neighbours by the mean that the vector has too.
+    length_r2, length_r2_of_mean : float
+        How well the logarithm of the length can be read (R² of ridge).
+    """
+
+    found: float
+    found_by_mean: float
+    found_z: float
+    neighbours: float
+    length_r2: float
+    length_r2_of_mean: float
+
+
+@dataclass(frozen=True)
+class Shortened:
+    """What fewer dimensions cost on these data.
+
+    Attributes
+    ----------
+    dim, whole, native : int
+        Dimensions of the vector, of all parts side by side, and of the mean.
+    neighbours, neighbours_of_mean : float or None
+        Share of the ten nearest neighbours in the whole vector that stay, and that share by the
+        mean; None where too few sequences could be held out.
+    """
+
+    dim: int
+    whole: int
+    native: int
+    neighbours: float | None = None
+    neighbours_of_mean: float | None = None
+
+    @property
+    def below_the_mean(self) -> bool:
+        """Whether it has fewer dimensions than the mean: that is no longer contained."""
+        return self.dim < self.native
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the vector holds, and what is known of its worth.
 
@@ -36,20 +87,12 @@ class Verdict:
         None where nothing is known.
     interval : list of two floats, or None
         Range of the measured gains.
-    measured : dict
-        Where the two come from, see `onevec.judge.measured.Range`; empty where nothing is known.
-    evidence : dict
-        What these data say, no labels read: ``found`` and ``found_by_mean``, the share of other
-        sequences that are less like one half of a sequence than its own other half is, by the
-        vector and by the mean, and ``found_z``, their difference in standard errors, or the
-        vector's difference from chance where that is smaller;
-        ``neighbours``, the share of the ten nearest neighbours by the mean that the vector has
-        too; ``length_r2`` and ``length_r2_of_mean``, how well the logarithm of the length can be
-        read (R² of ridge). Empty of too few sequences.
-    shorter : dict
-        Where fewer dimensions were asked for, what that costs on these data: ``dim`` of ``whole``,
-        the share of the ten nearest ``neighbours`` in the whole vector that stay, and that share
-        by the mean, ``neighbours_of_mean``.
+    measured : Range or None
+        Where the two come from.
+    evidence : OwnEvidence or None
+        What these data say; None where they are too few.
+    shorter : Shortened or None
+        What it costs that fewer dimensions were asked for.
     dimensions : list of dict
         With ``dim="auto"``, see `onevec.judge.dimension.dimension_curve`.
     """
@@ -60,14 +103,21 @@ class Verdict:
     held_out: int = 0
     expected_gain: float | None = None
     interval: list[float] | None = None
-    measured: dict[str, Any] = field(default_factory=dict)
-    evidence: dict[str, float] = field(default_factory=dict)
-    shorter: dict[str, float] = field(default_factory=dict)
+    measured: Range | None = None
+    evidence: OwnEvidence | None = None
+    shorter: Shortened | None = None
     dimensions: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything, fit for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, held: Mapping[str, Any]) -> Verdict:
+        """Rebuild from `as_dict`."""
+        kinds = {"measured": Range, "evidence": OwnEvidence, "shorter": Shortened}
+        made = {name: kind(**held[name]) for name, kind in kinds.items() if held[name] is not None}
+        return cls(**{**held, **made})
 
 
 def keep_the_mean(why: str, dim: int, native: int) -> Verdict:
@@ -75,17 +125,16 @@ def keep_the_mean(why: str, dim: int, native: int) -> Verdict:
     if dim >= native:
         return Verdict(KEPT, False, f"Keep the mean: {why}.")
     words = f"Keep the mean: {why}. Its {native} dimensions are shortened to the leading {dim}."
-    shorter: dict[str, float] = {"dim": dim, "whole": native, "native": native}
-    return Verdict(KEPT, False, words, shorter=shorter)
+    return Verdict(KEPT, False, words, shorter=Shortened(dim, native, native))
 
 
 def verdict(
     found: Range | None,
-    evidence: Mapping[str, float],
+    evidence: OwnEvidence | None,
     held_out: int,
     *,
     kind: str,
-    shorter: Mapping[str, float] | None = None,
+    shorter: Shortened | None = None,
     several_layers: bool = False,
 ) -> Verdict:
     """Say what is known of the default vector.
@@ -94,20 +143,20 @@ def verdict(
     ----------
     found : Range or None
         Measured gains of the same kind of data.
-    evidence : mapping
-        Of these data, see `Verdict`.
+    evidence : OwnEvidence or None
+        Of these data.
     held_out : int
         Sequences it rests on.
     kind : {"encoder", "frames"}
         Which kind of data was measured.
-    shorter : mapping, optional
-        Cost of fewer dimensions, see `Verdict`.
+    shorter : Shortened, optional
+        Cost of fewer dimensions.
     several_layers : bool
         Whether further hidden states are parts too: the table has measured the last alone.
     """
-    shorter = dict(shorter or {})
-    agrees = evidence.get("found_z", 0.0) >= SURELY  # or the best range would claim on noise
-    alone = not several_layers and not _short(shorter)
+    # Or the best range would claim on noise.
+    agrees = evidence is not None and evidence.found_z >= SURELY
+    alone = not several_layers and not (shorter and shorter.below_the_mean)
     claimed = found is not None and found.low > 0 and alone and agrees
     parts = [f"The vector holds {CONTAINED}."]
     if found is None:
@@ -130,15 +179,10 @@ def verdict(
         held_out=held_out,
         expected_gain=None if found is None else found.gain,
         interval=None if found is None else [found.low, found.high],
-        measured={} if found is None else asdict(found),
-        evidence=dict(evidence),
+        measured=found,
+        evidence=evidence,
         shorter=shorter,
     )
-
-
-def _short(shorter: Mapping[str, float]) -> bool:
-    """Whether fewer dimensions than the mean has were asked for: it is no longer contained."""
-    return bool(shorter) and shorter["dim"] < shorter["native"]
 
 
 def _expected(found: Range, kind: str, claimed: bool) -> str:
@@ -158,27 +202,27 @@ def _expected(found: Range, kind: str, claimed: bool) -> str:
     )
 
 
-def cost(shorter: Mapping[str, float]) -> str:
+def cost(shorter: Shortened) -> str:
     """Say what fewer dimensions cost on these data."""
-    words = f"Its {shorter['whole']:.0f} dimensions are shortened to {shorter['dim']:.0f}"
-    if "neighbours" in shorter:
+    words = f"Its {shorter.whole} dimensions are shortened to {shorter.dim}"
+    if shorter.neighbours is not None and shorter.neighbours_of_mean is not None:
         words += (
-            f", which keeps {100 * shorter['neighbours']:.0f} % of the ten nearest neighbours; the "
-            f"mean shares {100 * shorter['neighbours_of_mean']:.0f} % with the whole vector"
+            f", which keeps {100 * shorter.neighbours:.0f} % of the ten nearest neighbours; the "
+            f"mean shares {100 * shorter.neighbours_of_mean:.0f} % with the whole vector"
         )
-    if _short(shorter):
+    if shorter.below_the_mean:
         words += (
-            f"; with fewer than the mean's {shorter['native']:.0f} dimensions it no longer "
+            f"; with fewer than the mean's {shorter.native} dimensions it no longer "
             "contains the mean whole, and the gain may be lower"
         )
     return f"{words}."
 
 
-def _own(evidence: Mapping[str, float], held_out: int) -> str:
-    found, by_mean = 100 * evidence["found"], 100 * evidence["found_by_mean"]
+def _own(evidence: OwnEvidence, held_out: int) -> str:
+    found, by_mean = 100 * evidence.found, 100 * evidence.found_by_mean
     return (
         f"On {held_out:,} held-out sequences of these data, all parts together put one half of a "
         f"sequence nearer to its own other half than to another's in {found:.1f} % of comparisons "
-        f"(the mean: {by_mean:.1f} %; chance: 50 %), and keep {100 * evidence['neighbours']:.0f} % "
+        f"(the mean: {by_mean:.1f} %; chance: 50 %), and keep {100 * evidence.neighbours:.0f} % "
         "of the mean's ten nearest neighbours."
     )

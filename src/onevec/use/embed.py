@@ -295,7 +295,7 @@ def _streamed(
     run = _Run.open(places.parts, _facts(sequences, encoder, model, encoding), overwrite)
     try:
         if fits:
-            opened, known = _fit_to_sample(sequences, model, run, say, encoding)
+            opened, known, model = _fit_to_sample(sequences, model, run, say, encoding)
         else:
             opened, known = model.open(sequences, encoder, **encoding), None
         parts = Parts(run.folder)
@@ -323,16 +323,15 @@ def _fit_to_sample(
     run: _Run,
     say: Callable[[str], None],
     encoding: dict[str, Any],
-) -> tuple[Encoding, Known]:
+) -> tuple[Encoding, Known, OneVec]:
     """Encode the sample and fit the model to it, or find what a killed run has made of both."""
     opened, known, total = model.sample(sequences, run.sample, resume=True, **encoding)
     say(_sample_line(model, known, total, isinstance(sequences, Iterator)))
     if is_model(run.model):
-        fitted = load(run.model)
-        vars(model).update(vars(fitted) | {"encoder": model.encoder})
+        model = load(run.model).set_params(encoder=model.encoder)
     else:
         model.fit(known.store).save(run.model)
-    return opened, known
+    return opened, known, model
 
 
 def _run_through(model: OneVec, opened: Encoding, known: Known | None, parts: Parts) -> None:

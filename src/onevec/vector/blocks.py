@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onevec.errors import InputError
 from onevec.poolers import Pooler
-from onevec.poolers.spec import is_own, kind_of, pooler_of
+from onevec.poolers.spec import Pair, is_own, kind_of, pooler_of
 from onevec.ragged import Ragged
 from onevec.tokens.batches import Tokens, cut_by_budget
 from onevec.vector.scaler import TokenScaler, tamed_sample
@@ -24,45 +24,78 @@ Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
 # Token values of one batch, 8 MiB in fp32: of larger arrays the system clears every page anew,
 # which takes longer than what is done with them (benchmarks/LOG.md).
 _VALUE_BUDGET = 2**21
-_RAW = ("mean",)  # pools the tokens as they are: the mean must be exactly the mean
-# As they are, but for outliers and persistent noise.
-_CLIPPED = ("raw_mean", "raw_std", "raw_max", "raw_min")
+
+
+class BlockSpec(NamedTuple):
+    """What a block is made of, before it is fitted.
+
+    Attributes
+    ----------
+    kind, options
+        Of its pooler, see `onevec.poolers.spec.pooler_of`.
+    view : {"raw", "clipped", "scaled"}
+        What it sees of the tokens, see `TokenScaler`.
+    """
+
+    kind: str
+    options: dict[str, Any]
+    view: str = "scaled"
+
+    @classmethod
+    def of(cls, kind: str, options: dict[str, Any]) -> BlockSpec:
+        """Return the block of a pooler that a user names.
+
+        The mean must be exactly the mean, and layers that are mixed have scales of their own:
+        both see the tokens as they are.
+        """
+        raw = kind == "mean" or "layers" in pooler_of(kind, options).needs
+        return cls(kind, options, "raw" if raw else "scaled")
+
+    @property
+    def pair(self) -> Pair:
+        """Kind and options."""
+        return self.kind, self.options
 
 
 class Blocks:
     """Fitted poolers behind one token scaler: sequences to a dict of block features.
 
-    The mean sees the tokens as they are. Other raw blocks see them clipped, the rest scaled; see
-    `TokenScaler`.
+    Attributes
+    ----------
+    poolers : dict of str to Pooler
+    views : dict of str to str
+        What each block sees of the tokens, see `BlockSpec`.
     """
 
-    def __init__(self, scaler: TokenScaler, poolers: Mapping[str, Pooler]):
+    def __init__(
+        self, scaler: TokenScaler, poolers: Mapping[str, Pooler], views: Mapping[str, str]
+    ):
         self.scaler = scaler
         self.poolers = dict(poolers)
+        self.views = {name: views[name] for name in poolers}
         self.device = torch.device("cpu")
 
     @classmethod
-    def fit(
-        cls, sample: Ragged, specs: Mapping[str, tuple[str, dict[str, Any]]], random_state: int
-    ) -> Blocks:
+    def fit(cls, sample: Ragged, specs: Mapping[str, BlockSpec], random_state: int) -> Blocks:
         """Fit the scaler and each pooler on a sample of sequences."""
         sample = tamed_sample(sample)
-        poolers = {name: pooler_of(*spec) for name, spec in specs.items()}
-        blocks = cls(TokenScaler.fit(sample), poolers)
+        poolers = {name: pooler_of(*spec.pair) for name, spec in specs.items()}
+        views = {name: spec.view for name, spec in specs.items()}
+        blocks = cls(TokenScaler.fit(sample), poolers, views)
         seen = blocks._seen(sample, specs)
         for name, pooler in blocks.poolers.items():
-            pooler.fit(seen[blocks.view(name)], random_state=random_state)
+            pooler.fit(seen[blocks.views[name]], random_state=random_state)
         return blocks
+
+    @property
+    def spreads(self) -> dict[str, float]:
+        """The tokens' spread, of the blocks whose features are in units of the tokens."""
+        unscaled = (name for name, view in self.views.items() if view != "scaled")
+        return dict.fromkeys(unscaled, self.scaler.spread)
 
     def scaled(self, batch: Ragged) -> Ragged:
         """Return what most blocks see."""
         return batch.with_values(self.scaler(batch.values, ("scaled",))["scaled"])
-
-    def view(self, name: str) -> str:
-        """Which tokens a block sees: raw (other layers have other scales), clipped or scaled."""
-        if name in _RAW or "layers" in self.poolers[name].needs:
-            return "raw"
-        return "clipped" if name in _CLIPPED else "scaled"
 
     def pool(self, batch: Ragged, names: Sequence[str]) -> dict[str, Tensor]:
         """Pool one batch with the named blocks, on their device."""
@@ -70,11 +103,11 @@ class Blocks:
 
     def _pool(self, seen: Mapping[str, Ragged], names: Sequence[str]) -> dict[str, Tensor]:
         seen = {view: part.to(self.device) for view, part in seen.items()}
-        return {name: self.poolers[name](seen[self.view(name)]) for name in names}
+        return {name: self.poolers[name](seen[self.views[name]]) for name in names}
 
     def _seen(self, batch: Ragged, names: Iterable[str]) -> dict[str, Ragged]:
         """Return what the named blocks see, by their views."""
-        views = {self.view(name) for name in names}
+        views = {self.views[name] for name in names}
         shown = self.scaler(batch.values, views)
         return {view: batch.with_values(values) for view, values in shown.items()}
 
@@ -102,13 +135,14 @@ class Blocks:
 
     def with_poolers(self, poolers: Mapping[str, Pooler]) -> Blocks:
         """Return the same with other poolers, fitted to what these see."""
-        part = Blocks(self.scaler, poolers)
+        part = Blocks(self.scaler, poolers, self.views)
         part.device = self.device
         return part
 
     def merged(self, other: Blocks) -> Blocks:
         """Return the same with the other's poolers too."""
-        return self.with_poolers({**other.poolers, **self.poolers})
+        poolers = {**other.poolers, **self.poolers}
+        return Blocks(self.scaler, poolers, {**other.views, **self.views})
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return what `from_state` needs: a JSON part and the arrays."""
@@ -117,7 +151,7 @@ class Blocks:
         for name, pooler in self.poolers.items():
             held = {key: value.numpy() for key, value in pooler.state_dict().items()}
             kind, options = kind_of(pooler), pooler.options
-            config[name] = [kind, options]
+            config[name] = [kind, options, self.views[name]]
             if is_own(pooler):  # or its model could not be opened again
                 _rebuilt(kind, options, pooler.dim_in, pooler.state_dict())
             arrays |= {f"{name}.{key}": value for key, value in held.items()}
@@ -127,13 +161,12 @@ class Blocks:
     def from_state(cls, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Blocks:
         """Rebuild from `state`."""
         shift, scale, axes = (torch.from_numpy(arrays[name]) for name in ("shift", "scale", "axes"))
-        blocks = cls(TokenScaler(shift, scale, axes), {})
-        for name, (kind, options) in config.items():
+        scaler = TokenScaler(shift, scale, axes)
+        poolers: dict[str, Pooler] = {}
+        for name, (kind, options, view) in config.items():
             held = {k: torch.from_numpy(v) for k, v in under(arrays, f"{name}.").items()}
-            blocks.poolers[name] = pooler_of(kind, options)  # tells the view
-            width = blocks.scaler.width(blocks.view(name))
-            blocks.poolers[name] = _rebuilt(kind, options, width, held)
-        return blocks
+            poolers[name] = _rebuilt(kind, options, scaler.width(view), held)
+        return cls(scaler, poolers, {name: view for name, (_, _, view) in config.items()})
 
     def of(
         self, tokens: Tokens, rows: np.ndarray | None = None, names: Sequence[str] | None = None

@@ -7,19 +7,21 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from sklearn.base import clone
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from onevec.project import PCA, Moments, load_projection, projection_state
 from onevec.project.base import Linear
-from onevec.project.rows import normalise
+from onevec.project.rows import SHORTEST
 from onevec.vector.blocks import Features, under
 from onevec.vector.nuisance import nuisance_directions
 from onevec.vector.parts import PARTS, Part, part_of, width_of
-from onevec.vector.reduction import MEAN, Recipe, Reduction
+from onevec.vector.reduction import MEAN, Maps, Recipe, Reduction, ReductionModule, applied
 
 Pooled = Mapping[int, Features]  # by hidden state
-_IN_TOKEN_UNITS = (MEAN, "raw_mean", "raw_std", "raw_max", "raw_min")  # blocks
 # Of the tokens' spread: what differs by less differs by rounding, in half precision too, such as
 # mean and deviation of series that were standardised one by one. Chance alone makes the means of
 # sequences of a million tokens differ as much.
@@ -65,7 +67,7 @@ class FittedPart:
         features: Features,
         *,
         token_dim: int,
-        spread: float = 0.0,
+        spreads: Mapping[str, float] | None = None,
         per_sequence: bool = True,
         cache: dict[Any, Any] | None = None,
         nuisance: Float[np.ndarray, "seqs columns"] | None = None,
@@ -73,16 +75,17 @@ class FittedPart:
         """Fit to block features of the sequences.
 
         ``per_sequence`` scales every sequence to length 1; otherwise all are divided by the root
-        mean square length, which is an affine map. ``spread`` is that of the tokens: where means,
-        deviations or extremes differ by less than a thousandth of it they are rounding noise,
-        which must not be scaled to length 1. A mean that stays as it is is divided by ``spread``.
+        mean square length, which is an affine map. ``spreads`` are `Blocks.spreads`: blocks that
+        differ by less than a thousandth of the tokens' spread hold rounding noise, which must not
+        be scaled to length 1. A mean of that kind is divided by the spread.
         """
         width, reduction, blind = width_of(part, token_dim), None, None
+        spreads = {} if spreads is None else spreads
         (block, *others) = part.recipe.blocks
         silent = [
             each
             for each in part.recipe.blocks
-            if each in _IN_TOKEN_UNITS and _distance(features[each]) <= _NEGLIGIBLE * spread
+            if each in spreads and _distance(features[each]) <= _NEGLIGIBLE * spreads[each]
         ]
         if width is None:
             assert not others, "features that stay as they are come from one block"
@@ -91,14 +94,15 @@ class FittedPart:
                 blind = nuisance_directions(found, nuisance)
             made = cls(name, layer, part, None, found.mean(0), blind)
             if silent:
-                return replace(made, length=spread or 1.0)
+                return replace(made, length=spreads[block] or 1.0)
         else:
             reduction = Reduction(part.recipe).fit(features, width, cache, nuisance, silent)
             reduction = reduction.turned(_rotation(reduction.last.matrix_))
             made = cls(name, layer, part, reduction, np.zeros(reduction.dim_out))  # centred by it
         if per_sequence:
             return made
-        found = made._centred(made._features(features))
+        plain = replace(made, part=replace(part, weight=1.0), length=1.0)
+        found = plain.transform(features).astype(np.float64)
         return replace(made, length=float(np.sqrt((found**2).sum(1).mean())) or 1.0)
 
     @classmethod
@@ -122,19 +126,10 @@ class FittedPart:
         unchanged = np.eye(self.width)
         return unchanged if self.blind is None else unchanged - self.blind @ self.blind.T
 
-    def _centred(self, found: Float[np.ndarray, "seqs width"]) -> Float[np.ndarray, "seqs width"]:
-        found = found - self.centre
-        return found if self.blind is None else found - (found @ self.blind) @ self.blind.T
-
-    def _features(self, features: Features) -> Float[np.ndarray, "seqs width"]:
-        found = self.reduction.transform(features) if self.reduction else features[self.block]
-        return found.astype(np.float64)
-
     def transform(self, features: Features) -> Float[np.ndarray, "seqs width"]:
         """Return the part's columns in fp32, its weight in them."""
-        found = self._centred(self._features(features))
-        found = normalise(found) if self.length is None else found / self.length
-        return (self.part.weight * found).astype(np.float32)
+        names = self.part.recipe.blocks
+        return applied(PartModule(self), {name: features[name] for name in names})
 
     @property
     def block(self) -> str:
@@ -195,6 +190,29 @@ def _rotation(matrix: Float[np.ndarray, "dim width"]) -> Float[np.ndarray, "widt
     return np.eye(matrix.shape[1], kept) @ (q * np.sign(np.diag(r)))
 
 
+class PartModule(Maps):
+    """A `FittedPart` as a torch module: block features, as tensors, to its columns."""
+
+    def __init__(self, part: FittedPart):
+        super().__init__()
+        self.block, self.weight, self.length = part.block, part.part.weight, part.length
+        self.reduced = None if part.reduction is None else ReductionModule(part.reduction)
+        self.hold("centre", part.centre)
+        self.cleared = part.blind is not None
+        if self.cleared:
+            self.hold("clear", part.clear)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "seqs width"]:
+        """Return the part's columns, its weight in them."""
+        found = features[self.block] if self.reduced is None else self.reduced(features)
+        centre = self.held("centre")
+        found = found.to(centre.dtype) - centre
+        found = found @ self.held("clear") if self.cleared else found
+        if self.length is None:
+            return self.weight * normalize(found, dim=1, eps=SHORTEST)
+        return self.weight / self.length * found
+
+
 class Vector:
     """Parts side by side, then perhaps a projection to fewer dimensions.
 
@@ -216,7 +234,7 @@ class Vector:
         pooled: Pooled,
         *,
         token_dim: int,
-        spreads: Mapping[int, float] | None = None,
+        spreads: Mapping[int, Mapping[str, float]] | None = None,
         dim: int | None = None,
         reducer: Linear | None = None,
         per_sequence: bool = True,
@@ -224,14 +242,14 @@ class Vector:
     ) -> Vector:
         """Fit every part, given by name, hidden state and what it is, to pooled features.
 
-        ``spreads`` are those of the tokens by hidden state, see `FittedPart.fit`.
+        ``spreads`` are `Blocks.spreads` by hidden state, see `FittedPart.fit`.
         """
         caches: dict[int, dict[Any, Any]] = {layer: {} for layer in pooled}
         parts = [
             FittedPart.fit(
                 *(name, layer, part, pooled[layer]),
                 token_dim=token_dim,
-                spread=spreads[layer] if spreads else 0.0,
+                spreads=spreads[layer] if spreads else None,
                 per_sequence=per_sequence,
                 cache=caches[layer],
                 nuisance=nuisance,
@@ -349,3 +367,22 @@ class Vector:
             shorter = load_projection(kind, params, under(arrays, "shorter/"))
             assert isinstance(shorter, Linear), "a vector is shortened by a linear map"
         return cls(parts, shorter)
+
+
+class VectorModule(Maps):
+    """A `Vector` as a torch module: block features of each hidden state to the vector."""
+
+    def __init__(self, vector: Vector):
+        super().__init__()
+        self.layers = [part.layer for part in vector.parts]
+        self.parts = nn.ModuleList(PartModule(part) for part in vector.parts)
+        self.shortened = vector.shorter is not None
+        if vector.shorter is not None:
+            self.hold("mean", vector.shorter.mean_)
+            self.hold("matrix", vector.shorter.matrix_)
+
+    def forward(self, pooled: Mapping[int, Mapping[str, Tensor]]) -> Float[Tensor, "seqs dim"]:
+        """Put the parts side by side, and shorten the whole."""
+        sides = [part(pooled[at]) for at, part in zip(self.layers, self.parts, strict=True)]
+        whole = torch.cat(sides, dim=1)
+        return (whole - self.held("mean")) @ self.held("matrix") if self.shortened else whole

@@ -12,7 +12,7 @@ import torch
 
 from onevec.project import Linear
 from onevec.tokens.batches import Tokens, sample_sequences
-from onevec.vector.blocks import Blocks, Features, joined, read
+from onevec.vector.blocks import Blocks, BlockSpec, Features, joined, read
 from onevec.vector.fitted import Vector
 from onevec.vector.nuisance import nuisance_of
 from onevec.vector.parts import PARTS, Part
@@ -32,7 +32,7 @@ EFFORTS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """Block features, to fit to and to judge on.
+    """BlockSpec features, to fit to and to judge on.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class Prepared:
 
 def prepare(
     tokens: Tokens,
-    specs: Mapping[str, tuple[str, dict[str, Any]]],
+    specs: Mapping[str, BlockSpec],
     effort: str,
     random_state: int,
     nuisance: Sequence[str] = (),

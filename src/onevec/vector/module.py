@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from onevec.errors import InputError
 from onevec.poolers import Pooler
 from onevec.poolers.segments import Segments
-from onevec.project.rows import SHORTEST
 from onevec.ragged import Ragged
 from onevec.vector.blocks import Blocks
-from onevec.vector.fitted import FittedPart, Vector
-from onevec.vector.reduction import Reduction
+from onevec.vector.fitted import FittedPart, Vector, VectorModule
 
 TOLERANCE = 1e-4  # largest difference of an export, in units of the vectors' root mean square norm
 
 Affine = tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]
-Features = Mapping[str, Tensor]
 
 
 def affine_of(vector: Vector) -> Affine:
@@ -74,93 +69,13 @@ def _stages(part: FittedPart) -> Affine:
     return blocks, (-outer.mean_ @ outer.matrix_ - part.centre) @ clear
 
 
-class _Maps(nn.Module):
-    """Holds arrays in fp32."""
-
-    def hold(self, name: str, array: np.ndarray) -> None:
-        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array, np.float32)))
-
-    def held(self, name: str) -> Tensor:
-        return self.get_buffer(name)
-
-
-class ReducedBlocks(_Maps):
-    """A `Reduction`: block features to its vector, without the last stage's centre."""
-
-    def __init__(self, reduction: Reduction):
-        super().__init__()
-        self.names, self.unit = list(reduction.recipe.blocks), reduction.recipe.unit
-        for number, (name, inner) in enumerate(reduction.inner.items()):
-            energy = 1.0 if self.unit or reduction.outer is None else reduction.energy[name]
-            self.hold(f"centre{number}", inner.mean_)
-            self.hold(f"matrix{number}", inner.matrix_ / energy)
-
-    def forward(self, features: Features) -> Float[Tensor, "seqs dim"]:
-        """Reduce the blocks and put them side by side."""
-        sides = []
-        for number, name in enumerate(self.names):
-            side = features[name] - self.held(f"centre{number}")
-            side = side @ self.held(f"matrix{number}")
-            sides.append(normalize(side, dim=1, eps=SHORTEST) if self.unit else side)
-        return torch.cat(sides, dim=1)
-
-
-class PartModule(_Maps):
-    """A `FittedPart`: block features to its columns."""
-
-    def __init__(self, part: FittedPart):
-        super().__init__()
-        self.block, self.weight, self.length = part.block, part.part.weight, part.length
-        self.reduced = None if part.reduction is None else ReducedBlocks(part.reduction)
-        outer = None if part.reduction is None else part.reduction.outer
-        matrix = None if outer is None else outer.matrix_
-        centre = (
-            part.centre if matrix is None or outer is None else part.centre + outer.mean_ @ matrix
-        )
-        if part.blind is not None:
-            matrix = part.clear if matrix is None else matrix @ part.clear
-            centre = centre @ part.clear
-        self.hold("centre", centre)
-        self.mapped = matrix is not None
-        if matrix is not None:
-            self.hold("matrix", matrix)
-
-    def forward(self, features: Features) -> Float[Tensor, "seqs width"]:
-        """Return the part's columns, its weight in them."""
-        found = features[self.block] if self.reduced is None else self.reduced(features)
-        found = found @ self.held("matrix") if self.mapped else found
-        found = found - self.held("centre")
-        if self.length is None:
-            return self.weight * normalize(found, dim=1, eps=SHORTEST)
-        return self.weight / self.length * found
-
-
-class VectorModule(_Maps):
-    """A `Vector`: block features of each hidden state to the vector in fp32."""
-
-    def __init__(self, vector: Vector):
-        super().__init__()
-        self.layers = [part.layer for part in vector.parts]
-        self.parts = nn.ModuleList(PartModule(part) for part in vector.parts)
-        self.shortened = vector.shorter is not None
-        if vector.shorter is not None:
-            self.hold("mean", vector.shorter.mean_)
-            self.hold("matrix", vector.shorter.matrix_)
-
-    def forward(self, pooled: Mapping[int, Features]) -> Float[Tensor, "seqs dim"]:
-        """Put the parts side by side, and shorten the whole."""
-        sides = [part(pooled[at]) for at, part in zip(self.layers, self.parts, strict=True)]
-        whole = torch.cat(sides, dim=1)
-        return (whole - self.held("mean")) @ self.held("matrix") if self.shortened else whole
-
-
 class LayerModule(nn.Module):
     """The scaler of one hidden state, and the poolers that the vector reads of it."""
 
     def __init__(self, blocks: Blocks, names: list[str]):
         super().__init__()
         self.poolers = nn.ModuleDict({name: blocks.poolers[name] for name in names})
-        self.views = {name: blocks.view(name) for name in names}
+        self.views = {name: blocks.views[name] for name in names}
         self.scaler = blocks.scaler
 
     def each(self) -> Iterator[Pooler]:
@@ -224,7 +139,7 @@ class TokensToVector(nn.Module):
         self.pools = nn.ModuleList(
             LayerModule(blocks[layer], names) for layer, names in vector.blocks.items()
         )
-        self.reduce = VectorModule(vector)
+        self.reduce = VectorModule(vector).float()
         self.requires_grad_(False)
 
     def each_layer(self) -> Iterator[LayerModule]:

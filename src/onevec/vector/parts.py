@@ -17,20 +17,22 @@ from onevec.errors import InputError
 from onevec.poolers import POOLERS, Pooler, make_pooler
 from onevec.poolers.spec import Spec, block_name, blocks_of
 from onevec.ragged import Ragged
+from onevec.vector.blocks import BlockSpec
 from onevec.vector.reduction import MEAN, MEAN_PCA, Recipe
 from onevec.weights import read_weights
 
 # A change here changes every vector.
-BLOCKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "mean": ("mean", {}),
-    "dct": ("dct", {"count": 8}),
-    "transport": ("kernel_transport", {}),
-    "covariance": ("covariance", {"rank": 24}),
-    "lagged": ("lagged_covariance", {"rank": 16}),
-    "raw_mean": ("mean", {}),
-    "raw_std": ("std", {}),
-    "raw_max": ("max", {}),
-    "raw_min": ("min", {}),
+BLOCKS: dict[str, BlockSpec] = {
+    "mean": BlockSpec("mean", {}, "raw"),
+    "dct": BlockSpec("dct", {"count": 8}),
+    "transport": BlockSpec("kernel_transport", {}),
+    "covariance": BlockSpec("covariance", {"rank": 24}),
+    "lagged": BlockSpec("lagged_covariance", {"rank": 16}),
+    # As they are, but for outliers and persistent noise.
+    "raw_mean": BlockSpec("mean", {}, "clipped"),
+    "raw_std": BlockSpec("std", {}, "clipped"),
+    "raw_max": BlockSpec("max", {}, "clipped"),
+    "raw_min": BlockSpec("min", {}, "clipped"),
 }
 RICH = Recipe(("dct", "transport", "covariance", "lagged"), 0.25, 0.0, unit=True)
 PLAIN = Recipe(("raw_mean", "raw_std", "raw_max", "raw_min"), 0.0, 1.0, shrinkage=0.9)
@@ -39,10 +41,10 @@ MOMENTS = Recipe(("covariance",), 0.0, 0.0)
 # What an objective adds: a learned head on the rich blocks, whitened already; it starts as `RICH`.
 _WHITENED = (
     "whitened_parts",
-    {"parts": [BLOCKS[name] for name in RICH.blocks], "power": RICH.block_power},
+    {"parts": [BLOCKS[name].pair for name in RICH.blocks], "power": RICH.block_power},
 )
-HEAD: tuple[str, dict[str, Any]] = ("residual", {"parts": [_WHITENED]})
-LEARNED = Recipe((HEAD[0],), 0.0, RICH.power)
+HEAD = BlockSpec("residual", {"parts": [_WHITENED]})
+LEARNED = Recipe((HEAD.kind,), 0.0, RICH.power)
 ASKING = (MEAN, *RICH.blocks)  # what a sequence's other half is asked about
 
 WIDTH = 256  # wider parts gained nothing on any measured encoder
@@ -136,7 +138,7 @@ def frame_like(dim: int, norm_cv: float) -> bool:
 
 def chosen(
     given: Any, weights: Mapping[str, float]
-) -> tuple[dict[str, Part], dict[str, tuple[str, dict[str, Any]]]]:
+) -> tuple[dict[str, Part], dict[str, BlockSpec]]:
     """Read the parameter ``parts``: the parts by name, and the specs of the blocks they pool.
 
     Parameters
@@ -150,7 +152,7 @@ def chosen(
     """
     named = dict(weights) if given is None else _named(given)
     parts: dict[str, Part] = {}
-    specs: dict[str, tuple[str, dict[str, Any]]] = {}
+    specs: dict[str, BlockSpec] = {}
     for name, value in named.items():
         own, more = isinstance(value, Part | Pooler | Mapping), {}
         if isinstance(value, Part):
@@ -169,7 +171,7 @@ def chosen(
     return parts, specs
 
 
-def _specs_of(name: str, part: Part) -> dict[str, tuple[str, dict[str, Any]]]:
+def _specs_of(name: str, part: Part) -> dict[str, BlockSpec]:
     """Return the specs of the blocks that a part pools from tokens."""
     if not part.recipe.blocks:
         raise InputError(f"got the part {name!r} without blocks: name at least one in its recipe")
@@ -185,19 +187,20 @@ def _specs_of(name: str, part: Part) -> dict[str, tuple[str, dict[str, Any]]]:
             f"got the part {name!r} of the blocks {', '.join(part.recipe.blocks)} without a width: "
             "features that stay as they are come from one block; give it a width"
         )
-    specs: dict[str, tuple[str, dict[str, Any]]] = {}
+    specs: dict[str, BlockSpec] = {}
     for block in part.recipe.blocks if part.reads == "tokens" else ():
-        specs[block] = BLOCKS.get(block) or (block.removeprefix(_OWN), {})
-        if specs[block][0] not in POOLERS:
+        kind = BLOCKS[block].kind if block in BLOCKS else block.removeprefix(_OWN)
+        if kind not in POOLERS:
             raise InputError(
                 f"got the part {name!r} of the block {block!r}: choose from {', '.join(BLOCKS)}, "
                 f"or name poolers ({', '.join(POOLERS)})"
             )
-        if POOLERS[specs[block][0]]().learned:
+        if POOLERS[kind]().learned:
             raise InputError(
                 f"got the part {name!r} of the block {block!r}, which is trained: pass "
                 "objective=... for a learned part beside the others"
             )
+        specs[block] = BLOCKS.get(block) or BlockSpec.of(kind, {})
     return specs
 
 
@@ -207,10 +210,11 @@ _OWN = "own_"  # before a pooler whose name is that of a block with other option
 def block_of(pooler: str, options: Mapping[str, Any] | None = None) -> str:
     """Return the name of the block that is a pooler."""
     name = block_name(pooler, options or {})
-    return name if BLOCKS.get(name, (name, {})) == (name, {}) else f"{_OWN}{name}"
+    known = BLOCKS.get(name)
+    return name if known is None or known.pair == (pooler, options or {}) else f"{_OWN}{name}"
 
 
-def _of_poolers(name: str, spec: Spec) -> tuple[Part, dict[str, tuple[str, dict[str, Any]]]]:
+def _of_poolers(name: str, spec: Spec) -> tuple[Part, dict[str, BlockSpec]]:
     """Make a part of poolers side by side, and the specs of their blocks."""
     try:
         pairs = list(blocks_of(spec).values())
@@ -227,7 +231,7 @@ def _of_poolers(name: str, spec: Spec) -> tuple[Part, dict[str, tuple[str, dict[
             f"got the part {name!r}, which is trained: pass it as pooler={spec!r}, or pass "
             "objective=... for a learned part beside the others"
         )
-    specs = {block_of(kind, options): (kind, options) for kind, options in pairs}
+    specs = {block_of(*pair): BlockSpec.of(*pair) for pair in pairs}
     about = f"{'|'.join(block_name(*pair) for pair in pairs)}, half-whitened"
     return Part(Recipe(tuple(specs), 0.5, 0.5), WIDTH, about), specs
 

@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from onevec.project import PCA, Moments, Projection, Whitening, load_projection, projection_state
 from onevec.project.base import Linear
-from onevec.project.rows import normalise
+from onevec.project.rows import SHORTEST, normalise
 from onevec.vector.blocks import Features, under
 from onevec.vector.nuisance import nuisance_directions
 
@@ -152,15 +155,7 @@ class Reduction:
 
     def transform(self, features: Features) -> Float[np.ndarray, "seqs dim"]:
         """Reduce block features to vectors in fp32."""
-        if self.outer is None:
-            name = self.recipe.blocks[0]
-            return self.inner[name].transform(features[name]).astype(np.float32)
-        blocks = {name: each.transform(features[name]) for name, each in self.inner.items()}
-        sides = [
-            normalise(block) if self.recipe.unit else block / self.energy[name]
-            for name, block in blocks.items()
-        ]
-        return self.outer.transform(np.hstack(sides)).astype(np.float32)
+        return applied(ReductionModule(self), features)
 
     def turned(self, rotation: Float[np.ndarray, "dim width"]) -> Reduction:
         """Return the same with its vectors multiplied by a matrix of orthonormal columns."""
@@ -212,6 +207,63 @@ class Reduction:
             else:
                 reduction.inner[stage] = projection
         return reduction
+
+
+class Maps(nn.Module):
+    """Holds arrays in fp64, in which `transform` computes; an export makes them fp32."""
+
+    def hold(self, name: str, array: np.ndarray) -> None:
+        """Keep an array as a buffer."""
+        self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array, np.float64)))
+
+    def held(self, name: str) -> Tensor:
+        """Return a buffer."""
+        return self.get_buffer(name)
+
+
+class ReductionModule(Maps):
+    """A `Reduction` as a torch module: block features, as tensors, to its vector."""
+
+    def __init__(self, reduction: Reduction):
+        super().__init__()
+        self.names, self.unit = list(reduction.recipe.blocks), reduction.recipe.unit
+        self.two_stages = reduction.outer is not None
+        for number, name in enumerate(self.names):
+            inner = reduction.inner[name]
+            scale = reduction.energy[name] if self.two_stages and not self.unit else 1.0
+            self.hold(f"centre{number}", inner.mean_)
+            self.hold(f"matrix{number}", inner.matrix_ / scale)
+        if reduction.outer is not None:
+            self.hold("centre", reduction.outer.mean_)
+            self.hold("matrix", reduction.outer.matrix_)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "seqs dim"]:
+        """Reduce each block, put them side by side, and reduce the whole."""
+        sides = []
+        for number, name in enumerate(self.names):
+            side = self._mapped(features[name], str(number))
+            sides.append(normalize(side, dim=1, eps=SHORTEST) if self.unit else side)
+        return self._mapped(torch.cat(sides, dim=1), "") if self.two_stages else sides[0]
+
+    def _mapped(self, found: Tensor, stage: str) -> Tensor:
+        """Apply a stage; every stage gives fp32, as `Linear.transform` does."""
+        centre = self.held(f"centre{stage}")
+        return ((found.to(centre.dtype) - centre) @ self.held(f"matrix{stage}")).float()
+
+
+_ROWS_AT_ONCE = 4_096  # in fp64, features of so many sequences take some 100 MB
+
+
+@torch.inference_mode()
+def applied(module: nn.Module, features: Features) -> Float[np.ndarray, "seqs dim"]:
+    """Return in fp32 what a module makes of features, some sequences at a time."""
+    blocks = {name: torch.from_numpy(block) for name, block in features.items()}
+    count = len(next(iter(features.values())))
+    parts = []
+    for first in range(0, max(count, 1), _ROWS_AT_ONCE):
+        some = {name: block[first : first + _ROWS_AT_ONCE] for name, block in blocks.items()}
+        parts.append(module(some).float().numpy())
+    return np.concatenate(parts)
 
 
 def _take_out(projection: Linear, block: np.ndarray, nuisance: np.ndarray) -> None:

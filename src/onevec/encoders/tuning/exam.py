@@ -25,7 +25,7 @@ from onevec.judge.halves import (
     without_length,
 )
 from onevec.ragged import Ragged
-from onevec.vector.blocks import Blocks
+from onevec.vector.blocks import Blocks, BlockSpec
 from onevec.vector.reduction import Recipe, Reduction
 from onevec.views import halves
 
@@ -57,7 +57,7 @@ class InputStatistics:
             wide = min(_WIDTH, counts.shape[0] - 1)
             self._reduce = TruncatedSVD(wide, random_state=seed).fit(self._weigh.transform(counts))
         else:
-            specs: dict[str, Any] = {name: (name, {}) for name in ("mean", "std")}
+            specs = {name: BlockSpec.of(name, {}) for name in ("mean", "std")}
             self._blocks = Blocks.fit(sample, specs, seed)
         self._whiten = Reduction(self._whole).fit({"statistics": self._plain(sample)}, _WIDTH)
 

@@ -15,7 +15,7 @@ from onevec.encoders.tuning.views import window
 from onevec.poolers.spec import blocks_of
 from onevec.ragged import Ragged
 from onevec.train.batch import draw_seed
-from onevec.vector.blocks import Blocks
+from onevec.vector.blocks import Blocks, BlockSpec
 
 _GROUP_TOKENS = 2_048  # of one forward pass: fits the caches of a CPU
 _SMALL = 256  # a group with fewer is not worth a pass of its own
@@ -71,7 +71,7 @@ class Student(nn.Module):
         self.to(self.device)
         if precision == "bf16":
             attention.use(trainee.backbone)
-        specs = blocks_of(pooler)
+        specs = {name: BlockSpec.of(*pair) for name, pair in blocks_of(pooler).items()}
         self.pooler, self.names = pooler, list(specs)
         self.eval()
         self.blocks = Blocks.fit(self.tokens(sample).to("cpu"), specs, seed)

@@ -310,14 +310,14 @@ def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     """Write the trained poolers as a model of `OneVec`, fitted to the encoder that was saved."""
     from onevec.estimator import OneVec, baselines, facts_of
     from onevec.judge.verdict import Verdict
-    from onevec.vector.blocks import Blocks
+    from onevec.vector.blocks import Blocks, BlockSpec
     from onevec.vector.fitted import Vector
     from onevec.vector.reduction import Recipe
 
     student, given = work.student, work.given
     tokens = student.tokens(work.known)
     names = student.names
-    mean = Blocks.fit(tokens, {"mean": ("mean", {})}, given.random_state)
+    mean = Blocks.fit(tokens, {"mean": BlockSpec.of("mean", {})}, given.random_state)
     blocks = student.finished_blocks().merged(mean)
     features = blocks.of(tokens)
     model = OneVec(given.dim, pooler=student.pooler, random_state=given.random_state)
