@@ -11,9 +11,9 @@ _USE = {
     "onevec": """```python
 import onevec
 
-model = onevec.load("{name}")              # a folder; of the hub: onevec.export.hub.from_pretrained
-tokens = onevec.encode(sequences, encoder)  # the encoder that the model was fitted with
-vectors = model.transform(tokens)           # (sequences, {dim}), fp32
+model = onevec.load("{name}")   # a folder; of the hub: onevec.export.hub.from_pretrained
+model.set_params(encoder=encoder)  # the encoder that the model was fitted with, where it is now
+vectors = model.encode(sequences)  # (sequences, {dim}), fp32
 ```""",
     "native": """```python
 from sentence_transformers import SentenceTransformer  # {least} or newer; onevec is not needed
