@@ -247,3 +247,11 @@ def test_what_is_cut_is_told_once(bert, texts):  # noqa: F811
         OneVec(encoder=bert, encoding={"max_length": 20}, **QUICK).fit_transform(texts)
     cut = sum(len(text) > 18 for text in texts)
     assert [str(each.message)[: len(str(cut))] for each in told] == [str(cut)]
+
+
+def test_layers_auto_encodes_every_layer_for_the_fit_and_keeps_those_that_agree(bert, texts):  # noqa: F811
+    model = OneVec(encoder=bert, layers="auto").fit(texts)
+    assert model.layers_[0] == max(model.layers_) and len(model.layers_) >= 2
+    store = model.transform(texts)
+    assert store.shape == (120, model.parts_[-1]["last"]) and np.isfinite(store).all()
+    np.testing.assert_allclose(model.encode(texts[:7]), store[:7], **OTHER_BATCHES)

@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
+from onevec.judge.agreement import SEQUENCES, layer_weights
 from onevec.judge.dimension import DIMENSIONS
 from onevec.judge.evidence import Findings, findings_of, why_kept
 from onevec.judge.measured import describe, estimate
@@ -30,14 +31,15 @@ from onevec.poolers.spec import Pair, blocks_of, pooler_of, read_spec
 from onevec.project import REDUCERS, make_reducer
 from onevec.project.rows import normalise
 from onevec.ragged import Ragged
+from onevec.segment import segment_mean
 from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
 from onevec.tokens.encoding import Encoded, Encoding, Known, open_encoding
-from onevec.tokens.layers import LAST, open_layers, same_layers
+from onevec.tokens.layers import AUTO, LAST, open_layers, same_layers
 from onevec.tokens.progress import Bar
 from onevec.tokens.raw import encode_sample, encoder_for, is_raw
 from onevec.tokens.store import TokenStore, made_from
 from onevec.train.settings import Trained, Training
-from onevec.vector.blocks import Blocks, BlockSpec, Features, under
+from onevec.vector.blocks import Blocks, BlockSpec, Features, read, under
 from onevec.vector.fitted import Pooled, Vector
 from onevec.vector.held_out import EFFORTS, Prepared, held_out_vectors, prepare
 from onevec.vector.native import NATIVE_POOLERS, why_not_native
@@ -95,6 +97,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     layers : int, str, sequence, or mapping of hidden state to weight, optional
         Hidden states of a store whose parts stand side by side, such as ``"last,middle"`` or
         ``{12: 1.0, 6: 0.6}``; see `onevec.tokens.layers.open_layers`. By default the last alone.
+        "auto" puts up to two inner ones beside it, weighted by how far they agree with it (see
+        `onevec.judge.agreement`); raw sequences are encoded at every layer for the fit alone.
     effort : {"quick", "standard", "thorough"}, default "quick"
         On how much data everything is fitted and judged.
     pooler : str, mapping, or Pooler, default "auto"
@@ -238,6 +242,9 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         training = Training.of(self.training)  # wrong settings are refused where nothing learns too
         named, learned = self._named_poolers()
         layers, weights = open_layers(X, self.layers)
+        if self.layers == AUTO and len(layers) > 1:
+            weights = layer_weights(_means_of(layers, int(self.random_state)))
+            layers = {layer: layers[layer] for layer in weights}
         main, tokens = next(iter(layers.items()))
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
@@ -293,9 +300,9 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             sample=sample,
         )
         plain, facts = baselines(pooled[main], vector.dim_out), facts_of(tokens)
-        read = {at: held for at, held in layers.items() if at == main or at in vector.blocks}
+        kept = {at: held for at, held in layers.items() if at == main or at in vector.blocks}
         # All at once: a fit that is interrupted leaves what was fitted before.
-        self.n_features_in_, self.fingerprint_ = tokens.dim, _fingerprint(read)
+        self.n_features_in_, self.fingerprint_ = tokens.dim, _fingerprint(kept)
         self.encoder_ = _encoder_of(tokens)
         self.verdict_, self.training_, self.baselines_, self.data_ = said, trained, plain, facts
         self._adopt({layer: each.blocks for layer, each in found.items()}, vector)
@@ -556,6 +563,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if self.layers is None:
             poolers = (pooler_of(*spec) for spec in self._named_poolers()[0].values())
             return "all" if any("layers" in pooler.needs for pooler in poolers) else "last"
+        if self.layers == AUTO:
+            return "all"
         if isinstance(self.layers, str):
             return list(read_weights(self.layers, "layer", None))
         return list(self.layers) if isinstance(self.layers, Iterable) else self.layers
@@ -756,12 +765,14 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _adopt(self, blocks: Mapping[int, Blocks], vector: Vector) -> None:
         """Keep of the blocks those that the vector reads, and the mean for the baselines."""
         self.vector_ = vector
-        read = vector.blocks
+        names = vector.blocks
         main = next(iter(blocks))
         self.blocks_ = {
-            layer: each.only(list(dict.fromkeys([*read.get(layer, []), *[MEAN] * (layer == main)])))
+            layer: each.only(
+                list(dict.fromkeys([*names.get(layer, []), *[MEAN] * (layer == main)]))
+            )
             for layer, each in blocks.items()
-            if layer in read or layer == main
+            if layer in names or layer == main
         }
 
     def _matching(self, X: Any) -> dict[int, Tokens]:
@@ -923,6 +934,20 @@ def baselines(features: Features, dim: int) -> dict[str, Reduction]:
 
 def _weighed(part: Part, weight: float) -> Part:
     return replace(part, weight=part.weight * weight)
+
+
+def _means_of(
+    layers: Mapping[int, Tokens], random_state: int
+) -> dict[int, Float[np.ndarray, "seqs dim"]]:
+    """Return the means of the tokens of some sequences, by hidden state."""
+    count = len(next(iter(layers.values())))
+    rows = np.sort(np.random.default_rng(random_state).permutation(count)[:SEQUENCES])
+    return {
+        layer: np.concatenate(
+            [segment_mean(each.values.float(), each.lengths).numpy() for each in read(held, rows)]
+        )
+        for layer, held in layers.items()
+    }
 
 
 def _cls_of(tokens: Tokens, rows: np.ndarray | None) -> Features:

@@ -81,7 +81,7 @@ class FitOptions:
         str | None,
         typer.Option(
             help="Hidden states that the parts read: last, middle, all or numbers, with weights "
-            "as in 'last,middle=0.6'. Default: the last."
+            "as in 'last,middle=0.6'; auto weighs some by how far they agree. Default: the last."
         ),
     ] = None
     effort: Annotated[
