@@ -39,14 +39,32 @@ class Archive:
         From a name to the array.
     ids : dict of str to str
         Ids of arrays that are not called by them.
+    close : callable
+        Closes the file.
     """
 
     path: Path
     shapes: dict[str, Shape]
     read: Callable[[str], np.ndarray]
     ids: dict[str, str] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
 
     def source(self) -> RowSource:
+        """Return what the arrays are; the file is closed when they are read, or are none."""
+        try:
+            found = self._source()
+        except BaseException:
+            self.close()
+            raise
+        return RowSource(self._closing(found.chunks), found.total)
+
+    def _closing(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        try:
+            yield from chunks
+        finally:
+            self.close()
+
+    def _source(self) -> RowSource:
         """Return what the arrays are: one per sequence, all sequences stacked, or laid end to end.
 
         Raises
@@ -133,7 +151,7 @@ def open_npz(path: Path) -> RowSource:
     with reading(path, "NumPy"):
         archive = np.load(path, allow_pickle=False)
         shapes = {name: _shape(archive, name) for name in archive.files}
-        return Archive(path, shapes, lambda name: archive[name]).source()
+        return Archive(path, shapes, lambda name: archive[name], close=archive.close).source()
 
 
 def _shape(archive: Any, name: str) -> Shape:
@@ -170,7 +188,7 @@ def open_hdf5(path: Path) -> RowSource:
                     ids[name] = own.decode() if isinstance(own, bytes) else str(own)
 
         file.visititems(note)
-        return Archive(path, shapes, lambda name: file[name][()], ids).source()
+        return Archive(path, shapes, lambda name: file[name][()], ids, file.close).source()
 
 
 def open_safetensors(path: Path) -> RowSource:
