@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onevec.card import model_card
 from onevec.errors import InputError, MissingExtraError, StoreError
-from onevec.estimator import load
-
-if TYPE_CHECKING:
-    from onevec.estimator import OneVec
+from onevec.estimator import OneVec, load
 
 _FILES = ["config.json", "model.safetensors", "README.md"]
 
