@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class Pooler(nn.Module, ABC):
             self.dim_in, self.dim_out = dim, self._build(dim)
         return self
 
-    def fit(self: _PoolerT, sample: Ragged, *, random_state: int = 0) -> _PoolerT:
+    def fit(self: _PoolerT, sample: Ragged, *, random_state: int | np.integer = 0) -> _PoolerT:
         """Learn from a sample of sequences.
 
         Raises

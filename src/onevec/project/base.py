@@ -67,6 +67,10 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def fit_moments(self: _ProjectionT, moments: Moments) -> _ProjectionT:
         """Fit from gathered moments alone; they are kept as they are, not copied."""
+        return self._fit_gathered(moments)
+
+    def _fit_gathered(self: _ProjectionT, moments: Any) -> _ProjectionT:
+        """Fit from `Moments`, or from what a projection has in their place."""
         if moments.order < self.order:
             raise InputError(
                 f"{type(self).__name__} got moments of order {moments.order}: it needs order "

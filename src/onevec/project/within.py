@@ -175,7 +175,7 @@ class WithinWhitening(Linear):
             grouped = GroupedMoments(moments.dim)
             grouped.total, grouped.groups = moments, moments.count
             moments = grouped
-        return super().fit_moments(moments)  # type: ignore[arg-type]
+        return self._fit_gathered(moments)
 
     def _solve(self, moments: GroupedMoments) -> int:  # type: ignore[override]
         dim = moments.dim
