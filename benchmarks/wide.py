@@ -3,6 +3,7 @@
     python benchmarks/wide.py                    every row; what is done is not done again
     python benchmarks/wide.py --rows minilm sceptr    rows whose name holds one of the words
     python benchmarks/wide.py --table           the verdict's table anew, of wide.json
+    python benchmarks/wide.py --calibration     how right the verdict is on encoders left out
     python benchmarks/wide.py --check            a few cells by the present code, beside the file
 
 Everything goes through the public API: `OneVec(...)` is fitted without labels to the train part,
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from onevec import OneVec
-from onevec.judge.measured import FILE
+from onevec.judge.measured import COVERED, FILE, estimate
 from onevec.probes.outcomes import mean_resampled, mean_score
 from onevec.tokens.batches import Tokens
 from onevec.tokens.store import TokenStore
@@ -354,6 +355,43 @@ def measured(made: Mapping[str, Any]) -> dict[str, Any]:
     return {"made_by": made["made_by"], "rows": rows}
 
 
+def family(row: Mapping[str, Any]) -> str:
+    """What is left out together: the states of one model were trained on the same data."""
+    return row["encoder"].partition("-")[0] if row["kind"] == "encoder" else row["encoder"]
+
+
+def calibration(made: Mapping[str, Any]) -> str:
+    """Estimate every row from the rows of other encoders, and say how often that was right."""
+    rows = measured(made)["rows"]
+    rows = [row | {"encoder": family(row)} for row in rows]
+    by_kind: dict[str, list[tuple[Any, float]]] = {}
+    for row in rows:
+        others = [each for each in rows if each["encoder"] != row["encoder"]]
+        found = estimate(row["kind"], row, others)
+        if found is not None:
+            by_kind.setdefault(row["kind"], []).append((found, row["gain"]))
+    by_kind["both"] = [each for kind in list(by_kind) for each in by_kind[kind]]
+    lines = [
+        f"Each row is estimated from the rows of other encoders. Range: {100 * COVERED:.0f} %.",
+        "",
+        "| kind | rows | gained | stated chance | held by the range | claims | false "
+        "| share of the gains claimed | error of the gain |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for kind, pairs in by_kind.items():
+        gains = np.array([gain for _, gain in pairs])
+        claimed = np.array([found.low > 0 for found, _ in pairs])
+        held = np.mean([found.low <= gain <= found.high for found, gain in pairs])
+        apart = np.array([found.gain for found, _ in pairs]) - gains
+        lines.append(
+            f"| {kind} | {len(pairs)} | {np.mean(gains > 0):.2f} "
+            f"| {np.mean([found.chance for found, _ in pairs]):.2f} | {held:.2f} "
+            f"| {claimed.sum()} | {(claimed & (gains <= 0)).sum()} "
+            f"| {claimed[gains > 0].mean():.2f} | {np.sqrt((apart**2).mean()):.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def check(settings: Settings, path: Path) -> str:
     """Say how far a few cells of the present code lie from the file; a report, no gate."""
     kept = json.loads(path.read_text())
@@ -387,10 +425,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--check", action="store_true", help="recompute a few cells and compare")
     parser.add_argument("--table", action="store_true", help="only make the verdict's table anew")
+    parser.add_argument(
+        "--calibration", action="store_true", help="how right the verdict is, of wide.json"
+    )
     parser.add_argument("--out", type=Path, help="another name for wide.json")
     options = parser.parse_args(arguments)
-    settings = Settings(tasks.data_folder(options.data), tuple(options.rows))
     path = options.out or RESULTS / "wide.json"
+    if options.calibration:
+        print(calibration(json.loads(path.read_text())))
+        return 0
+    settings = Settings(tasks.data_folder(options.data), tuple(options.rows))
     if options.check:
         print(check(settings, path))
         return 0

@@ -13,6 +13,7 @@ from onevec.cli import app
 from onevec.tokens.store import TokenStore
 
 COMMANDS = (
+    "embed",
     "encode",
     "pretrain",
     "fit",
@@ -81,6 +82,56 @@ def test_the_chain(room):
     assert table.column_names == ["id", "vector", "family"]
     assert table["id"][0].as_py() == "s0"
     assert "<h2>The parts</h2>" in (folder / "report.html").read_text()
+
+
+def test_embed_is_one_command(room, tmp_path):
+    folder, said = room
+    data = (folder / "rna.csv", "--column", "sequence", "--id-column", "name")
+    out = tmp_path / "v.parquet"
+    code, shown, error = run("embed", *data, "--encoder", folder / "encoder", "--out", out,
+                             "--dim", 8)  # fmt: skip
+    assert code == 0, error
+    assert shown.startswith(said[2].strip())  # verdict and parts, as `fit` shows them
+    assert f"{tmp_path / 'v-model'}: the model" in shown
+    assert f"{tmp_path / 'v-report.html'}: the report" in shown
+    assert "all 160 sequences" in error
+    wanted, found = pq.read_table(folder / "vectors.parquet"), pq.read_table(out)
+    assert found.column_names == wanted.column_names
+    gap = np.stack(found["vector"].to_pylist()) - np.stack(wanted["vector"].to_pylist())
+    assert np.abs(gap).max() < 1e-6
+    # The model knows its encoder; both commands apply it.
+    others = ("embed", *data, "--model", tmp_path / "v-model"), (
+        "transform", tmp_path / "v-model", *data)  # fmt: skip
+    for number, words in enumerate(others):
+        place = tmp_path / f"{number}.npy"
+        code, shown, error = run(*words, "--out", place, "--json")
+        assert code == 0, error
+        assert json.loads(shown) == {"out": str(place), "shape": [160, 8]}
+        assert np.abs(np.load(place) - np.stack(found["vector"].to_pylist())).max() < 1e-6
+    code, shown, error = run("evaluate", tmp_path / "v-model", *data, "--labels", "family")
+    assert code == 0, error
+    assert "95 % interval" in shown
+    for words, told in (
+        (("--model", tmp_path / "v-model", "--dim", 4), "got --dim with --model"),
+        (("--model", tmp_path / "v-model", "--model-out", "m"), "got model_out with a fitted"),
+        ((), "raw text without an encoder"),
+    ):
+        code, _, error = run("embed", *data, "--out", tmp_path / "w.npy", *words)
+        assert code == 2
+        assert told in error
+        assert not list(tmp_path.glob("w*"))
+
+
+def test_arrays_are_transformed(room, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "t.npy", rng.normal(size=(50, 6, 5)))
+    code, _, error = run("embed", tmp_path / "t.npy", "--out", tmp_path / "v.npy", "--effort",
+                         "quick")  # fmt: skip
+    assert code == 0, error
+    code, _, error = run("transform", tmp_path / "v-model", tmp_path / "t.npy", "--out",
+                         tmp_path / "w.npy")  # fmt: skip
+    assert code == 0, error
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), np.load(tmp_path / "w.npy"))
 
 
 def test_json_everywhere(room):
@@ -225,7 +276,7 @@ def test_rows_without_a_label_are_left_out(room, tmp_path):
     columns = ("--column", "sequence", "--id-column", "name")
     store = tmp_path / "s"
     run("encode", tmp_path / "a.csv", "--encoder", folder / "encoder", "--out", store, *columns)
-    with pytest.warns(UserWarning, match="10 of 160 rows .* have no label"):
+    with pytest.warns(UserWarning, match="10 of 160 rows have no label in column 'family'"):
         code, out, error = run("evaluate", folder / "model", store, "--labels", "family")
     assert code == 0, error
     assert "onevec" in out

@@ -9,7 +9,7 @@ import torch
 
 from onevec import OneVec, Ragged, encode, load
 from onevec.errors import InputError
-from onevec.judge.measured import describe, gain_range
+from onevec.judge.measured import describe, estimate
 from onevec.tokens.layers import open_layers
 from onevec.tokens.store import TokenStore
 from onevec.tokens.writer import TokenStoreWriter
@@ -483,17 +483,30 @@ def rows(gains):
 NEAR = {"dim": 9.0, "length": 5.0, "icc": 0.1, "norm_cv": 0.5}
 
 
-@pytest.mark.parametrize("count, beyond", [(5, 1), (38, 1), (39, 2), (59, 3), (99, 5)])
-def test_the_range_is_between_order_statistics(count, beyond):
-    gains = np.random.default_rng(count).permutation(count).astype(float)
-    found = gain_range("frames", NEAR, rows([99.0, *gains]))
-    assert found.left_out == "e0" and found.rows == found.encoders == count
-    assert (found.low, found.high) == (beyond - 1, count - beyond)
-    assert found.covered == pytest.approx(1 - 2 * beyond / (count + 1)) and found.gain < 99
-    twice = rows([99.0, 98.0, *gains])
-    twice[1]["encoder"] = "e0"  # all rows of the nearest encoder are left out
-    assert gain_range("frames", NEAR, twice).high == count - beyond
-    assert gain_range("encoder", NEAR, twice) is None
+def test_the_estimate_is_a_weighted_quantile():
+    same = [row | {"icc": 0.1} for row in rows(np.arange(1.0, 42.0))]
+    found = estimate("frames", NEAR, same)
+    assert found.rows == found.encoders == 41 and found.gain == pytest.approx(21)
+    wanted = np.quantile(np.arange(1.0, 42.0), [0.05, 0.95], method="hazen")
+    np.testing.assert_allclose([found.low, found.high], wanted)
+    assert found.chance == 1
+    losing = [row | {"gain": -1.0} for row in same[:10]]
+    assert estimate("frames", NEAR, [*losing, *same[10:]]).chance == pytest.approx(31 / 41)
+    assert estimate("encoder", NEAR, same) is None and estimate("frames", NEAR, same[:4]) is None
+
+
+def test_an_encoder_with_many_rows_counts_less_for_each():
+    many = [row | {"encoder": "one"} for row in rows([0.0] * 9)] + rows([6.0])
+    found = estimate("frames", NEAR, many)
+    assert found.encoders == 2 and found.gain == pytest.approx(6 / (9 / 3 + 1))
+
+
+def test_rows_with_similar_tokens_count_most():
+    far = [row | {"icc": 0.9} for row in rows([0.0] * 20)]
+    near = [row | {"encoder": f"n{at}"} for at, row in enumerate(rows([8.0] * 20))]
+    assert estimate("frames", NEAR, [*far, *near]).gain > 6.5
+    beyond = estimate("frames", NEAR | {"icc": 9.0}, [*far, *near])
+    assert beyond.gain == pytest.approx(estimate("frames", NEAR | {"icc": 0.9}, far + near).gain)
 
 
 def test_what_is_said_of_tokens_that_say_little():
@@ -519,7 +532,7 @@ def test_noise_never_claims(shift, monkeypatch):
     tokens = [rng.normal(size=(n, 16)) + shift for n in rng.integers(2, 40, size=300)]
     said = OneVec().fit(tokens).verdict_
     assert not said.beats_mean and said.interval == [9.0, 9.0]
-    assert "these data do not confirm it, so no win is claimed" in said.sentence
+    assert "nothing in these data tells one sequence from another" in said.sentence
 
 
 def test_a_gain_is_claimed_where_all_agrees(easy_tokens, monkeypatch):
@@ -527,7 +540,10 @@ def test_a_gain_is_claimed_where_all_agrees(easy_tokens, monkeypatch):
     monkeypatch.setattr("onevec.judge.measured.table", lambda: {"rows": best})
     said = OneVec().fit(easy_tokens[0]).verdict_
     assert said.beats_mean and said.expected_gain == 9.0
-    assert "It is better than the mean: on 49 measured tasks of 49 other" in said.sentence
+    assert (
+        "It is better than the mean (chance above 99 %): on 50 measured tasks of 50 "
+        in said.sentence
+    )
     monkeypatch.setattr("onevec.judge.measured.table", lambda: {"rows": []})
     unknown = OneVec().fit(easy_tokens[0]).verdict_
     assert not unknown.beats_mean and unknown.expected_gain is None

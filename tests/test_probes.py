@@ -9,13 +9,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from onevec import OnevecError, evaluate
+from onevec import OnevecError
 from onevec.errors import InputError
 from onevec.judge.halves import gather_evidence
 from onevec.probes.logistic import fit_logistic
 from onevec.probes.outcomes import Outcome, mean_resampled, mean_score, paired_gain
 from onevec.probes.probes import (
     draw_shots,
+    evaluate,
     logistic_probe,
     neighbour_votes,
     retrieval_probe,
@@ -445,6 +446,17 @@ def test_evaluate_refuses_what_cannot_be_scored(blobs):
         evaluate({"other": (X, X)}, y, y)
     with pytest.raises(OnevecError, match="NaN"):
         evaluate({"mean": (X, X * np.nan)}, y, y)
+
+
+def test_evaluate_leaves_small_classes_out_and_says_so(blobs):
+    X, y = blobs
+    names = np.array([f"class {label}" for label in y])
+    rare, unseen = names.copy(), names.copy()
+    rare[:2], unseen[:3] = "rare", "unseen"
+    with pytest.warns(UserWarning, match="2 classes with fewer than 3 rows in the fitted part are "
+                      "left out, with 2 fitted and 3 scored rows: rare, unseen"):  # fmt: skip
+        table = evaluate({"mean": (X, X)}, rare, unseen, draws=2)
+    assert table == evaluate({"mean": (X[2:], X[3:])}, names[2:], names[3:], draws=2)
 
 
 def test_evaluate_is_a_table_of_plain_numbers(blobs):

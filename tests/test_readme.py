@@ -9,6 +9,7 @@ import numpy as np
 
 from onevec import OneVec
 from onevec.train import settings
+from tests.tokens.conftest import ALPHABET, bert  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,12 +19,22 @@ def test_the_figures_are_those_of_the_results():
     subprocess.run([sys.executable, ROOT / "benchmarks/readme.py", "--check"], check=True)
 
 
+def python(number: int) -> str:
+    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)[number]
+
+
+def test_the_two_lines_run(bert):  # noqa: F811
+    rng = np.random.default_rng(0)
+    names = {"texts": ["".join(rng.choice(list(ALPHABET), size=n)) for n in range(5, 45)]}
+    exec(python(0).replace("my-encoder", str(bert)), names)
+    assert names["vectors"].shape[0] == 40
+    assert names["model"].encode("ACDE").shape == names["vectors"].shape[1:]
+
+
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert code
     names = {}
-    exec(code[1], names)
+    exec(python(1), names)
     assert names["vectors"].shape == (500, 640)
     assert "mean" in capsys.readouterr().out
 
@@ -31,7 +42,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
 def test_the_training_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(settings.STEPS, "quick", 10)
-    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    code = python(2)
     rng = np.random.default_rng(0)
     tokens = [rng.normal(size=(n, 16)) for n in rng.integers(5, 40, size=130)]
     exec(code.replace('"steps": 500', '"steps": 20'), {"OneVec": OneVec, "tokens": tokens})

@@ -524,3 +524,22 @@ def test_random_signs_keep_distances_on_average(tokens):
 def test_wrong_reducers_are_one_sentence(settings, tokens):
     with pytest.raises(InputError, match="got reduce="):
         OneVec(**settings).fit(tokens)
+
+
+# --- layers that agree --------------------------------------------------------------------------
+
+
+def test_layers_auto_weighs_by_agreement(tokens):
+    """Of three inner layers the two whose neighbours are the last one's stand beside it."""
+    rng = np.random.default_rng(0)
+    noisy = [each + 0.1 * rng.normal(size=each.shape) for each in tokens]
+    other = [rng.normal(size=each.shape) for each in tokens]
+    layers = {1: other, 2: noisy, 3: tokens, 4: tokens}
+    model = OneVec(layers="auto").fit(layers)
+    weights = {part["layer"]: part["weight"] for part in model.parts_ if part["name"][:4] == "mean"}
+    assert list(weights) == [4, 3, 2] and weights[4] == 1
+    assert weights[3] > weights[2] > 0
+    assert weights[3] ** 2 + weights[2] ** 2 == pytest.approx(0.36)
+    assert model.layers_ == [4, 3, 2] and not model.verdict_.beats_mean
+    alone = OneVec(layers="auto").fit(tokens).transform(tokens)
+    np.testing.assert_array_equal(alone, OneVec().fit(tokens).transform(tokens))

@@ -11,9 +11,9 @@ _USE = {
     "onevec": """```python
 import onevec
 
-model = onevec.load("{name}")              # a folder; of the hub: onevec.export.hub.from_pretrained
-tokens = onevec.encode(sequences, encoder)  # the encoder that the model was fitted with
-vectors = model.transform(tokens)           # (sequences, {dim}), fp32
+model = onevec.load("{name}")   # a folder; of the hub: onevec.export.hub.from_pretrained
+model.set_params(encoder=encoder)  # the encoder that the model was fitted with, where it is now
+vectors = model.encode(sequences)  # (sequences, {dim}), fp32
 ```""",
     "native": """```python
 from sentence_transformers import SentenceTransformer  # {least} or newer; onevec is not needed
@@ -74,7 +74,7 @@ def model_card(
     # JSON is YAML, and escapes what a name may hold.
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in matter.items())
     sections = {
-        "Verdict": _verdict(config["verdict"]),
+        "Verdict": config["verdict"]["sentence"],
         "How to use": _USE[road].format(**_words(name, export)),
         "What it is": f"{_facts(config, export)}\n\n{_parts(config)}",
         "Intended use": (
@@ -105,12 +105,6 @@ def _words(name: str, export: Mapping[str, Any]) -> dict[str, Any]:
         note = "The tokenizer stands in the folder; pad on the right. Both inputs are int64."
     fed = ", ".join(f'"{each}": {each}' for each in inputs)
     return {"name": name, "least": "6.0", "reason": "", "fed": fed, "note": note, **export}
-
-
-def _verdict(verdict: Mapping[str, Any]) -> str:
-    left_out = (verdict["measured"] or {}).get("left_out")
-    words = f"\n\nLeft out of what was measured: {left_out}, the nearest to these data."
-    return verdict["sentence"] + (words if left_out else "")
 
 
 def _parts(config: Mapping[str, Any]) -> str:

@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from onevec.card import model_card
 from onevec.errors import InputError, StoreError
 from onevec.files import appears_whole, check_target
+from onevec.judge.agreement import SEQUENCES, layer_weights
 from onevec.judge.dimension import DIMENSIONS
 from onevec.judge.evidence import Findings, findings_of, why_kept
-from onevec.judge.measured import describe, gain_range
+from onevec.judge.measured import describe, estimate
 from onevec.judge.verdict import LEAST_HELD_OUT, Shortened, Verdict, cost, keep_the_mean, verdict
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Pooler
 from onevec.poolers.spec import Pair, blocks_of, pooler_of, read_spec
 from onevec.project import REDUCERS, make_reducer
+from onevec.project.rows import normalise
 from onevec.ragged import Ragged
+from onevec.segment import segment_mean
 from onevec.tokens.batches import Tokens, as_tokens, sample_sequences
-from onevec.tokens.layers import open_layers, same_layers
+from onevec.tokens.encoding import Encoded, Encoding, Known, open_encoding
+from onevec.tokens.layers import AUTO, LAST, open_layers, same_layers
 from onevec.tokens.progress import Bar
+from onevec.tokens.raw import encode_sample, encoder_for, is_raw
 from onevec.tokens.store import TokenStore, made_from
 from onevec.train.settings import Trained, Training
-from onevec.vector.blocks import Blocks, BlockSpec, Features, under
+from onevec.vector.blocks import Blocks, BlockSpec, Features, read, under
 from onevec.vector.fitted import Pooled, Vector
 from onevec.vector.held_out import EFFORTS, Prepared, held_out_vectors, prepare
 from onevec.vector.native import NATIVE_POOLERS, why_not_native
@@ -49,12 +57,18 @@ from onevec.vector.parts import (
     ready_frames,
 )
 from onevec.vector.reduction import MEAN, MEAN_PCA, Recipe, Reduction
+from onevec.weights import read_weights
 
 FORMAT = 5
 OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _TRAINED_DIM = 64  # of the vectors that an objective is minimised on
 _DESCRIBED = 50_000  # tokens that tell what kind of data these are
+_COLUMNS = ("column", "id_column", "ids", "metadata")
+_ENCODING = (  # of `onevec.encode`
+    "column", "id_column", "batch_size", "batch_tokens", "device", "dtype", "long", "max_length",
+    "overlap", "precision", "progress", "special_tokens",
+)  # fmt: skip
 
 
 class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -83,6 +97,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     layers : int, str, sequence, or mapping of hidden state to weight, optional
         Hidden states of a store whose parts stand side by side, such as ``"last,middle"`` or
         ``{12: 1.0, 6: 0.6}``; see `onevec.tokens.layers.open_layers`. By default the last alone.
+        "auto" puts up to two inner ones beside it, weighted by how far they agree with it (see
+        `onevec.judge.agreement`); raw sequences are encoded at every layer for the fit alone.
     effort : {"quick", "standard", "thorough"}, default "quick"
         On how much data everything is fitted and judged.
     pooler : str, mapping, or Pooler, default "auto"
@@ -110,6 +126,11 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Seed of every draw.
     check_encoder : bool, default True
         Whether ``transform`` refuses a store that another encoder made.
+    encoder : path, str, SentenceTransformer or callable, optional
+        What turns raw sequences into token vectors, as `onevec.encode` takes it: `fit`,
+        `transform` and `encode` take raw sequences then. It is opened when it is needed.
+    encoding : mapping, optional
+        How it is run: arguments of `onevec.encode` such as ``{"max_length": 512}``.
 
     Attributes
     ----------
@@ -128,6 +149,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Dimension of the token vectors.
     fingerprint_ : str or None
         The encoder that made the fitted store; None for bare arrays.
+    encoder_ : dict or None
+        ``name`` of that encoder, ``settings`` and ``dtype`` of the store; None for bare arrays.
     data_ : dict or None
         What it was fitted to: ``sequences``, ``tokens`` and a ``fingerprint`` of their lengths.
 
@@ -142,6 +165,12 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     [('mean', 16), ('rich', 11), ('plain', 11)]
     >>> model.transform(tokens).shape
     (200, 38)
+
+    From raw sequences, with the encoder that reads them::
+
+        model = OneVec(encoder="sentence-transformers/all-MiniLM-L6-v2").fit(texts)
+        vectors = model.transform(texts)
+        model.encode("one text")        # (dim,)
     """
 
     def __init__(
@@ -159,6 +188,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         nuisance: Sequence[str] | None = None,
         random_state: int = 0,
         check_encoder: bool = True,
+        encoder: Any = None,
+        encoding: Mapping[str, Any] | None = None,
     ):
         self.dim = dim
         self.reduce = reduce
@@ -172,6 +203,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.nuisance = nuisance
         self.random_state = random_state
         self.check_encoder = check_encoder
+        self.encoder = encoder
+        self.encoding = encoding
 
     def fit(self, X: Any, y: Any = None) -> OneVec:
         """Fit to sequences; ``y`` is never read.
@@ -179,15 +212,39 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : list of (n_i, dim) arrays, Ragged, TokenStore, a store's path, or mapping of int to such
-            Token vectors; a mapping holds the same sequences by hidden state.
+            Token vectors; a mapping holds the same sequences by hidden state. With ``encoder``
+            also raw sequences, as `onevec.encode` takes them: of these as many are encoded as
+            ``effort`` looks at, drawn at random, for a while into a temporary store.
         y : ignored
             There so that scikit-learn's pipelines can call it.
         """
         self._check_parameters()
+        if not is_raw(X, self.encoder):
+            return self._fit(X)
+        with self._sample(X) as (encoding, known):
+            self._fit(known.store)
+        encoding.tell()
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> Float[np.ndarray, "seqs dim"]:
+        """Fit to sequences and return their vectors; of raw ones none is encoded twice."""
+        self._check_parameters()
+        if not is_raw(X, self.encoder):
+            return self._fit(X).transform(X)
+        with self._sample(X) as (encoding, known):
+            self._fit(known.store)
+            parts = [self.transform_encoded(part) for part in encoding.kept_states(known)]
+        encoding.tell()
+        return np.concatenate(parts)
+
+    def _fit(self, X: Any) -> OneVec:
         objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
         training = Training.of(self.training)  # wrong settings are refused where nothing learns too
         named, learned = self._named_poolers()
         layers, weights = open_layers(X, self.layers)
+        if self.layers == AUTO and len(layers) > 1:
+            weights = layer_weights(_means_of(layers, int(self.random_state)))
+            layers = {layer: layers[layer] for layer in weights}
         main, tokens = next(iter(layers.items()))
         if len(tokens) < 2:
             raise InputError(f"got {len(tokens)} sequence: fit needs at least 2, better hundreds")
@@ -243,9 +300,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             sample=sample,
         )
         plain, facts = baselines(pooled[main], vector.dim_out), facts_of(tokens)
-        read = {at: held for at, held in layers.items() if at == main or at in vector.blocks}
+        kept = {at: held for at, held in layers.items() if at == main or at in vector.blocks}
         # All at once: a fit that is interrupted leaves what was fitted before.
-        self.n_features_in_, self.fingerprint_ = tokens.dim, _fingerprint(read)
+        self.n_features_in_, self.fingerprint_ = tokens.dim, _fingerprint(kept)
+        self.encoder_ = _encoder_of(tokens)
         self.verdict_, self.training_, self.baselines_, self.data_ = said, trained, plain, facts
         self._adopt({layer: each.blocks for layer, each in found.items()}, vector)
         return self
@@ -296,7 +354,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if usual and not self.export:
             kind = "frames" if frames else "encoder"
             said = verdict(
-                gain_range(kind, describe(sample)),
+                estimate(kind, describe(sample)),
                 seen.evidence,
                 seen.held_out,
                 kind=kind,
@@ -316,21 +374,217 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> Float[np.ndarray, "seqs dim"]:
         """Return one fp32 vector per sequence.
 
+        Parameters
+        ----------
+        X : as of `fit`
+            Raw sequences are read by ``encoder``, or by the encoder of the fitted store, as the
+            fitted tokens were made.
+
         Raises
         ------
         InputError
             If the token dimension differs from the fitted one.
         StoreError
-            If a store was made by another encoder (``check_encoder=False`` overrides).
+            If another encoder made the tokens (``check_encoder=False`` overrides).
         """
         check_is_fitted(self, "vector_")
+        return self._vectors(X)
+
+    def _vectors(self, X: Any, **encoding: Any) -> Float[np.ndarray, "seqs dim"]:
+        """Transform; `transform` itself gives data frames where scikit-learn is told to."""
+        if is_raw(X, self._known_encoder):
+            opened = self.open(X, **encoding)
+            found = [self.transform_encoded(part) for part in opened.kept_states()]
+            opened.tell()
+            return np.concatenate(found)
+        return np.concatenate([vectors for _, vectors in self.transform_pieces(X)])
+
+    def transform_pieces(
+        self, X: Any
+    ) -> Iterator[tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "rows dim"]]]:
+        """Transform token vectors some thousand sequences at a time: row numbers and vectors."""
         layers = self._matching(X)
         count = len(next(iter(layers.values())))
-        parts = [
-            self.vector_.transform(self._pooled(layers, rows))
-            for rows in np.array_split(np.arange(count), max(1, count // 4_096))
-        ]
-        return np.concatenate(parts)
+        for rows in np.array_split(np.arange(count), max(1, count // 4_096)):
+            yield rows, self.vector_.transform(self._pooled(layers, rows))
+
+    def encode(
+        self,
+        sentences: Any,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        normalize_embeddings: bool = False,
+    ) -> Float[np.ndarray, "*seqs dim"]:
+        """Return the vectors of raw sequences, called as sentence-transformers' `encode` is.
+
+        Parameters
+        ----------
+        sentences : str or list
+            One text, which gives one vector (dim,), or what `transform` takes.
+        batch_size : int, optional
+            The most sequences that the encoder reads at a time.
+        show_progress_bar : bool, optional
+            Whether a bar is shown where standard error is a terminal.
+        normalize_embeddings : bool
+            Scale each vector to length 1.
+        """
+        check_is_fitted(self, "vector_")
+        one = isinstance(sentences, str)
+        texts = [sentences] if one else sentences
+        if isinstance(texts, list | tuple) and not texts:
+            return np.empty((0, self.vector_.dim_out), np.float32)
+        options = {} if batch_size is None else {"batch_size": batch_size}
+        vectors = self._vectors(texts, progress=bool(show_progress_bar), **options)
+        vectors = normalise(vectors) if normalize_embeddings else vectors
+        return vectors[0] if one else vectors
+
+    def open(self, X: Any, encoder: Any = None, **encoding: Any) -> Encoding:
+        """Open raw sequences for this fitted model; nothing is encoded yet.
+
+        Parameters
+        ----------
+        X : as of `onevec.encode`
+            Raw sequences, or arrays.
+        encoder : optional
+            In place of the model's own.
+        **encoding
+            Arguments of `onevec.encode`, in place of those that the fitted tokens were made with.
+
+        Raises
+        ------
+        InputError
+            If the model's encoder cannot be opened, or the options are wrong.
+        StoreError
+            If the encoder is not that of the fit (``check_encoder=False`` overrides).
+        """
+        check_is_fitted(self, "vector_")
+        own = encoder is None
+        chosen = self._known_encoder if own else encoder
+        options = {**_recalled(self.encoder_), **(self.encoding or {}), **encoding}
+        chosen = encoder_for(X, chosen, **{n: options[n] for n in _COLUMNS if n in options})
+        if chosen is not None:
+            states = made_from(self.fingerprint_)[1] or [n for n in self.layers_ if n != LAST]
+            options.setdefault("layers", states or "last")
+        else:
+            options = {n: v for n, v in options.items() if n in (*_COLUMNS, "progress")}
+        try:
+            opened = open_encoding(X, chosen, **options, opened=self._opened)
+        except InputError as error:
+            if not own or chosen is None or self.encoder is not None:
+                raise
+            raise InputError(
+                f"{error} (the model was fitted to the encoder {chosen}: name another place of it "
+                "with encoder=, --encoder)"
+            ) from error
+        self._check_fingerprint(made_from(self.fingerprint_)[0], opened.fingerprint)
+        return opened
+
+    def transform_encoded(self, part: Encoded) -> Float[np.ndarray, "seqs dim"]:
+        """Return the vectors of a chunk of what `open` opened."""
+        main, *others = self.layers_
+        if len(part.tokens) == 1:
+            (tokens,) = part.tokens.values()
+            held, fronts = {main: tokens}, {main: next(iter((part.cls or {}).values()), None)}
+        else:
+            held = {layer: part.tokens[layer] for layer in (main, *others)}
+            fronts = {layer: (part.cls or {}).get(layer) for layer in held}
+            if any("layers" in pooler.needs for pooler in self.blocks_[main].poolers.values()):
+                inner = [each.values for layer, each in part.tokens.items() if layer != main]
+                tokens = held[main]
+                stacked = torch.stack([*inner, tokens.values], dim=1)
+                fields = {**tokens.fields, "layers": stacked}
+                held[main] = Ragged(tokens.values, tokens.lengths, fields)
+        self._matching(held)
+        cls = {layer: front.float().numpy() for layer, front in fronts.items() if front is not None}
+        if not set(self.vector_.cls_layers) <= set(cls):
+            raise InputError(
+                "the model reads a classification token, and the encoder gives none apart: use "
+                "the encoder of the fit, without special_tokens"
+            )
+        return self.transform_states(held, cls)
+
+    @contextmanager
+    def _sample(self, X: Any) -> Iterator[tuple[Encoding, Known]]:
+        """Encode the sample that a fit to raw sequences looks at, into a store that goes."""
+        with tempfile.TemporaryDirectory(prefix="onevec-") as room:
+            encoding, known, _ = self.sample(X, Path(room) / "sample")
+            yield encoding, known
+
+    def sample(
+        self, X: Any, out: Path, *, resume: bool = False, **encoding: Any
+    ) -> tuple[Encoding, Known, int | None]:
+        """Encode as many raw sequences as ``effort`` looks at into a store, to be fitted to.
+
+        Parameters
+        ----------
+        X : as of `onevec.encode`
+            Raw sequences, or arrays.
+        out : path
+            Folder of the store.
+        resume : bool
+            Go on with a store that a killed run left.
+        **encoding
+            Arguments of `onevec.encode`, in place of those in ``self.encoding``.
+
+        Returns
+        -------
+        encoding : Encoding
+            The whole input, of which nothing is read yet.
+        known : Known
+            The sample.
+        total : int or None
+            How many sequences there are, if that can be known.
+        """
+        opened = self.open_to_fit(X, **encoding)
+        given = {**(self.encoding or {}), **encoding}
+        columns = {name: given[name] for name in _COLUMNS if name in given}
+        most, seed = self.most_sequences, int(self.random_state)
+        known, total = encode_sample(X, opened, most, seed, out=out, resume=resume, **columns)
+        return opened, known, total
+
+    def open_to_fit(self, X: Any, **encoding: Any) -> Encoding:
+        """Open raw sequences with the encoder, layers and options that the parameters say."""
+        self._check_parameters()
+        options = {**(self.encoding or {}), **encoding}
+        columns = {name: options[name] for name in _COLUMNS if name in options}
+        encoder = encoder_for(X, self.encoder, **columns)
+        if encoder is not None:
+            options["layers"] = self._layers_to_encode()
+        return open_encoding(X, encoder, **options, opened=self._opened)
+
+    @property
+    def most_sequences(self) -> int:
+        """How many sequences a fit looks at: so many raw ones are encoded for it."""
+        return EFFORTS[self.effort][0]
+
+    def _layers_to_encode(self) -> Any:
+        """The hidden states that the parts, or a pooler that mixes them, will read."""
+        if self.layers is None:
+            poolers = (pooler_of(*spec) for spec in self._named_poolers()[0].values())
+            return "all" if any("layers" in pooler.needs for pooler in poolers) else "last"
+        if self.layers == AUTO:
+            return "all"
+        if isinstance(self.layers, str):
+            return list(read_weights(self.layers, "layer", None))
+        return list(self.layers) if isinstance(self.layers, Iterable) else self.layers
+
+    @property
+    def _known_encoder(self) -> Any:
+        """The encoder that is set, or the one that made the fitted store, where it has a place."""
+        if self.encoder is not None:
+            return self.encoder
+        made = getattr(self, "encoder_", None)
+        return made["name"] if made and self.fingerprint_ else None
+
+    @property
+    def _opened(self) -> dict[Any, Any]:
+        """The encoder that was opened last; it is neither copied nor saved with the model."""
+        return self.__dict__.setdefault("_open_encoder", {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_open_encoder"}
 
     def transform_states(
         self, tokens: Mapping[int, Ragged], cls: Mapping[int, np.ndarray]
@@ -495,6 +749,12 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f'got pooler={self.pooler!r}: it must be text such as "mean|std", a mapping of '
                 "names to options, or a Pooler"
             )
+        wrong = set(self.encoding or ()) - set(_ENCODING)
+        if not isinstance(self.encoding, Mapping | None) or wrong:
+            raise InputError(
+                f"got encoding={self.encoding!r}: it must be a mapping of arguments of "
+                f"onevec.encode, {', '.join(_ENCODING)}"
+            )
         if self.export not in (None, "sentence-transformers"):
             raise InputError(
                 f'got export={self.export!r}: it must be "sentence-transformers" or left out'
@@ -505,12 +765,14 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _adopt(self, blocks: Mapping[int, Blocks], vector: Vector) -> None:
         """Keep of the blocks those that the vector reads, and the mean for the baselines."""
         self.vector_ = vector
-        read = vector.blocks
+        names = vector.blocks
         main = next(iter(blocks))
         self.blocks_ = {
-            layer: each.only(list(dict.fromkeys([*read.get(layer, []), *[MEAN] * (layer == main)])))
+            layer: each.only(
+                list(dict.fromkeys([*names.get(layer, []), *[MEAN] * (layer == main)]))
+            )
             for layer, each in blocks.items()
-            if layer in read or layer == main
+            if layer in names or layer == main
         }
 
     def _matching(self, X: Any) -> dict[int, Tokens]:
@@ -525,24 +787,27 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"got token vectors of {tokens.dim} dimensions, fitted were {self.n_features_in_}: "
                 "use the encoder and layer that the model was fitted with"
             )
-        theirs = _fingerprint(layers)
-        if self.check_encoder and theirs and self.fingerprint_ and theirs != self.fingerprint_:
-            raise StoreError(
-                f"the store was made by encoder {_brief(theirs)}, the model was fitted to "
-                f"{_brief(self.fingerprint_)}: encode again with that encoder, or pass "
-                "check_encoder=False if you know they are the same"
-            )
+        self._check_fingerprint(self.fingerprint_, _fingerprint(layers))
         return layers
+
+    def _check_fingerprint(self, ours: str | None, theirs: str | None) -> None:
+        if self.check_encoder and theirs and ours and theirs != ours:
+            raise StoreError(
+                f"the token vectors were made by encoder {_brief(theirs)}, the model was fitted to "
+                f"{_brief(ours)}: encode with that encoder, or pass check_encoder=False if you "
+                "know they are the same"
+            )
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays: dict[str, np.ndarray] = {}
         config: dict[str, Any] = {
             "format": FORMAT,
-            "parameters": {k: _plain(v) for k, v in self.get_params().items()},
+            "parameters": {k: _plain(v) for k, v in self.get_params(deep=False).items()},
             "token_dim": self.n_features_in_,
             "vector_dim": self.vector_.dim_out,
             "layers": list(self.blocks_),
             "fingerprint": self.fingerprint_,
+            "encoder": self.encoder_,
             "data": self.data_,
             "verdict": self.verdict_.as_dict(),
             "training": None if self.training_ is None else asdict(self.training_),
@@ -551,6 +816,8 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         for layer, blocks in self.blocks_.items():
             config["poolers"][str(layer)], held = blocks.state()
             arrays |= {f"blocks/{layer}/{key}": value for key, value in held.items()}
+        if not isinstance(self.encoder, str | Path | None):
+            config["parameters"]["encoder"] = None  # an object has no name by which it is opened
         config["vector"], held = self.vector_.state()
         arrays |= {f"vector/{key}": value for key, value in held.items()}
         config["baselines"] = {}
@@ -600,6 +867,7 @@ def load(path: str | Path) -> OneVec:
         model.n_features_in_ = config["token_dim"]
         model.fingerprint_ = config["fingerprint"]
         model.data_ = config.get("data")  # models saved before it was kept have none
+        model.encoder_ = config.get("encoder")
         model.verdict_ = Verdict.from_dict(config["verdict"])
         model.training_ = Trained(**config["training"]) if config["training"] else None
         poolers = config["poolers"]
@@ -668,6 +936,20 @@ def _weighed(part: Part, weight: float) -> Part:
     return replace(part, weight=part.weight * weight)
 
 
+def _means_of(
+    layers: Mapping[int, Tokens], random_state: int
+) -> dict[int, Float[np.ndarray, "seqs dim"]]:
+    """Return the means of the tokens of some sequences, by hidden state."""
+    count = len(next(iter(layers.values())))
+    rows = np.sort(np.random.default_rng(random_state).permutation(count)[:SEQUENCES])
+    return {
+        layer: np.concatenate(
+            [segment_mean(each.values.float(), each.lengths).numpy() for each in read(held, rows)]
+        )
+        for layer, held in layers.items()
+    }
+
+
 def _cls_of(tokens: Tokens, rows: np.ndarray | None) -> Features:
     """Return the states of the classification token, as the block that parts read."""
     if not isinstance(tokens, TokenStore):
@@ -689,6 +971,25 @@ def _fingerprint(layers: Mapping[int, Tokens]) -> str | None:
         numbers = ",".join(each.removeprefix(encoder) for each in others)
         return f"{first} with {numbers}" if numbers else first
     return "; ".join([first, *others])
+
+
+def _encoder_of(tokens: Tokens) -> dict[str, Any] | None:
+    """Return name of the encoder and settings that made a store; None for bare arrays."""
+    if not isinstance(tokens, TokenStore) or not tokens.info["encoder"].get("name"):
+        return None
+    info = tokens.info
+    return {"name": info["encoder"]["name"], "settings": info["settings"], "dtype": info["dtype"]}
+
+
+def _recalled(made: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments of `onevec.encode` with which a store was made."""
+    if not made:
+        return {}
+    settings = made["settings"]
+    kept = {n: settings[n] for n in ("max_length", "long", "overlap", "precision") if n in settings}
+    kept["special_tokens"] = settings.get("special_tokens") == "kept"
+    kept["dtype"] = "float32" if made["dtype"] == "float32" else "float16"
+    return {name: value for name, value in kept.items() if value is not None}
 
 
 def _brief(fingerprint: str) -> str:

@@ -68,6 +68,19 @@ def test_a_model_goes_up_and_comes_down(tmp_path, hub, tokens):
     np.testing.assert_array_equal(again.transform(tokens), model.transform(tokens))
 
 
+def test_no_path_of_this_machine_goes_up(tmp_path, hub, tokens):
+    folder, _ = hub
+    model = fitted(tokens, "mean|std").set_params(encoder=tmp_path / "secret")
+    model.encoder_ = {"name": str(tmp_path / "secret"), "settings": {}, "dtype": "float16"}
+    push_to_hub(model, "me/vectors")
+    assert "secret" not in (folder / "me/vectors/config.json").read_text()
+    assert model.encoder == tmp_path / "secret"
+    model.set_params(encoder="owner/encoder").encoder_["name"] = "owner/encoder"
+    push_to_hub(model, "me/vectors")
+    again = from_pretrained("me/vectors")
+    assert (again.encoder, again.encoder_["name"]) == ("owner/encoder", "owner/encoder")
+
+
 def test_folders_go_up_too(tmp_path, hub, encoder, tokens):
     folder, _ = hub
     model = fitted(tokens, "mean")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onevec import encode, pretrain
 from onevec.errors import InputError, StoreError
 from onevec.ragged import Ragged
-from onevec.tokens import encode as encode_module
+from onevec.tokens import encoding
 from onevec.tokens.frozen import CallableEncoder
 from onevec.tokens.layout import bytes_text
 from onevec.tokens.store import TokenStore, TokenStoreWriter
@@ -39,7 +39,7 @@ def states(folder, text):
 def small_shards(monkeypatch):
     """Shards of a few sequences."""
     writer = functools.partial(TokenStoreWriter, shard_bytes=2_000)
-    monkeypatch.setattr(encode_module, "TokenStoreWriter", writer)
+    monkeypatch.setattr(encoding, "TokenStoreWriter", writer)
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_audio_arrays_and_functions_have_no_cls(wav2vec, tmp_path):
 def test_a_run_that_stops_in_the_middle(bert, ragged_texts, tmp_path, monkeypatch, dtype):
     options = {"layers": "all", "dtype": dtype, "batch_tokens": 16}
     whole = encode(ragged_texts, bert, out=tmp_path / "whole", **options)
-    run, calls = encode_module._run, []
+    run, calls = encoding.Encoding._run, []
 
     def stopped(*args):
         calls.append(1)
@@ -257,7 +257,7 @@ def test_a_run_that_stops_in_the_middle(bert, ragged_texts, tmp_path, monkeypatc
         return run(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encode_module, "_run", stopped)
+        patch.setattr(encoding.Encoding, "_run", stopped)
         with pytest.raises(KeyboardInterrupt):
             encode(ragged_texts, bert, out=tmp_path / "s", **options)
     with pytest.raises(StoreError, match="is half-written"):

@@ -291,7 +291,8 @@ def test_reading_is_zero_copy_until_gathered(tmp_path):
 KILLED = """
 import functools, os, signal, sys
 import numpy as np
-import onevec.tokens.encode as module
+import onevec.tokens.encoding as module
+from onevec import encode
 
 def encoder(sequences):
     if 70 in sequences:
@@ -299,7 +300,7 @@ def encoder(sequences):
     return [np.full((3, 4), number, dtype=np.float32) for number in sequences]
 
 module.TokenStoreWriter = functools.partial(module.TokenStoreWriter, shard_bytes=240)
-module.encode(list(range(100)), encoder, out=sys.argv[1], batch_tokens=512)
+encode(list(range(100)), encoder, out=sys.argv[1], batch_tokens=512)
 """
 
 

@@ -186,7 +186,7 @@ def test_the_encoder_and_the_layer_of_the_fit(tmp_path):
     fitted = OneVec(dim=4, pooler="mean").fit(store)
     found = MTEBModel(tmp_path / "a", fitted).encode([{"text": texts[:9]}])
     np.testing.assert_allclose(found, fitted.transform(store)[:9], atol=1e-2)
-    with pytest.raises(StoreError, match="was made by encoder"):
+    with pytest.raises(StoreError, match="were made by encoder"):
         MTEBModel(tmp_path / "b", fitted).encode([{"text": texts[:9]}])
 
 

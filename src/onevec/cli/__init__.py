@@ -13,7 +13,7 @@ from onevec.errors import OnevecError
 
 __all__ = ["app", "main"]
 # Their commands join the application, in the order of the help.
-for _area in ("tokens", "finetune", "model", "use", "select", "export"):
+for _area in ("embed", "tokens", "finetune", "model", "use", "select", "export"):
     import_module(f"onevec.cli.{_area}")
 
 

@@ -17,9 +17,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""One vector per sequence, learned without labels, on top of a frozen model.
 
-The way: **encode** sequences with a frozen encoder into a store of token vectors, **fit** a model
-to the store, **transform** a store to vectors. `onevec demo` walks it on proteins. No encoder? Make
-one with **pretrain**. The model never reads labels: **evaluate** and the demo score with them.""",
+**embed** does the main job. Its steps, one by one: **encode** sequences with a frozen encoder into
+a store of token vectors, **fit** a model to the store, **transform** a store to vectors.
+`onevec demo` walks on proteins. No encoder? Make one with **pretrain**. The model never reads
+labels: **evaluate** and the demo score with them.""",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]

@@ -8,66 +8,18 @@ from typing import Annotated
 import typer
 
 from onevec.cli.common import Json, Overwrite, Seed, app, parts_table, say, score_table, show
+from onevec.cli.embed import Vectors
+from onevec.cli.options import EncodingOptions, FitOptions, grouped
 from onevec.errors import InputError
 
 
 @app.command()
+@grouped
 def fit(
     store: Annotated[Path, typer.Argument(help="Token store.")],
     out: Annotated[Path, typer.Option(help="Folder of the model to write.")],
-    dim: Annotated[
-        str | None,
-        typer.Option(help="Fewer dimensions: a number, or auto. Default: the whole vector."),
-    ] = None,
-    reduce: Annotated[
-        str,
-        typer.Option(
-            help="How fewer dimensions are made: pca, whitening, rademacher, sparse or gaussian."
-        ),
-    ] = "pca",
-    parts: Annotated[
-        str | None,
-        typer.Option(
-            help="Parts and their weights, such as 'mean,rich=0.6'. Default: mean, rich, plain."
-        ),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Stored layers that the parts read: last, middle, all or numbers, with weights "
-            "as in 'last,middle=0.6'. Default: the last."
-        ),
-    ] = None,
-    effort: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "quick",
-    pooler: Annotated[
-        str,
-        typer.Option(
-            help="auto: the parts. Else these poolers alone, such as 'mean|std|vlad:codes=8' or "
-            "'attention', which learns."
-        ),
-    ] = "auto",
-    objective: Annotated[
-        str,
-        typer.Option(
-            help="What a learned pooler, or one more part, is trained for: 'info_nce', or "
-            "'vicreg=0.5,info_nce=1'."
-        ),
-    ] = "auto",
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps; default by effort: 100, 400 or 1,500.")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="File from which a killed training goes on.")
-    ] = None,
-    export: Annotated[
-        str | None,
-        typer.Option(help="sentence-transformers: only parts that open without onevec."),
-    ] = None,
-    nuisance: Annotated[
-        list[str] | None,
-        typer.Option(help="Column that must not be read from the vector, or 'length'; repeatable."),
-    ] = None,
-    seed: Seed = 0,
+    *,
+    fitting: FitOptions,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -75,23 +27,12 @@ def fit(
 
     Example: `onevec fit store --out model`
     """
-    from onevec.estimator import OneVec, is_model
+    from onevec.estimator import is_model
     from onevec.files import check_target
     from onevec.train.world import first_process
 
     check_target(out, overwrite, what="onevec model", ours=is_model)
-    training = {"steps": steps, "checkpoint": checkpoint, "progress": True}
-    model = OneVec(
-        int(dim) if dim is not None and dim.isdecimal() else dim, reduce=reduce, parts=parts,
-        layers=layers, effort=effort, pooler=pooler, objective=objective, training=training,
-        export=export, nuisance=nuisance or None, random_state=seed,
-    )  # fmt: skip
-    if (steps, checkpoint) != (None, None) and not model.learns:
-        option = "--steps" if steps is not None else "--checkpoint"
-        raise InputError(
-            f"got {option} with pooler {pooler!r}, which has nothing to learn: leave it out, or "
-            "pass a learned --pooler or an --objective"
-        )
+    model = fitting.model()
     model.fit(store)
     if not first_process():  # of `torchrun`: every process has the same model
         return
@@ -107,52 +48,74 @@ def fit(
 
 
 @app.command()
+@grouped
 def transform(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    store: Annotated[Path, typer.Argument(help="Token store.")],
-    out: Annotated[
-        Path, typer.Option(help=".npy; or .parquet, .arrow, .safetensors with ids and metadata.")
+    data: Annotated[
+        str, typer.Argument(help="Token store; or raw sequences or arrays, as encode takes them.")
     ],
-    check_encoder: Annotated[bool, typer.Option(help="Refuse a store of another encoder.")] = True,
+    out: Vectors,
+    encoder: Annotated[
+        str | None, typer.Option(help="Of raw sequences. Default: that of the fit.")
+    ] = None,
+    *,
+    encoding: EncodingOptions,
+    check_encoder: Annotated[bool, typer.Option(help="Refuse tokens of another encoder.")] = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a store into one vector per sequence.
+    """Turn a token store, or raw sequences, into one vector per sequence.
+
+    Raw sequences are read as those of the fit were, unless options say otherwise. After a kill the
+    same command goes on.
 
     Example: `onevec transform model store --out vectors.parquet`
     """
     from onevec.estimator import load
+    from onevec.use.embed import embed
     from onevec.use.formats import check_file
-    from onevec.use.vectors import write_vectors
 
     check_file(out, overwrite)
     fitted = load(model).set_params(check_encoder=check_encoder)
-    shape = write_vectors(fitted, store, out, overwrite)
+    options = encoding.given()
+    made = embed(data, encoder, out=out, model=fitted, overwrite=overwrite, say=say, **options)
     show(
-        {"out": str(out), "shape": shape},
+        {"out": str(out), "shape": list(made.shape)},
         as_json,
-        f"{out}: {shape[0]:,} vectors of {shape[1]} dimensions",
+        f"{out}: {made.shape[0]:,} vectors of {made.shape[1]} dimensions",
     )
 
 
 @app.command()
+@grouped
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    store: Annotated[Path, typer.Argument(help="Store whose labels are the probes' memory.")],
-    labels: Annotated[str, typer.Option(help="Metadata column of the store with the labels.")],
+    data: Annotated[
+        str,
+        typer.Argument(help="Token store, or raw sequences; their labels are the probes' memory."),
+    ],
+    labels: Annotated[str, typer.Option(help="Metadata column with the labels.")],
     test: Annotated[
-        Path | None, typer.Option(help="Store to score on; else a seeded half of STORE.")
+        str | None, typer.Option(help="What to score on, as DATA; else a seeded half of DATA.")
     ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Of raw sequences. Default: that of the fit.")
+    ] = None,
+    *,
+    encoding: EncodingOptions,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Score onevec and the mean's variants with labels, which only the probes are fitted to.
 
+    Classes with fewer than 3 rows to learn from are left out and counted.
+
     Example: `onevec evaluate model train-store --test test-store --labels family`
     """
-    from onevec.use.vectors import evaluate_stores
+    from onevec.use.scores import evaluate as run
 
-    result = evaluate_stores(model, store, labels, test=test, random_state=seed)
+    options = encoding.given()
+    result = run(model, data, labels, test=test, encoder=encoder, random_state=seed, **options)
     show(result, as_json, score_table(result))
 
 

@@ -18,9 +18,11 @@ from onevec.cli.common import (
     say,
     show,
 )
+from onevec.cli.options import EncodingOptions, grouped
 
 
 @app.command()
+@grouped
 def encode(
     data: Annotated[
         str, typer.Argument(help="Parquet, Arrow, JSONL, CSV, FASTA, text, .npy, .npz")
@@ -37,23 +39,8 @@ def encode(
             "[CLS], where there is one, is kept beside them."
         ),
     ] = "last",
-    column: Column = None,
-    id_column: Annotated[str | None, typer.Option(help="Column that names the rows.")] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="float32, float16, or int8: two layers for the price of one. Default: float16, "
-            "and float32 for ready arrays."
-        ),
-    ] = None,
-    special_tokens: Annotated[
-        bool, typer.Option(help="Keep [CLS], [SEP] and the like among the tokens.")
-    ] = False,
-    max_length: Annotated[int | None, typer.Option(help="Longest input in tokens.")] = None,
-    long: Annotated[str, typer.Option(help="Longer ones: truncate, or window.")] = "truncate",
-    overlap: Annotated[int, typer.Option(help="Tokens that windows share.")] = 64,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda …; a GPU if there is one.")] = None,
+    *,
+    encoding: EncodingOptions,
     resume: Annotated[bool, typer.Option(help="Go on with a store a killed run left.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -65,11 +52,8 @@ def encode(
     from onevec.tokens.encode import encode as run
     from onevec.tokens.store import TokenStore
 
-    run(
-        data, encoder, out=out, layers=layers, column=column, id_column=id_column, dtype=dtype,
-        special_tokens=special_tokens, max_length=max_length, long=long, overlap=overlap,
-        precision=precision, device=device, resume=resume, overwrite=overwrite,
-    )  # fmt: skip
+    places = {"out": out, "resume": resume, "overwrite": overwrite}
+    run(data, encoder, layers=layers, **places, **encoding.given())
     store = TokenStore(out)
     facts = {
         "store": str(out),

@@ -11,11 +11,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from onevec.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from onevec.estimator import OneVec
+    from onevec.tokens.store import TokenStore
+    from onevec.use.embed import Embedded
 
 
 def load_proteins() -> dict[str, dict[str, list[str]]]:
@@ -37,10 +45,48 @@ def encoder_folder() -> Iterator[Path]:
         yield folder
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part of the data, embedded: also as the mean's variants, and how long it took."""
+
+    made: Embedded
+    store: TokenStore
+    methods: dict[str, np.ndarray]
+    encoding: float
+    fitting: float
+
+
+def _embed(part: dict[str, list[str]], encoder: Path, out: Path, model: OneVec) -> _Part:
+    """Embed proteins with a model, which is fitted to them if it is not fitted yet."""
+    import pyarrow as pa
+
+    from onevec.tokens.store import TokenStore
+    from onevec.use.embed import embed
+    from onevec.use.formats import read_vectors
+
+    times = [time.perf_counter()]
+    store = out.with_suffix("")
+    made = embed(
+        pa.table(part),
+        encoder,
+        out=out,
+        model=model,
+        store=store,
+        say=lambda line: times.append(time.perf_counter()),  # once, when all is encoded
+        column="sequence",
+        id_column="uniprot",
+        long="window",
+    )
+    times.append(time.perf_counter())
+    tokens = TokenStore(store)
+    vectors = made.model.transform_baselines(tokens) | {"onevec": read_vectors(out).vectors}
+    return _Part(made, tokens, vectors, times[1] - times[0], times[2] - times[1])
+
+
 def run_demo(
     report: str | Path | None, say: Callable[[str], None], random_state: int = 0
 ) -> dict[str, Any]:
-    """Encode, fit on ``val`` without labels, score on ``test``, write the report.
+    """Embed ``val``, fitted to without labels, and ``test``; score on ``test``; write the report.
 
     Parameters
     ----------
@@ -54,9 +100,6 @@ def run_demo(
             raise MissingExtraError(package, "hf,report")
     from onevec.estimator import OneVec
     from onevec.probes.probes import evaluate
-    from onevec.tokens.encode import encode
-    from onevec.tokens.store import TokenStore
-    from onevec.use.vectors import every_method
 
     if report:
         from onevec.report.html import check_report
@@ -80,37 +123,23 @@ def run_demo(
             f"{100 * made['masked_accuracy']:.1f} % (commonest token "
             f"{100 * made['unigram_accuracy']:.1f} %); it never saw test"
         )
-        stores: dict[str, TokenStore] = {}
-        for name, part in parts.items():
-            store = encode(
-                part["sequence"],
-                encoder,
-                out=Path(room) / name,
-                long="window",
-                ids=part["uniprot"],
-                metadata={"location": part["location"]},
-            )
-            assert isinstance(store, TokenStore)
-            stores[name] = store
-        tokens = sum(int(store.lengths.sum()) for store in stores.values())
-        encoded = time.perf_counter() - began
+        # What `onevec embed` does; the token vectors are kept for the variants of the mean.
+        start = OneVec(random_state=random_state)
+        first = _embed(val, encoder, Path(room) / "val.parquet", start)
+        second = _embed(test, encoder, Path(room) / "test.parquet", first.made.model)
+        model, stores = first.made.model, (first.store, second.store)
+        tokens = sum(int(store.lengths.sum()) for store in stores)
+        encoded = first.encoding + second.encoding
         say(
-            f"Encode   {tokens / 1e6:.2f} M token vectors of {stores['val'].dim} dimensions "
+            f"Encode   {tokens / 1e6:.2f} M token vectors of {first.store.dim} dimensions "
             f"in {encoded:.0f} s"
         )
-        start = time.perf_counter()
-        model = OneVec(random_state=random_state).fit(stores["val"])
-        fitted = time.perf_counter() - start
         columns = ", ".join(f"{p['last'] - p['first']} {p['name']}" for p in model.parts_)
         say(
-            f"Fit      without labels in {fitted:.0f} s: {model.vector_.dim_out} dimensions, "
-            f"side by side ({columns})"
+            f"Fit      without labels in {first.fitting:.0f} s: {model.vector_.dim_out} "
+            f"dimensions, side by side ({columns})"
         )
-        scored = every_method(model, stores["test"])
-        vectors = {
-            name: (memory, scored[name])
-            for name, memory in every_method(model, stores["val"]).items()
-        }
+        vectors = {name: (memory, second.methods[name]) for name, memory in first.methods.items()}
         say("Score    kNN and 10-shot; the labels are used here only")
         table = evaluate(vectors, val["location"], test["location"])
         if report:
@@ -120,16 +149,16 @@ def run_demo(
             summary = summarize(
                 model,
                 title="onevec demo: where in the cell is a protein?",
-                lengths=stores["val"].lengths.numpy(),
+                lengths=first.store.lengths.numpy(),
                 evaluation=table,
                 maps={"mean": vectors["mean"][1], "onevec": vectors["onevec"][1]},
                 labels=test["location"],
                 facts={
-                    "fitted on": f"{len(stores['val'])} proteins (val)",
-                    "scored on": f"{len(stores['test'])} proteins (test)",
+                    "fitted on": f"{len(first.store)} proteins (val)",
+                    "scored on": f"{len(second.store)} proteins (test)",
                     "encoder's masked accuracy": f"{100 * made['masked_accuracy']:.1f} %",
                     "seconds to encode": f"{encoded:.0f}",
-                    "seconds to fit": f"{fitted:.0f}",
+                    "seconds to fit": f"{first.fitting:.0f}",
                 },
             )
             write(summary, report)

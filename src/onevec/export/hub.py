@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from onevec.card import model_card
 from onevec.errors import InputError, MissingExtraError, StoreError
 from onevec.estimator import OneVec, load
+from onevec.export.encoder import hub_name
 
 _FILES = ["config.json", "model.safetensors", "README.md"]
 
@@ -146,10 +148,21 @@ def _folder(
                 )
             return path
         model = load(path)
+    model = _without_paths(model)
     folder = model.save(room / "model")
     card = model_card(model._state()[0], name=repo_id, licence=licence, base_model=base_model)
     (folder / "README.md").write_text(card)
     return folder
+
+
+def _without_paths(model: OneVec) -> OneVec:
+    """Return the same model; an encoder that is a path of this machine is not named."""
+    model = copy.copy(model)
+    if isinstance(model.encoder, str | Path):
+        model.encoder = hub_name(str(model.encoder))
+    if model.encoder_ is not None:
+        model.encoder_ = {**model.encoder_, "name": hub_name(str(model.encoder_["name"]))}
+    return model
 
 
 def _is_name(name: str) -> bool:

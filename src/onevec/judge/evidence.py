@@ -77,8 +77,8 @@ def findings_of(
     evidence = OwnEvidence(
         found=float(ours.mean()),
         found_by_mean=float(theirs.mean()),
-        # A mean that finds less than chance does so by chance: no merit of the vector.
-        found_z=min(_in_errors(ours - theirs), _in_errors(ours - 0.5)),
+        found_z=_in_errors(ours - theirs),
+        structure_z=max(abs(_in_errors(each - 0.5)) for each in (ours, theirs)),
         neighbours=neighbours_kept(means, vectors),
         length_r2=length_readability(vectors, lengths, random_state),
         length_r2_of_mean=length_readability(means, lengths, random_state),

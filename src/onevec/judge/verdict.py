@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onevec.judge.measured import Range
+from onevec.judge.measured import COVERED, Estimate
 
 LEAST_SEQUENCES = 30  # with fewer nothing beside the mean is learned
 LEAST_HELD_OUT = 10  # and with fewer held out nothing is said of these data
-SURELY = 3.0  # standard errors by which the vector must find the other half more often
+SURELY = 3.0  # standard errors
 CONTAINED = "the mean and what it misses, side by side"
 KEPT = "the mean"
 
@@ -25,8 +25,10 @@ class OwnEvidence:
         Share of other sequences that are less like one half of a sequence than its own other half
         is, by the vector and by the mean.
     found_z : float
-        Their difference in standard errors, or the vector's difference from chance where that is
-        smaller.
+        Their difference in standard errors.
+    structure_z : float
+        The larger of the differences of both from chance, one half, in standard errors, whatever
+        their signs: near 0 nothing in these data tells one sequence from another.
     neighbours : float
         Share of the ten nearest neighbours by the mean that the vector has too.
     length_r2, length_r2_of_mean : float
@@ -36,6 +38,7 @@ class OwnEvidence:
     found: float
     found_by_mean: float
     found_z: float
+    structure_z: float
     neighbours: float
     length_r2: float
     length_r2_of_mean: float
@@ -77,17 +80,20 @@ class Verdict:
         user asked for.
     beats_mean : bool
         Whether "better than the mean" is claimed: the whole range of measured gains is above 0,
-        and on these data too the vector finds the other half of a sequence surely more often.
+        these data have structure (see `OwnEvidence.structure_z`), and their tokens are as alike
+        within a sequence as measured ones are.
     sentence : str
         The verdict in a few sentences.
     held_out : int
         Sequences that the evidence of these data rests on.
+    chance : float or None
+        Share of measured tasks, those like these data weighted most, that gained anything; None
+        where nothing is known.
     expected_gain : float or None
-        Average measured gain over the native mean, in points of the average probe with labels;
-        None where nothing is known.
+        Their average gain over the native mean, in points of the average probe with labels.
     interval : list of two floats, or None
-        Range of the measured gains.
-    measured : Range or None
+        Range of the measured gains, see `onevec.judge.measured.Estimate`.
+    measured : Estimate or None
         Where the two come from.
     evidence : OwnEvidence or None
         What these data say; None where they are too few.
@@ -101,9 +107,10 @@ class Verdict:
     beats_mean: bool
     sentence: str
     held_out: int = 0
+    chance: float | None = None
     expected_gain: float | None = None
     interval: list[float] | None = None
-    measured: Range | None = None
+    measured: Estimate | None = None
     evidence: OwnEvidence | None = None
     shorter: Shortened | None = None
     dimensions: list[dict[str, Any]] = field(default_factory=list)
@@ -115,7 +122,7 @@ class Verdict:
     @classmethod
     def from_dict(cls, held: Mapping[str, Any]) -> Verdict:
         """Rebuild from `as_dict`."""
-        kinds = {"measured": Range, "evidence": OwnEvidence, "shorter": Shortened}
+        kinds = {"measured": Estimate, "evidence": OwnEvidence, "shorter": Shortened}
         made = {name: kind(**held[name]) for name, kind in kinds.items() if held[name] is not None}
         return cls(**{**held, **made})
 
@@ -129,7 +136,7 @@ def keep_the_mean(why: str, dim: int, native: int) -> Verdict:
 
 
 def verdict(
-    found: Range | None,
+    found: Estimate | None,
     evidence: OwnEvidence | None,
     held_out: int,
     *,
@@ -141,7 +148,7 @@ def verdict(
 
     Parameters
     ----------
-    found : Range or None
+    found : Estimate or None
         Measured gains of the same kind of data.
     evidence : OwnEvidence or None
         Of these data.
@@ -154,15 +161,15 @@ def verdict(
     several_layers : bool
         Whether further hidden states are parts too: the table has measured the last alone.
     """
-    # Or the best range would claim on noise.
-    agrees = evidence is not None and evidence.found_z >= SURELY
+    # Without it the best range would claim on noise.
+    structure = evidence is not None and evidence.structure_z >= SURELY
     alone = not several_layers and not (shorter and shorter.below_the_mean)
-    claimed = found is not None and found.low > 0 and alone and agrees
+    claimed = found is not None and found.low > 0 and alone and structure and not found.beyond
     parts = [f"The vector holds {CONTAINED}."]
     if found is None:
         parts.append("No measured data are like these, so no gain over the mean is promised.")
     else:
-        parts.append(_expected(found, kind, claimed))
+        parts += [_expected(found, kind, claimed, structure), *_reasons(found, kind, evidence)]
     if several_layers and found is not None:
         parts.append(
             "That is the gain of the last layer alone: several layers gain more on most encoders "
@@ -170,13 +177,12 @@ def verdict(
         )
     if shorter:
         parts.append(cost(shorter))
-    if evidence:
-        parts.append(_own(evidence, held_out))
     return Verdict(
         CONTAINED,
         claimed,
         " ".join(parts),
         held_out=held_out,
+        chance=None if found is None else found.chance,
         expected_gain=None if found is None else found.gain,
         interval=None if found is None else [found.low, found.high],
         measured=found,
@@ -185,7 +191,7 @@ def verdict(
     )
 
 
-def _expected(found: Range, kind: str, claimed: bool) -> str:
+def _expected(found: Estimate, kind: str, claimed: bool, structure: bool) -> str:
     of = "encoders" if kind == "encoder" else "sets of ready frames"
     head = "It is better than the mean" if claimed else "It is likely better than the mean"
     if found.gain <= 0:
@@ -193,13 +199,54 @@ def _expected(found: Range, kind: str, claimed: bool) -> str:
     tail = ""
     if found.low <= 0:
         tail = "; as that range reaches below 0, no win is claimed"
+    elif not structure:
+        tail = (
+            "; but nothing in these data tells one sequence from another (the halves of a sequence "
+            "are no nearer to each other than to those of others), so no win is claimed"
+        )
+    elif found.beyond:
+        tail = (
+            f"; but no measured tokens are as alike within a sequence as these (intraclass "
+            f"correlation {found.icc:.2f}), so no win is claimed"
+        )
     elif not claimed:
-        tail = "; these data do not confirm it, so no win is claimed"
+        tail = "; that was not measured with these settings, so no win is claimed"
     return (
-        f"{head}: on {found.rows} measured tasks of {found.encoders} other {of} such a vector "
-        f"gained {found.gain:+.1f} points on average, {100 * found.covered:.0f} % of the time "
-        f"between {found.low:+.1f} and {found.high:+.1f}{tail}."
+        f"{head} (chance {_percent(found.chance)}): on {found.rows} measured tasks of "
+        f"{found.encoders} {of}, those with similar tokens weighted most, such a vector gained "
+        f"{found.gain:+.1f} points on average, and {_percent(COVERED)} of the gains lie between "
+        f"{found.low:+.1f} and {found.high:+.1f}{tail}."
     )
+
+
+def _percent(share: float) -> str:
+    """Write a share, never as certain: few rows cannot tell 99 % from 100 %."""
+    return "above 99 %" if share > 0.99 else f"{100 * share:.0f} %"
+
+
+def _reasons(found: Estimate, kind: str, evidence: OwnEvidence | None) -> list[str]:
+    """Return one reason for a gain and one against it, where there are some."""
+    reasons = []
+    alike = f"intraclass correlation {found.icc:.2f}, measured ones {found.average_icc:.2f}"
+    if kind == "encoder":  # of frames it tells nothing
+        if found.icc <= found.average_icc:
+            reasons.append(
+                f"For it: the tokens of a sequence differ ({alike}), which the mean averages away."
+            )
+        else:
+            reasons.append(
+                f"Against it: the tokens of a sequence are alike ({alike}), so the mean holds much "
+                "of what they say."
+            )
+    if evidence is not None and abs(evidence.found_z) >= SURELY:
+        word = "For" if evidence.found_z > 0 else "Against"
+        more = "more" if evidence.found_z > 0 else "less"
+        reasons.append(
+            f"{word} it: it finds the other half of a held-out sequence {more} often than the "
+            f"mean (in {100 * evidence.found:.1f} % of comparisons; the mean in "
+            f"{100 * evidence.found_by_mean:.1f} %)."
+        )
+    return reasons
 
 
 def cost(shorter: Shortened) -> str:
@@ -216,13 +263,3 @@ def cost(shorter: Shortened) -> str:
             "contains the mean whole, and the gain may be lower"
         )
     return f"{words}."
-
-
-def _own(evidence: OwnEvidence, held_out: int) -> str:
-    found, by_mean = 100 * evidence.found, 100 * evidence.found_by_mean
-    return (
-        f"On {held_out:,} held-out sequences of these data, all parts together put one half of a "
-        f"sequence nearer to its own other half than to another's in {found:.1f} % of comparisons "
-        f"(the mean: {by_mean:.1f} %; chance: 50 %), and keep {100 * evidence.neighbours:.0f} % "
-        "of the mean's ten nearest neighbours."
-    )

@@ -6,6 +6,7 @@ score is made of, so that gains can be paired and carry a bootstrap interval.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from onevec.probes.outcomes import METRICS, Outcome, paired_gain
 from onevec.project.rows import normalise
 
 SHOTS = 10
+LEAST_ROWS = 3  # of a class, for the folds of a probe
 REGRESSION_SHOTS = 100
 DRAWS, FEW_DRAWS, MANY_CLASSES = 10, 3, 50
 _DECADES = np.logspace(-2, 2, 5)  # C: five values over four decades, the simplest model first
@@ -437,7 +439,8 @@ def evaluate(
     methods : mapping of name to (train vectors, test vectors)
         Each of shape (items, dim); ``dim`` may differ between methods.
     train_labels, test_labels : sequence
-        Class labels. They are used here only, for scoring.
+        Class labels. They are used here only, for scoring. Classes with fewer than 3 fitted rows
+        are left out, with a warning that names them.
     baseline : str
         The method that the gains are against.
 
@@ -450,23 +453,20 @@ def evaluate(
     y_train, y_test = np.asarray(train_labels), np.asarray(test_labels)
     if baseline not in methods:
         raise InputError(f"the baseline {baseline!r} is not among the methods {list(methods)}")
-    classes, counts = np.unique(y_train, return_counts=True)
-    if len(classes) < 2 or counts.min() < 3:
-        raise InputError(
-            f"the labels of the fitted part have {len(classes)} classes, the smallest with "
-            f"{counts.min()} rows: scoring needs 2 classes or more with at least 3 rows each"
-        )
-    outcomes = {}
     for name, (train, test) in methods.items():
         if len(train) != len(y_train) or len(test) != len(y_test):
             raise InputError(
                 f"{name!r} has {len(train)} + {len(test)} vectors for {len(y_train)} + "
                 f"{len(y_test)} labels: pass one label per vector"
             )
+    fitted, scored = _large_enough(y_train, y_test)
+    y_train, y_test = y_train[fitted], y_test[scored]
+    outcomes = {}
+    for name, (train, test) in methods.items():
         outcomes[name] = run_probes(
-            train,
+            np.asarray(train)[fitted],
             y_train,
-            test,
+            np.asarray(test)[scored],
             y_test,
             "classes",
             names=("knn", "shot10"),
@@ -480,3 +480,26 @@ def evaluate(
         if name != baseline:
             table[name] |= paired_gain(probes, outcomes[baseline], random_state=random_state)
     return table
+
+
+def _large_enough(y_train: np.ndarray, y_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Say which rows of both parts belong to classes that can be scored; warn of the others."""
+    classes, counts = np.unique(y_train, return_counts=True)
+    kept = classes[counts >= LEAST_ROWS]
+    fitted, scored = np.isin(y_train, kept), np.isin(y_test, kept)
+    if len(kept) < 2 or not scored.any():
+        raise InputError(
+            f"the labels of the fitted part have {len(classes)} classes, {len(kept)} of them with "
+            f"at least {LEAST_ROWS} rows, and {scored.sum()} rows of the test part are of these: "
+            "scoring needs 2 classes and 1 row to score"
+        )
+    if not (fitted.all() and scored.all()):
+        left_out = np.unique(np.concatenate([y_train[~fitted], y_test[~scored]])).tolist()
+        more = ", …" if len(left_out) > 5 else ""
+        warnings.warn(
+            f"{len(left_out)} classes with fewer than {LEAST_ROWS} rows in the fitted part are "
+            f"left out, with {(~fitted).sum()} fitted and {(~scored).sum()} scored rows: "
+            f"{', '.join(map(str, left_out[:5]))}{more}",
+            stacklevel=3,
+        )
+    return fitted, scored

@@ -90,7 +90,7 @@ def open_encoder(encoder: Any, kind: str, options: Options) -> FrozenEncoder | N
         if kind == "text":
             raise InputError(
                 "got raw text without an encoder: name one, such as "
-                'encode(sequences, "folder-or-hub-name")'
+                'encode(sequences, "folder-or-hub-name") or OneVec(encoder="folder-or-hub-name")'
             )
         raise InputError(
             "got no token vectors and no encoder: pass one (n, dim) array per sequence, or raw "

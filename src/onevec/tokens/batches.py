@@ -46,8 +46,8 @@ def as_tokens(X: Any) -> Tokens:
     if isinstance(X, list | tuple):
         if any(isinstance(entry, str) for entry in X):
             raise InputError(
-                "got a list of strings where token vectors are needed: encode raw sequences "
-                "first, onevec.encode(sequences, encoder)"
+                "got a list of strings where token vectors are needed: name the encoder that reads "
+                "them, OneVec(encoder=...), or encode them first, onevec.encode(sequences, encoder)"
             )
         if X and all(
             isinstance(k, float | int | np.generic | torch.Tensor) and np.ndim(k) == 0
@@ -61,8 +61,8 @@ def as_tokens(X: Any) -> Tokens:
     kind = type(X).__name__
     if kind in ("DataFrame", "Table", "Dataset", "DatasetDict", "Series"):
         raise InputError(
-            f"got a {kind} where token vectors are needed: encode its column first, "
-            "onevec.encode(table, encoder, column=...)"
+            f"got a {kind} where token vectors are needed: name the encoder that reads its column, "
+            "OneVec(encoder=...), or encode it first, onevec.encode(table, encoder, column=...)"
         )
     raise InputError(
         f"got a {kind} where token vectors are needed: pass a list of (n, dim) arrays, a Ragged, "
@@ -73,8 +73,8 @@ def as_tokens(X: Any) -> Tokens:
 def _from_path(path: Path) -> Tokens:
     if path.is_file():
         raise InputError(
-            f"{path} is a file, not the folder of a token store: make one from it with "
-            "`onevec encode`, or in Python with onevec.encode(path, encoder, out=...)"
+            f"{path} is a file, not the folder of a token store: name the encoder that reads it, "
+            "OneVec(encoder=...) or `onevec embed`, or make a store of it with `onevec encode`"
         )
     return TokenStore(path)
 
@@ -85,7 +85,7 @@ def _from_array(X: torch.Tensor | np.ndarray) -> Ragged:
     if isinstance(X, np.ndarray) and X.dtype.kind not in "fiu":
         raise InputError(
             f"got an array of dtype {X.dtype} where token vectors are needed: they are numbers; "
-            "encode raw sequences first, onevec.encode(sequences, encoder)"
+            "name the encoder of raw sequences, OneVec(encoder=...), or encode them first"
         )
     if X.ndim != 3:
         what = "labels" if X.ndim < 2 else "ready vectors, or the tokens of one sequence"

@@ -25,6 +25,7 @@ class Chunk:
     ids: list[str] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     start: int = 0  # number of the first row in the input
+    numbers: np.ndarray | None = None  # of the rows in the input, where they were picked
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -33,7 +34,24 @@ class Chunk:
         columns = {name: column[rows] for name, column in self.metadata.items()}
         ids = None if self.ids is None else self.ids[rows]
         first = self.start + (rows.start or 0)
-        return Chunk(self.sequences[rows], ids, columns, first)
+        numbers = None if self.numbers is None else self.numbers[rows]
+        return Chunk(self.sequences[rows], ids, columns, first if numbers is None else 0, numbers)
+
+    def pick(self, rows: np.ndarray) -> Chunk:
+        """Return some rows, which remember their numbers in the input."""
+        sequences = self.sequences
+        if isinstance(sequences, Ragged):
+            picked: Any = sequences[rows]
+        else:
+            picked = [sequences[row] for row in rows]
+        columns = {
+            name: column.take(pa.array(rows))
+            if isinstance(column, pa.Array | pa.ChunkedArray)
+            else [column[row] for row in rows]
+            for name, column in self.metadata.items()
+        }
+        ids = None if self.ids is None else [self.ids[row] for row in rows]
+        return Chunk(picked, ids, columns, 0, self.start + rows)
 
 
 @dataclass
@@ -183,7 +201,9 @@ def _join(parts: list[Chunk]) -> Chunk:
     columns = {
         name: _concatenated([part.metadata[name] for part in parts]) for name in parts[0].metadata
     }
-    return Chunk(sequences, ids, columns, parts[0].start)
+    numbers = [part.numbers for part in parts if part.numbers is not None]
+    joined = np.concatenate(numbers) if numbers else None
+    return Chunk(sequences, ids, columns, parts[0].start, joined)
 
 
 def _concatenated(parts: list[Any]) -> Any:

@@ -34,6 +34,11 @@ def values_column(layers: list[int], layer: int) -> str:
     return "values" if len(layers) == 1 else f"values_layer_{layer}"
 
 
+def metadata_name(name: str) -> str:
+    """Return how a metadata column is called, whose name may be taken."""
+    return f"{name}_" if name in RESERVED or name.startswith("values_layer_") else name
+
+
 def cls_column(layers: list[int], layer: int) -> str:
     """Return the column that holds the classification token of ``layer``, one vector per row."""
     return f"{values_column(layers, layer)}_cls"

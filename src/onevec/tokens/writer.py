@@ -233,8 +233,7 @@ class TokenStoreWriter:
         if sequences is not None:
             columns["sequence"] = list(sequences)
         for name, column in (metadata or {}).items():
-            clash = name in layout.RESERVED or name.startswith("values_layer_")
-            columns[f"{name}_" if clash else name] = column
+            columns[layout.metadata_name(name)] = column
         for name, column in columns.items():
             if len(column) != len(first):
                 raise InputError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from onevec.tokens.tables import reading
 ROW = "onevec_row"  # column of an index: a row's number, given once and never again
 TAKEN = ("id", "vector", ROW)  # columns that no metadata may be called
 _MADE_BY = "onevec.made_by"  # in a file's own metadata
+_HEADER = 1_024  # bytes of the header of a .safetensors file, with blanks
 
 
 @dataclass(frozen=True)
@@ -139,14 +141,50 @@ def as_column(vectors: Float[np.ndarray, "rows dim"]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
 
 
-def _as_table(data: Vectors) -> pa.Table:
+@dataclass(frozen=True)
+class Pieces:
+    """Ids, vectors and metadata as tables one after the other, never all of them in memory.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+        Of every table: ``id``, ``vector``, metadata.
+    rows : int
+        Of all tables.
+    tables : iterator of pyarrow.Table
+        Gone through once.
+    made_by : str or None
+        As of `Vectors`.
+    """
+
+    schema: pa.Schema
+    rows: int
+    tables: Iterator[pa.Table]
+    made_by: str | None = None
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return self.schema.field("vector").type.list_size
+
+    def marked(self) -> pa.Schema:
+        """The schema of a file, which says what made it."""
+        return self.schema.with_metadata({_MADE_BY: self.made_by} if self.made_by else None)
+
+
+def _as_pieces(data: Vectors) -> Pieces:
     table = named(data).add_column(1, "vector", as_column(data.vectors))
-    return table.replace_schema_metadata({_MADE_BY: data.made_by} if data.made_by else None)
+    return Pieces(table.schema, len(data), iter([table]), data.made_by)
 
 
 def named(data: Vectors) -> pa.Table:
     """Return ids and metadata as one table."""
     return data.metadata.add_column(0, "id", pa.array(data.ids, pa.large_string()))
+
+
+def _vectors_in(table: pa.Table) -> Float[np.ndarray, "rows dim"]:
+    column = table["vector"].combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
 
 
 def _of_table(table: pa.Table, path: Path) -> Vectors:
@@ -200,8 +238,14 @@ def _matrix(column: pa.Array, name: str, path: Path) -> np.ndarray:
     return numbers.to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
-def _write_npy(data: Vectors, path: Path) -> None:
-    np.save(path, data.vectors, allow_pickle=False)
+def _write_npy(data: Pieces, path: Path) -> None:
+    shape = (data.rows, data.dim)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    first = 0
+    for table in data.tables:
+        array[first : first + table.num_rows] = _vectors_in(table)
+        first += table.num_rows
+    array.flush()
 
 
 def _read_npy(path: Path) -> Vectors:
@@ -214,8 +258,12 @@ def _write_table(table: pa.Table, path: Path) -> None:
     parquet.write_table(table, path)
 
 
-def _write_parquet(data: Vectors, path: Path) -> None:
-    _write_table(_as_table(data), path)
+def _write_parquet(data: Pieces, path: Path) -> None:
+    from pyarrow import parquet
+
+    with parquet.ParquetWriter(path, data.marked()) as writer:
+        for table in data.tables:
+            writer.write_table(table.replace_schema_metadata(data.marked().metadata))
 
 
 def _read_parquet(path: Path) -> Vectors:
@@ -229,8 +277,10 @@ def _write_ipc(table: pa.Table, path: Path) -> None:
         writer.write_table(table)
 
 
-def _write_arrow(data: Vectors, path: Path) -> None:
-    _write_ipc(_as_table(data), path)
+def _write_arrow(data: Pieces, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, data.marked()) as writer:
+        for table in data.tables:
+            writer.write_table(table)
 
 
 def _read_arrow(path: Path) -> Vectors:
@@ -238,16 +288,31 @@ def _read_arrow(path: Path) -> Vectors:
         return _of_table(reader.read_all(), path)
 
 
-def _write_safetensors(data: Vectors, path: Path) -> None:
-    from safetensors.numpy import save_file
+def _write_safetensors(data: Pieces, path: Path) -> None:
+    """Write the format by hand: its own package writes only what is in memory as a whole.
 
-    # Text is no tensor: ids and metadata travel as the bytes of an Arrow stream.
-    sink, names = pa.BufferOutputStream(), named(data)
-    with pa.ipc.new_stream(sink, names.schema) as writer:
-        writer.write_table(names)
-    rows = np.frombuffer(sink.getvalue(), np.uint8)
-    marks = {_MADE_BY: data.made_by} if data.made_by else None
-    save_file({"vectors": data.vectors, "rows": rows}, path, metadata=marks)
+    Eight bytes say how long the header is, the header is JSON (blanks may follow), the arrays
+    follow. Text is no tensor: ids and metadata travel as the bytes of an Arrow stream.
+    """
+    names = path.with_name(f"{path.name}.rows")
+    header: dict[str, Any] = {"__metadata__": {_MADE_BY: data.made_by}} if data.made_by else {}
+    with path.open("wb") as file:
+        file.write(bytes(8 + _HEADER))
+        schema = data.schema.remove(data.schema.get_field_index("vector"))
+        with pa.OSFile(str(names), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for table in data.tables:
+                file.write(np.ascontiguousarray(_vectors_in(table), "<f4").tobytes())
+                writer.write_table(table.drop_columns(["vector"]))
+        middle, size = file.tell() - 8 - _HEADER, names.stat().st_size
+        with names.open("rb") as rows:
+            shutil.copyfileobj(rows, file)
+        shape, ends = [data.rows, data.dim], [middle, middle + size]
+        header["vectors"] = {"dtype": "F32", "shape": shape, "data_offsets": [0, middle]}
+        header["rows"] = {"dtype": "U8", "shape": [size], "data_offsets": ends}
+        file.seek(0)
+        file.write(_HEADER.to_bytes(8, "little"))
+        file.write(json.dumps(header).encode().ljust(_HEADER))
+    names.unlink()
 
 
 def _read_safetensors(path: Path) -> Vectors:
@@ -271,7 +336,7 @@ class Format(NamedTuple):
     """How a kind of file is written and read."""
 
     name: str
-    write: Callable[[Vectors, Path], None]
+    write: Callable[[Pieces, Path], None]
     read: Callable[[Path], Vectors]
 
 
@@ -290,11 +355,12 @@ def check_file(out: Path, overwrite: bool) -> Path:
     return check_target(out, overwrite, what="file")
 
 
-def save_vectors(data: Vectors, out: str | Path, overwrite: bool = False) -> Path:
+def save_vectors(data: Vectors | Pieces, out: str | Path, overwrite: bool = False) -> Path:
     """Write vectors to a file of `FORMATS`; it appears whole or not at all."""
     path = check_file(Path(out), overwrite)
     with appears_whole(path) as part:
-        FORMATS[path.suffix].write(data, part)
+        pieces = _as_pieces(data) if isinstance(data, Vectors) else data
+        FORMATS[path.suffix].write(pieces, part)
     return path
 
 

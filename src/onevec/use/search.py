@@ -14,10 +14,8 @@ import pyarrow as pa
 
 from onevec.errors import InputError
 from onevec.estimator import OneVec, load
-from onevec.tokens.encode import encode
-from onevec.tokens.layers import LAST
 from onevec.tokens.layout import is_store
-from onevec.tokens.store import TokenStore, made_from
+from onevec.tokens.store import TokenStore
 from onevec.use.calibration import FEWEST, Calibration
 from onevec.use.folder import is_index
 from onevec.use.formats import Vectors, check_table, read_lines, read_vectors, save_table
@@ -55,8 +53,8 @@ def search(
     encoder : optional
         The encoder that the model was fitted to, as `onevec.encode` takes it.
     **encoding
-        Further arguments of `onevec.encode`, as the fitted store was made: ``column``,
-        ``max_length``, ``long``, ``special_tokens`` ... The layer is known from the model.
+        Further arguments of `onevec.encode`, in place of those that the fitted store was made
+        with, which the model knows: ``column``, ``max_length``, ``long`` ...
 
     Raises
     ------
@@ -94,15 +92,12 @@ def encoded(
     taken = {"out", "resume", "overwrite"} & set(encoding)
     if taken:
         raise InputError(f"got {sorted(taken)[0]}=...: what is encoded here is not kept")
-    layers = []
-    if encoder is not None:  # a pooler may mix layers beside those that parts read
-        layers = made_from(model.fingerprint_)[1] or [n for n in model.layers_ if n != LAST]
-    if layers:
-        encoding.setdefault("layers", sorted(layers))
     # A store, not memory: it knows its encoder, which the model checks.
-    with tempfile.TemporaryDirectory() as room:
-        encode(sequences, encoder, out=Path(room) / "store", **encoding)
-        yield TokenStore(Path(room) / "store", layers[0] if layers else None)
+    with tempfile.TemporaryDirectory(prefix="onevec-") as room:
+        opened = model.open(sequences, encoder, **encoding)
+        store = opened.write(Path(room) / "store")
+        opened.tell()
+        yield store
 
 
 def hits(index: Index, found: Found) -> pa.Table:

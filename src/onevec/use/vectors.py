@@ -1,21 +1,19 @@
-"""From a model and a store to vectors with their names, and to labelled scores."""
+"""From a model and a store to vectors with their names."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from onevec.errors import InputError
 from onevec.estimator import OneVec, load
-from onevec.probes.probes import evaluate
 from onevec.tokens.layout import RESERVED
 from onevec.tokens.store import TokenStore
-from onevec.use.formats import TAKEN, Vectors, save_vectors
+from onevec.use.formats import TAKEN, Pieces, Vectors, as_column, save_vectors
 
 METHODS = ("mean", "mean_pca", "mean_whitened", "onevec")
 
@@ -45,63 +43,47 @@ def vectors_of(model: OneVec, tokens: TokenStore) -> Vectors:
 
     A metadata column ``vector`` is called ``metadata_vector`` there.
     """
-    names = [n for n in tokens.columns if n not in RESERVED]
-    columns = {f"metadata_{n}" if n in TAKEN else n: tokens.column(n) for n in names}
     made_by = model_fingerprint(model)
-    return Vectors.of(model.transform(tokens), tokens.ids, columns, made_by=made_by)
+    return Vectors.of(model.transform(tokens), tokens.ids, _metadata_of(tokens), made_by=made_by)
 
 
-def write_vectors(model: OneVec, store: Path, out: Path, overwrite: bool = False) -> list[int]:
-    """Transform a store into a file of `FORMATS`; return the shape."""
-    data = vectors_of(model, TokenStore(store))
-    save_vectors(data, out, overwrite)
-    return list(data.vectors.shape)
+def write_vectors(
+    model: OneVec, store: TokenStore | str | Path, out: str | Path, overwrite: bool = False
+) -> list[int]:
+    """Transform a store into a file of `FORMATS`, some thousand sequences at a time.
+
+    Returns
+    -------
+    list of int
+        The shape of the vectors.
+    """
+    tokens = store if isinstance(store, TokenStore) else TokenStore(store)
+    ids, columns = pa.array(tokens.ids, pa.large_string()), _metadata_of(tokens)
+    kinds = {"id": ids.type, "vector": pa.list_(pa.float32(), model.vector_.dim_out)}
+    schema = pa.schema({**kinds, **{name: column.type for name, column in columns.items()}})
+
+    def tables() -> Iterator[pa.Table]:
+        for rows, vectors in model.transform_pieces(tokens):
+            first, count = int(rows[0]), len(rows)
+            rest = [column.slice(first, count) for column in columns.values()]
+            arrays = [ids.slice(first, count), as_column(vectors), *rest]
+            yield pa.Table.from_arrays(arrays, schema=schema)
+
+    pieces = Pieces(schema, len(tokens), tables(), model_fingerprint(model))
+    save_vectors(pieces, out, overwrite)
+    return [pieces.rows, pieces.dim]
+
+
+def column_name(name: str) -> str:
+    """Return how a metadata column of a store is called in a file of vectors."""
+    return f"metadata_{name}" if name in TAKEN else name
+
+
+def _metadata_of(tokens: TokenStore) -> dict[str, pa.Array]:
+    names = [name for name in tokens.columns if name not in RESERVED]
+    return {column_name(name): tokens.column(name) for name in names}
 
 
 def every_method(model: OneVec, store: TokenStore) -> dict[str, np.ndarray]:
     """Return the vectors of the mean's variants and of the model, by method."""
     return model.transform_baselines(store) | {"onevec": model.transform(store)}
-
-
-def evaluate_stores(
-    model: Path, store: Path, labels: str, *, test: Path | None = None, random_state: int = 0
-) -> dict[str, dict[str, Any]]:
-    """Score a model and the mean's variants with the labels in a store's metadata column.
-
-    Without ``test`` a seeded half of the store is the probes' memory, the other is scored.
-    """
-    fitted = load(model)
-    known, methods = _labelled(fitted, TokenStore(store), labels)
-    if test is not None:
-        scored_labels, scored = _labelled(fitted, TokenStore(test), labels)
-        pairs = {name: (vectors, scored[name]) for name, vectors in methods.items()}
-        return evaluate(pairs, known, scored_labels, random_state=random_state)
-    if len(known) < 2:
-        raise InputError(
-            f"{store} has 1 row with a label in {labels!r}: half of the rows are scored by the "
-            "other half; pass more, or --test"
-        )
-    order = np.random.default_rng(random_state).permutation(len(known))
-    left, right = order[: len(order) // 2], order[len(order) // 2 :]
-    pairs = {name: (vectors[left], vectors[right]) for name, vectors in methods.items()}
-    return evaluate(pairs, known[left], known[right], random_state=random_state)
-
-
-def _labelled(
-    fitted: OneVec, store: TokenStore, column: str
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the labels and the vectors of every method, of the rows that have a label."""
-    values = store.column(column).to_pylist()
-    if any(isinstance(value, list | dict) for value in values):
-        raise InputError(f"column {column!r} holds lists: choose a column with one label per row")
-    has = np.array([value not in (None, "") and str(value) != "nan" for value in values])
-    if not has.any():
-        raise InputError(f"column {column!r} of {store.path} holds no label: choose another column")
-    if not has.all():
-        warnings.warn(
-            f"{(~has).sum()} of {len(has)} rows of {store.path} have no label in {column!r}: "
-            "they are left out",
-            stacklevel=2,
-        )
-    labels = np.array([str(value) for value, there in zip(values, has, strict=True) if there])
-    return labels, {name: rows[has] for name, rows in every_method(fitted, store).items()}
