@@ -396,3 +396,9 @@ def test_the_page_has_every_row_and_brackets_what_may_be_zero():
     assert "| minilm, stsb, last layer | 40.0 | (+0.4) |" in text
     assert "- tcr: it is not here" in text
     assert "| *average* | 40.0 | +5.0 | +7.0 |" in text
+
+
+def test_the_docs_have_the_calibration_of_the_results():
+    root = Path(wide.__file__).parents[1]
+    made = json.loads((root / "benchmarks/results/wide.json").read_text())
+    assert wide.calibration(made) in (root / "docs/judge.md").read_text()
