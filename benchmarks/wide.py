@@ -10,8 +10,8 @@
 Everything goes through the public API: `OneVec(...)` is fitted without labels to the train part,
 and the test part is scored. Vectors are by one fit (seed 0); cells are kept under .cache by their
 data, settings and code, so that a run that was stopped goes on. benchmarks/results/wide.json has
-every cell, wide.md the tables made of it. Encoders with random weights came later and have a file of
-their own, untrained.json.
+every cell, wide.md the tables made of it. Encoders with random weights have a file of their own,
+untrained.json.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Settings:
     data: Path
     rows: tuple[str, ...] = ()
     fresh: bool = False  # look at no kept cell
+    methods: tuple[str, ...] = ()  # all where none is named
 
 
 # --- vectors ------------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ def _do(name: str, settings: Settings) -> dict[str, Any] | str:
     with one_thread():
         row = next(row for row in wide.rows() if row.id == name)
         try:
-            return row_cells(row, settings)
+            return row_cells(row, settings, settings.methods)
         except UNUSABLE as error:
             return str(error)
 
@@ -434,6 +435,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the data sets; else $ONEVEC_DATA")
     parser.add_argument("--rows", nargs="+", default=(), help="groups, or words in a row's name")
+    parser.add_argument("--methods", nargs="+", default=(), choices=METHODS, help="default: all")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--check", action="store_true", help="recompute a few cells and compare")
     parser.add_argument("--table", action="store_true", help="only make the verdict's table anew")
@@ -446,7 +448,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.calibration:
         print(calibration(read_results(path)))
         return 0
-    settings = Settings(tasks.data_folder(options.data), tuple(options.rows))
+    rows, methods = tuple(options.rows), tuple(options.methods)
+    settings = Settings(tasks.data_folder(options.data), rows, methods=methods)
     if options.check:
         print(check(settings, path))
         return 0

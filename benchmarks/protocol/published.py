@@ -253,8 +253,8 @@ def with_tokenizer(weights: Path, tokenizer: Path, kind: str, out: Path) -> Path
 def untrained_folder(of: Callable[[Path], Path]) -> Callable[[Path], Path]:
     """Give a published encoder's architecture, cut to four layers, weights drawn by seed 0.
 
-    Nothing was learned, so what a vector holds beside the mean is chance wherever the mean, which is
-    then a bag of random words, is all there is to know.
+    Nothing was learned. The mean is then about a bag of random words, and what stands beside it is
+    noise wherever the words are all that a class has.
     """
 
     def find(data: Path) -> Path:
