@@ -2,14 +2,16 @@
 
     python benchmarks/wide.py                    every row; what is done is not done again
     python benchmarks/wide.py --rows minilm sceptr    rows whose name holds one of the words
-    python benchmarks/wide.py --table           the verdict's table anew, of wide.json
+    python benchmarks/wide.py --rows untrained --out benchmarks/results/untrained.json
+    python benchmarks/wide.py --table           the verdict's table anew, of both files
     python benchmarks/wide.py --calibration     how right the verdict is on encoders left out
     python benchmarks/wide.py --check            a few cells by the present code, beside the file
 
 Everything goes through the public API: `OneVec(...)` is fitted without labels to the train part,
 and the test part is scored. Vectors are by one fit (seed 0); cells are kept under .cache by their
 data, settings and code, so that a run that was stopped goes on. benchmarks/results/wide.json has
-every cell, wide.md the tables made of it.
+every cell, wide.md the tables made of it. Encoders with random weights have a file of their own,
+untrained.json.
 """
 
 from __future__ import annotations
@@ -56,9 +58,10 @@ METHODS: dict[str, dict[str, Any] | str] = {
     "centred mean": {"parts": ["mean"]},
     "two layers": {"layers": {"last": 1.0, "middle": 0.6}},
     "64 dimensions": {"dim": 64},
+    "agreeing layers": {"layers": "auto"},
 }
 UNUSABLE = (tasks.MissingDataError, encoders.NotMadeError, ImportError)
-SEVERAL = (MIDDLE_MEAN, "two layers")  # need more than one stored hidden state
+SEVERAL = (MIDDLE_MEAN, "two layers", "agreeing layers")  # need more than one stored hidden state
 CHECKED = ("sceptr-masked, dash", "minilm, trec", "frames, gesture", "bags of events 0")
 CHECKED_METHODS = (MEAN, "default", "two layers")
 
@@ -70,6 +73,7 @@ class Settings:
     data: Path
     rows: tuple[str, ...] = ()
     fresh: bool = False  # look at no kept cell
+    methods: tuple[str, ...] = ()  # all where none is named
 
 
 # --- vectors ------------------------------------------------------------------------------------
@@ -278,7 +282,7 @@ def _do(name: str, settings: Settings) -> dict[str, Any] | str:
     with one_thread():
         row = next(row for row in wide.rows() if row.id == name)
         try:
-            return row_cells(row, settings)
+            return row_cells(row, settings, settings.methods)
         except UNUSABLE as error:
             return str(error)
 
@@ -331,6 +335,15 @@ def run(settings: Settings, jobs: int) -> dict[str, Any]:
 
 def picked(row: wide.Row, words: Sequence[str]) -> bool:
     return not words or any(word in (row.group, row.id) or word in row.id for word in words)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Return what wide.json holds, with the rows of untrained.json beside it."""
+    made = json.loads(path.read_text())
+    beside = path.with_name("untrained.json")
+    if beside.is_file():
+        made["rows"] += json.loads(beside.read_text())["rows"]
+    return made
 
 
 def measured(made: Mapping[str, Any]) -> dict[str, Any]:
@@ -422,6 +435,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of the data sets; else $ONEVEC_DATA")
     parser.add_argument("--rows", nargs="+", default=(), help="groups, or words in a row's name")
+    parser.add_argument("--methods", nargs="+", default=(), choices=METHODS, help="default: all")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
     parser.add_argument("--check", action="store_true", help="recompute a few cells and compare")
     parser.add_argument("--table", action="store_true", help="only make the verdict's table anew")
@@ -432,14 +446,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     path = options.out or RESULTS / "wide.json"
     if options.calibration:
-        print(calibration(json.loads(path.read_text())))
+        print(calibration(read_results(path)))
         return 0
-    settings = Settings(tasks.data_folder(options.data), tuple(options.rows))
+    rows, methods = tuple(options.rows), tuple(options.methods)
+    settings = Settings(tasks.data_folder(options.data), rows, methods=methods)
     if options.check:
         print(check(settings, path))
         return 0
     if options.table:
-        FILE.write_text(json.dumps(measured(json.loads(path.read_text())), indent=1) + "\n")
+        FILE.write_text(json.dumps(measured(read_results(path)), indent=1) + "\n")
         print(f"written: {FILE}")
         return 0
     if options.rows and not options.out:

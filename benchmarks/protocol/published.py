@@ -250,6 +250,36 @@ def with_tokenizer(weights: Path, tokenizer: Path, kind: str, out: Path) -> Path
     return out
 
 
+def untrained_folder(of: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """Give a published encoder's architecture, cut to four layers, weights drawn by seed 0.
+
+    Nothing was learned. The mean is then about a bag of random words, and what stands beside it is
+    noise wherever the words are all that a class has.
+    """
+
+    def find(data: Path) -> Path:
+        import torch
+        from transformers import AutoConfig, AutoModel
+
+        source = of(data)
+        out = encoders.CACHE / f"encoders/untrained-{hash_of(source)[:12]}"
+        if out.is_dir():
+            return out
+        part = out.with_name(f".{out.name}.{os.getpid()}")
+        config = AutoConfig.from_pretrained(source)
+        config.num_hidden_layers = UNTRAINED_LAYERS
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(part)
+        for file in source.iterdir():
+            if "token" in file.name or "vocab" in file.name:
+                shutil.copy(file, part)
+        appear(part, out)
+        return out
+
+    return find
+
+
+UNTRAINED_LAYERS = 4
 RXNFP = "rxnfp", "0.1.0"
 RXN_LAYERS = (4, 8, 11, 12)
 ENCODERS = {
@@ -265,7 +295,15 @@ ENCODERS = {
     "rxnfp": Encoder(RXN_LAYERS, wheel_folder(*RXNFP, "bert_pretrained", "bert"), 512),
     "rxnfp-tuned": Encoder(RXN_LAYERS, wheel_folder(*RXNFP, "bert_ft_10k_25s", "bert"), 512),
     "minilm": Encoder((1, 2, 3, 4, 5, 6), minilm_folder, 256),
+    "untrained-text": Encoder((1, 2, 3, 4), untrained_folder(minilm_folder), 256),
+    "untrained-reactions": Encoder(
+        (1, 2, 3, 4), untrained_folder(wheel_folder(*RXNFP, "bert_pretrained", "bert")), 512
+    ),
 }
+UNTRAINED = (
+    *(("untrained-text", name) for name in ("trec", "stackoverflow20", "banking77", "subj")),
+    ("untrained-reactions", "reactions"),
+)
 STACKS = (
     *((f"sceptr-{state}", "tcr") for state in ("masked", "contrastive", "average")),
     *((f"sceptr-{state}", "dash") for state in ("masked", "contrastive", "average")),

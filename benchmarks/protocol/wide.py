@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ GROUPS = {
     "small": "small encoders of the benchmark",
     "frames": "raw frames",
     "made": "made bags of events",
+    "untrained": "encoders with random weights",
 }
 EVENTS, BAG_CLASSES, BAGS, BAGS_KNOWN = 12, 8, 500, 300
 BAG_DRAWS = 4
@@ -67,13 +68,18 @@ class Row:
 
 def rows() -> list[Row]:
     """List every row of the table."""
-    return [*published_rows(), *sts_rows(), *small_rows(), *frame_rows(), *made_rows()]
+    trained = [*published_rows(), *sts_rows(), *small_rows(), *frame_rows()]
+    return [*trained, *made_rows(), *stack_rows("untrained", published.UNTRAINED)]
 
 
 def published_rows() -> Iterator[Row]:
-    for encoder, name in published.STACKS:
+    yield from stack_rows("published", published.STACKS)
+
+
+def stack_rows(group: str, stacks: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    for encoder, name in stacks:
         yield Row(
-            "published",
+            group,
             f"{encoder}, {name}",
             partial(published.unit, name),
             partial(_published, encoder),

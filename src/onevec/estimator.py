@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -206,7 +206,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.encoder = encoder
         self.encoding = encoding
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None) -> OneVec:
         """Fit to sequences; ``y`` is never read.
 
         Parameters
@@ -237,12 +237,12 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         encoding.tell()
         return np.concatenate(parts)
 
-    def _fit(self, X: Any) -> Self:
+    def _fit(self, X: Any) -> OneVec:
         objective = make_objective(OBJECTIVE if self.objective == "auto" else self.objective)
         training = Training.of(self.training)  # wrong settings are refused where nothing learns too
         named, learned = self._named_poolers()
         layers, weights = open_layers(X, self.layers)
-        if self.layers == AUTO and len(layers) > 1:
+        if self._chooses_layers and len(layers) > 1:
             weights = layer_weights(_means_of(layers, int(self.random_state)))
             layers = {layer: layers[layer] for layer in weights}
         main, tokens = next(iter(layers.items()))
@@ -558,12 +558,16 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """How many sequences a fit looks at: so many raw ones are encoded for it."""
         return EFFORTS[self.effort][0]
 
+    @property
+    def _chooses_layers(self) -> bool:
+        return isinstance(self.layers, str) and self.layers == AUTO
+
     def _layers_to_encode(self) -> Any:
         """The hidden states that the parts, or a pooler that mixes them, will read."""
         if self.layers is None:
             poolers = (pooler_of(*spec) for spec in self._named_poolers()[0].values())
             return "all" if any("layers" in pooler.needs for pooler in poolers) else "last"
-        if self.layers == AUTO:
+        if self._chooses_layers:
             return "all"
         if isinstance(self.layers, str):
             return list(read_weights(self.layers, "layer", None))

@@ -34,6 +34,8 @@ from onevec.tokens.readers import KNOWN_FORMATS, is_known, is_plain_text, open_s
 
 if TYPE_CHECKING:
     from datasets import Dataset
+else:  # slow to import, or of an extra
+    Dataset = Any
 
 LONGEST = 1_000_000  # characters or frames; what is longer is cut where it is read
 _MOST_HELD_OUT = 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from onevec.encoders import attention
 from onevec.errors import InputError, MissingExtraError
@@ -13,6 +13,8 @@ from onevec.train.settings import Rule, Settings, count, number, one_of, share, 
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+else:  # slow to import, or of an extra
+    PretrainedConfig = Any
 
 SIZES: dict[str, dict[str, Any]] = {  # about 1, 12 and 115 million weights besides embeddings
     "tiny": {"layers": 4, "dim": 128, "heads": 4, "context": 512, "learning_rate": 1e-3},
@@ -109,13 +111,13 @@ class Pretraining(Settings):
                    Settings.rules["device"][1]),
     }  # fmt: skip
 
-    def completed(self) -> Self:
+    def completed(self) -> Pretraining:
         """Return the same with what the size settles."""
         given = SIZES.get(self.size, {}).items()
         return replace(self, **{k: v for k, v in given if getattr(self, k) is None})
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
+    def of(cls, options: Mapping[str, Any]) -> Pretraining:
         """Make settings from keyword arguments, with those of the size filled in."""
         made = super().of(options)
         together = (

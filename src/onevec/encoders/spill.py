@@ -16,6 +16,8 @@ from onevec.tokens.lines import Broken
 
 if TYPE_CHECKING:
     from datasets import Dataset
+else:  # slow to import, or of an extra
+    Dataset = Any
 
 _BUFFER = 4_000_000  # characters or numbers between two writes
 

@@ -20,6 +20,8 @@ from onevec.encoders.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_toke
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+else:  # slow to import, or of an extra
+    PreTrainedTokenizerFast = Any
 
 _ENCODED_AT_ONCE = 1_000_000  # characters
 _SPECIAL = len(SPECIAL_TOKENS)

@@ -14,6 +14,8 @@ from onevec.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+else:  # slow to import, or of an extra
+    PreTrainedTokenizerFast = Any
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",

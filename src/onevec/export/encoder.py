@@ -6,13 +6,14 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from onevec.errors import InputError, StoreError
+from onevec.estimator import OneVec
 from onevec.ragged import Ragged
 from onevec.tokens.adapters import SentenceTransformerEncoder, open_encoder
 from onevec.tokens.frozen import Options
@@ -20,9 +21,6 @@ from onevec.tokens.huggingface import HuggingFaceText
 from onevec.tokens.layers import LAST
 from onevec.tokens.store import made_from
 from onevec.vector.module import check_poolers
-
-if TYPE_CHECKING:
-    from onevec.estimator import OneVec
 
 TextEncoders = HuggingFaceText | SentenceTransformerEncoder
 

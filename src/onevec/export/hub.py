@@ -5,15 +5,12 @@ from __future__ import annotations
 import copy
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onevec.card import model_card
 from onevec.errors import InputError, MissingExtraError, StoreError
-from onevec.estimator import load
+from onevec.estimator import OneVec, load
 from onevec.export.encoder import hub_name
-
-if TYPE_CHECKING:
-    from onevec.estimator import OneVec
 
 _FILES = ["config.json", "model.safetensors", "README.md"]
 

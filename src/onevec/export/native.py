@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from onevec.estimator import OneVec
 from onevec.export.program import Columns, Program, stacked
 from onevec.poolers.attention import Attention
 from onevec.poolers.covariance import Covariance
@@ -31,9 +32,6 @@ from onevec.poolers.spec import kind_of
 from onevec.poolers.weighting import IDF, SIF
 from onevec.vector.module import affine_of
 from onevec.vector.scaler import CLIP
-
-if TYPE_CHECKING:
-    from onevec.estimator import OneVec
 
 _MARGIN = 14.0  # exp(-14) = 8e-7: how far a sigmoid may be from the exponential
 _LARGEST = 70.0  # exp(70) times a constant is still a number in fp32

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import onevec
 from onevec.card import model_card
 from onevec.errors import InputError, MissingExtraError
+from onevec.estimator import OneVec
 from onevec.export.encoder import (
     TextEncoders,
     framing_of,
@@ -39,9 +40,6 @@ from onevec.vector.module import (
     layer_words,
     with_cls,
 )
-
-if TYPE_CHECKING:
-    from onevec.estimator import OneVec
 
 MANIFEST, GRAPH = "onevec.json", "model.onnx"
 _ONE_FILE = 1_500_000_000  # bytes; beyond 2 GB a graph cannot be one file

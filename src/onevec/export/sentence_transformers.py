@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 import onevec
 from onevec.card import model_card
 from onevec.errors import InputError, MissingExtraError
+from onevec.estimator import OneVec
 from onevec.export.encoder import (
     TextEncoders,
     framing_of,
@@ -32,9 +33,6 @@ from onevec.tokens.adapters import SentenceTransformerEncoder, _load_sentence_tr
 from onevec.tokens.huggingface import quiet
 from onevec.vector.module import TOLERANCE, difference, layer_words
 from onevec.vector.native import why_not_native
-
-if TYPE_CHECKING:
-    from onevec.estimator import OneVec
 
 MANIFEST = "onevec.json"
 ROADS = ("auto", "native", "module")

@@ -15,7 +15,7 @@ DIMENSIONS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 ENOUGH = 0.88
 _NEIGHBOURS = 10
 
-Vectors = Float[np.ndarray, "seqs dims"]
+Vectors = Float[np.ndarray, "seqs _dims"]
 
 
 def dimension_curve(whole: Vectors, leading: Vectors) -> list[dict[str, Any]]:

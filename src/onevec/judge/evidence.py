@@ -108,7 +108,7 @@ def _in_errors(differences: Float[np.ndarray, " seqs"]) -> float:
 
 
 def why_kept(
-    lengths: Int[np.ndarray, " seqs"], blocks: Sequence[Float[np.ndarray, "seqs dims"]]
+    lengths: Int[np.ndarray, " seqs"], blocks: Sequence[Float[np.ndarray, "_known _dims"]]
 ) -> str:
     """Say why nothing beside the mean can be learned; empty where it can.
 

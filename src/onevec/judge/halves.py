@@ -1,8 +1,8 @@
 """Scores that need no labels: how much one half of a sequence says about its other half.
 
-Both scores compare candidates of equal dimension on sequences that nothing was fitted to. The
-targets come from the *other* half and from every block alike, so that no candidate is scored on
-its own representation.
+Both scores compare vectors of equal dimension on sequences that nothing was fitted to. The targets
+come from the *other* half and from every block alike, so that no vector is scored on its own
+representation.
 """
 
 from __future__ import annotations

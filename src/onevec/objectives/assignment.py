@@ -93,7 +93,9 @@ class Prototypes(Objective):
         return torch.stack(found).mean()
 
 
-def similarity_divergence(teacher: Rows, student: Rows, groups: Groups) -> Float[Tensor, ""]:
+def similarity_divergence(
+    teacher: Float[Tensor, "rows teacher_dim"], student: Rows, groups: Groups
+) -> Float[Tensor, ""]:
     """``mean_i KL(p_i || q_i)``, p and q the softmax over other rows of ``row_i · row_j``.
 
     Rows of the same group are left out of the softmax, rows without any other of the mean.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -77,6 +77,9 @@ class Loss(nn.Module):
         return torch.stack([self.weight(name) * term for name, term in terms.items()]).sum()
 
 
+_ObjectiveT = TypeVar("_ObjectiveT", bound="Objective")
+
+
 class Objective(Loss, ABC):
     """A map from the vectors of a batch to named terms, each a scalar to minimise.
 
@@ -119,7 +122,7 @@ class Objective(Loss, ABC):
     token_dim: int = 0
     dim: int = 0
 
-    def build(self, token_dim: int, dim: int, *, statistics: int = 0) -> Self:
+    def build(self: _ObjectiveT, token_dim: int, dim: int, *, statistics: int = 0) -> _ObjectiveT:
         """Make parameters and buffers for tokens of ``token_dim`` and vectors of ``dim``.
 
         ``statistics`` is the width of `Context.statistics`, for objectives that need them; once
@@ -129,7 +132,9 @@ class Objective(Loss, ABC):
         self._build(token_dim, dim, statistics)
         return self
 
-    def fit(self, sample: Ragged, dim: int, *, statistics: int = 0, random_state: int = 0) -> Self:
+    def fit(
+        self: _ObjectiveT, sample: Ragged, dim: int, *, statistics: int = 0, random_state: int = 0
+    ) -> _ObjectiveT:
         """Build, and learn from a sample of token vectors; move to the sample's device."""
         if sample.values.shape[0] == 0:
             raise InputError(

@@ -59,8 +59,8 @@ def mean_where(values: Float[Tensor, " rows"], keep: Bool[Tensor, " rows"]) -> F
 
 
 def mean_over_pairs(
-    outputs: tuple[Rows, ...], function: Callable[[Rows, Rows], Float[Tensor, " terms"]]
-) -> Float[Tensor, " terms"]:
+    outputs: tuple[Rows, ...], function: Callable[[Rows, Rows], Float[Tensor, "*terms"]]
+) -> Float[Tensor, "*terms"]:
     """Return the mean of ``function(first, second)`` over all pairs of views."""
     found = [function(first, second) for first, second in combinations(outputs, 2)]
     return torch.stack(found).mean(0)

@@ -151,7 +151,7 @@ class WeightedSum(Objective):
         return found
 
 
-def make_objective(spec: str | Mapping[str, Weighted]) -> Objective:
+def make_objective(spec: Any) -> Objective:
     """Make an objective from its name, or several with weights.
 
     Parameters

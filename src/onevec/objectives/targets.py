@@ -48,7 +48,7 @@ class TokenScale(nn.Module):
         self.centre.copy_(centre)
         self.spread.copy_(torch.where(spread > 1e-30, spread, 1.0))
 
-    def forward(self, tokens: Tokens) -> Tokens:
+    def forward(self, tokens: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
         """Return the scaled tokens, fp32."""
         return (tokens.float() - self.centre) / self.spread
 

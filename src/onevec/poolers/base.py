@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from onevec.poolers.segments import RaggedSegments, Segments
 from onevec.ragged import Ragged
 
 CHUNK_TOKENS = 8_192  # temporaries stay in the cache and in the allocator's reuse
+
+
+_PoolerT = TypeVar("_PoolerT", bound="Pooler")
 
 
 class Pooler(nn.Module, ABC):
@@ -98,13 +102,13 @@ class Pooler(nn.Module, ABC):
         Written with the methods of `Segments` alone, it also runs in exported graphs.
         """
 
-    def build(self, dim: int) -> Self:
+    def build(self: _PoolerT, dim: int) -> _PoolerT:
         """Take the shape for tokens of ``dim`` dimensions: set ``dim_in`` and ``dim_out``."""
         with torch.random.fork_rng(devices=[]):  # parameters are drawn from torch's own generator
             self.dim_in, self.dim_out = dim, self._build(dim)
         return self
 
-    def fit(self, sample: Ragged, *, random_state: int = 0) -> Self:
+    def fit(self: _PoolerT, sample: Ragged, *, random_state: int | np.integer = 0) -> _PoolerT:
         """Learn from a sample of sequences.
 
         Raises

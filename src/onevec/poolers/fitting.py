@@ -5,16 +5,14 @@ Everything is deterministic for a given ``random_state`` and sees at most `SAMPL
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from onevec.ragged import Ragged
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SAMPLE_TOKENS = 50_000
 _ROUNDING = 1e-5  # of the largest value: what is nearer differs by rounding alone

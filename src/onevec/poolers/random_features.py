@@ -136,7 +136,7 @@ class RandomProjection(Pooler):
 
 def dilated_windows(
     tokens: Segments, values: Float[Tensor, "tokens channels"], taps: int, dilation: int
-) -> Float[Tensor, "tokens taps*channels"]:
+) -> Float[Tensor, "tokens taps_channels"]:
     """Lay each token's neighbours ``dilation`` apart side by side; 0 beyond the sequence."""
     places = [(tap - taps // 2) * dilation for tap in range(taps)]
     return torch.cat([tokens.shifted(values, place) for place in places], dim=1)

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Self
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -43,6 +43,9 @@ Function = Callable[[Tensor, Tensor], Tensor]
 _PAIRS = 4_194_304  # of tokens that are compared at once, unless a single sequence has more
 
 
+_SegmentsT = TypeVar("_SegmentsT", bound="Segments")
+
+
 class Segments(ABC):
     """Tokens of several sequences, in a layout that a pooler does not know.
 
@@ -65,7 +68,7 @@ class Segments(ABC):
     fields: Mapping[str, Tensor]
 
     @abstractmethod
-    def with_values(self, values: Float[Tensor, "tokens dim"]) -> Self:
+    def with_values(self: _SegmentsT, values: Float[Tensor, "tokens dim"]) -> _SegmentsT:
         """Return the same sequences with other token vectors."""
 
     @property

@@ -16,7 +16,7 @@ from onevec.errors import InputError, make_named
 from onevec.poolers.base import Pooler
 from onevec.poolers.leaves import POOLERS
 
-Spec = str | Mapping[str, Mapping[str, Any] | None] | Pooler
+Spec = str | Mapping[str, Any] | Pooler  # values are mappings of options, or None
 Pair = tuple[str, dict[str, Any]]
 
 _OURS = __name__.partition(".")[0]  # classes of this package are known by their names in the table

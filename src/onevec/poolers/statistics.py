@@ -72,7 +72,7 @@ class Statistics(Pooler):
 
 def standardised_moments(
     tokens: Segments, orders: Sequence[int]
-) -> Float[Tensor, "seqs orders*dim"]:
+) -> Float[Tensor, "seqs orders_dim"]:
     """``mean(((h - mean) / std) ** order)``, minus 3 for order 4; 0 where the std is 0."""
     centred = tokens.centre(tokens.values)
     std = safe_sqrt(tokens.mean(centred**2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -13,6 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from onevec.errors import InputError
 from onevec.project.moments import CHUNK_VALUES, Moments, check_finite
+
+_ProjectionT = TypeVar("_ProjectionT", bound="Projection")
 
 
 class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
@@ -48,13 +50,13 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         new = Moments(X.shape[1], self.order).update(X)
         self.moments_ = new if first else self.moments_.merge(new)
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self: _ProjectionT, X: Any, y: Any = None) -> _ProjectionT:
         """Fit to all rows of ``X``, shape (rows, dim). ``y`` is ignored."""
         self._forget()
         self._observe(self._check(X, reset=True), first=True)
         return self._conclude()
 
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
+    def partial_fit(self: _ProjectionT, X: Any, y: Any = None) -> _ProjectionT:
         """Add the rows of ``X``, shape (rows, dim), to what was fitted before.
 
         Fitted as soon as enough rows were seen (two, where a covariance is needed).
@@ -63,8 +65,12 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self._observe(self._check(X, reset=first), first)
         return self._conclude() if self.moments_.count >= self.least_rows else self
 
-    def fit_moments(self, moments: Moments) -> Self:
+    def fit_moments(self: _ProjectionT, moments: Moments) -> _ProjectionT:
         """Fit from gathered moments alone; they are kept as they are, not copied."""
+        return self._fit_gathered(moments)
+
+    def _fit_gathered(self: _ProjectionT, moments: Any) -> _ProjectionT:
+        """Fit from `Moments`, or from what a projection has in their place."""
         if moments.order < self.order:
             raise InputError(
                 f"{type(self).__name__} got moments of order {moments.order}: it needs order "
@@ -89,7 +95,7 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         widths = np.array([self.n_features_in_, self._n_features_out], dtype=np.int64)
         return {"widths": widths, **{name: vars(self)[name] for name in self.arrays}}
 
-    def load_state(self, arrays: Mapping[str, np.ndarray]) -> Self:
+    def load_state(self: _ProjectionT, arrays: Mapping[str, np.ndarray]) -> _ProjectionT:
         """Take over the arrays of `state`, and return self."""
         missing = {"widths", *self.arrays} - set(arrays)
         if missing:
@@ -103,7 +109,7 @@ class Projection(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.n_features_in_, self._n_features_out = (int(v) for v in arrays["widths"])
         return self
 
-    def _conclude(self) -> Self:
+    def _conclude(self: _ProjectionT) -> _ProjectionT:
         if self.moments_.count < self.least_rows:
             raise InputError(
                 f"{type(self).__name__} got n_samples = {self.moments_.count}: it needs at least "

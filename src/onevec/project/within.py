@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +151,7 @@ class WithinWhitening(Linear):
         self.shrinkage = shrinkage
         self.eps = eps
 
-    def fit(self, X: Any, y: Any = None, groups: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, groups: Any = None) -> WithinWhitening:
         """Fit to all rows of ``X``, shape (rows, dim), with ``groups``, shape (rows,).
 
         ``y`` is ignored. ``groups`` are ids of any kind; None makes each row its own group.
@@ -161,7 +161,7 @@ class WithinWhitening(Linear):
         self.moments_ = GroupedMoments(X.shape[1]).update(X, groups)
         return self._conclude()
 
-    def partial_fit(self, X: Any, y: Any = None, groups: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None, groups: Any = None) -> WithinWhitening:
         """Add rows to what was fitted before; a group must lie within one call."""
         first = self._is_first()
         X = self._check(X, reset=first)
@@ -169,13 +169,13 @@ class WithinWhitening(Linear):
         self.moments_ = new if first else self.moments_.merge(new)
         return self._conclude() if self.moments_.groups > 1 else self
 
-    def fit_moments(self, moments: GroupedMoments | Moments) -> Self:
+    def fit_moments(self, moments: GroupedMoments | Moments) -> WithinWhitening:
         """Fit from gathered moments alone; plain `Moments` count each row as a group."""
         if isinstance(moments, Moments) and moments.order == 2:
             grouped = GroupedMoments(moments.dim)
             grouped.total, grouped.groups = moments, moments.count
             moments = grouped
-        return super().fit_moments(moments)  # type: ignore[arg-type]
+        return self._fit_gathered(moments)
 
     def _solve(self, moments: GroupedMoments) -> int:  # type: ignore[override]
         dim = moments.dim

@@ -16,6 +16,8 @@ from onevec.use.explore import place
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:  # slow to import, or of an extra
+    Figure = Any
 
 _MOST_POINTS = 1_200
 _KINDS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9", "#1b5e20", "#e6b800", "#7a1f5c")

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onevec.errors import InputError
+from onevec.estimator import OneVec
 from onevec.judge.verdict import KEPT
 from onevec.report.picture import new_figure, png, points_figure
 from onevec.tokens.store import TokenStore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from onevec.estimator import OneVec
+else:  # slow to import, or of an extra
+    Figure = Any
 
 METHOD_NAMES = {
     "mean": "mean",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 
 class Bar:
@@ -44,7 +44,7 @@ class Bar:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, total=steps, rate=f"loss {loss:.3f}")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Bar:
         if self._bar is not None:
             self._bar.start()
         return self

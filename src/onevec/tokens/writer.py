@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -440,7 +440,7 @@ class TokenStoreWriter:
                 file.rename(self.path / file.name)
             old.rmdir()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> TokenStoreWriter:
         return self
 
     def __exit__(

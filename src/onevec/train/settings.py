@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from onevec.errors import InputError
 from onevec.files import check_target
@@ -66,6 +66,9 @@ def _is_device(value: Any) -> bool:
     return isinstance(value, str) and value.split(":")[0] in ("cpu", "cuda")
 
 
+_SettingsT = TypeVar("_SettingsT", bound="Settings")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What learned poolers, pretraining and fine-tuning are told alike.
@@ -92,7 +95,7 @@ class Settings:
     }
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
+    def of(cls: type[_SettingsT], options: Mapping[str, Any]) -> _SettingsT:
         """Make settings from a mapping.
 
         Raises
@@ -117,7 +120,7 @@ class Settings:
             check_target(checkpoint, overwrite=True, what="checkpoint")
         return made
 
-    def completed(self) -> Self:
+    def completed(self: _SettingsT) -> _SettingsT:
         """Return the same with what other settings settle."""
         return self
 

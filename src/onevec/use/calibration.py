@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -53,7 +53,7 @@ class Calibration:
     @classmethod
     def fit(
         cls, reference: Any, *, metric: str = "cosine", pairs: int = 200_000, random_state: int = 0
-    ) -> Self:
+    ) -> Calibration:
         """Sample pairs of different vectors of a reference.
 
         Parameters

@@ -19,7 +19,8 @@ from onevec.tokens.batches import Tokens, cut_by_budget
 from onevec.vector.scaler import TokenScaler, tamed_sample
 from onevec.views import halves
 
-Features = dict[str, Float[np.ndarray, "seqs dim_out"]]
+# Blocks differ in width, and parts of a corpus in their number of sequences: names unchecked.
+Features = dict[str, Float[np.ndarray, "_seqs _dim_out"]]
 
 # Token values of one batch, 8 MiB in fp32: of larger arrays the system clears every page anew,
 # which takes longer than what is done with them (benchmarks/LOG.md).

@@ -1,6 +1,6 @@
 """What sentence-transformers can express with modules of its own.
 
-By names alone, so that `OneVec` can restrict its candidates; `onevec.export.native` writes them.
+By names alone, so that `OneVec` can restrict its parts; `onevec.export.native` writes them.
 """
 
 from __future__ import annotations

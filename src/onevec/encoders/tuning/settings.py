@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 
@@ -125,7 +125,7 @@ class Finetuning(Settings):
     }
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
+    def of(cls, options: Mapping[str, Any]) -> Finetuning:
         """Make settings from keyword arguments, checked."""
         made = super().of(options)
         if made.pooler != "auto":
