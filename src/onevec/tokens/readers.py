@@ -62,6 +62,20 @@ KNOWN_FORMATS = (
 )
 
 
+class NoColumnError(InputError):
+    """It cannot be told which column of a table holds the sequences.
+
+    Attributes
+    ----------
+    kinds : dict of str to str
+        The columns, and what each may hold.
+    """
+
+    def __init__(self, message: str, kinds: Mapping[str, str]):
+        super().__init__(message)
+        self.kinds = dict(kinds)
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What the user says of the columns, and where what is broken is counted."""
@@ -521,9 +535,10 @@ def choose_columns(
         if column is None:
             column = _only_candidate(kinds, id_column)
         if column is None:
-            raise InputError(
+            raise NoColumnError(
                 f"cannot tell which column of {where} holds the sequences: name it with column= "
-                f"(--column); it has {listed}"
+                f"(--column); it has {listed}",
+                kinds,
             )
         tell(
             f"the sequences of {where} are read from the column {column!r}; column= (--column) "
