@@ -213,8 +213,20 @@ def _open_object(data: Any, asked: _Asked) -> RowSource:
             f"got column={asked.column!r}, id_column={asked.id_column!r} for a {kind}, which has "
             "no columns: leave them out, or pass a table"
         )
+    if _is_plain_column(data):
+        return _open_dataset(
+            data.source.select_columns([data.column_name]), _Asked(data.column_name)
+        )
     values = as_list(data)
     return _open_values(data if values is None else values, kind)
+
+
+def _is_plain_column(data: Any) -> bool:
+    """Whether something is a column of `datasets` that can be read as it is stored."""
+    source = getattr(data, "source", None)
+    if not type(data).__module__.startswith("datasets.") or not hasattr(source, "select_columns"):
+        return False
+    return not is_dataset(source) or source.format["type"] != "custom"
 
 
 def _open_values(data: Any, kind: str) -> RowSource:
