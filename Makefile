@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@start=$$(date +%s); \
 	if command -v uv >/dev/null 2>&1; then uv=uv; [ -x $(RUN)/python ] || uv venv -q --python $(PYTHON) $(VENV); \
 	else [ -x $(RUN)/python ] || $(PYTHON) -m venv $(VENV); $(RUN)/python -m pip install -q --disable-pip-version-check uv 2>/dev/null; uv=$(RUN)/uv; fi && \
-	$$uv pip install -q --python $(RUN)/python -c constraints.txt -e '.[hf,report,onnx,search,eval]' --group dev && \
+	$$uv pip install -q --python $(RUN)/python -c constraints.txt -e '.[hf,files,report,onnx,search,eval]' --group dev && \
 	touch $(STAMP) && echo "environment ready in $$(( $$(date +%s) - start )) s"
 
 demo: $(STAMP)  ## the main job on real data: a verdict, a table against the mean, report.html
@@ -51,7 +51,7 @@ bench: $(STAMP)  ## the demo's figures in the README again
 $(VENV)/.peers: $(STAMP) benchmarks/overrides.txt
 	@echo "adding the packages of the peers"
 	@if command -v uv >/dev/null 2>&1; then uv=uv; else uv=$(RUN)/uv; fi && \
-	$$uv pip install -q --python $(RUN)/python -c constraints.txt --override benchmarks/overrides.txt -e '.[hf,report,onnx,search,eval,bench]' --group dev && touch $@
+	$$uv pip install -q --python $(RUN)/python -c constraints.txt --override benchmarks/overrides.txt -e '.[hf,files,report,onnx,search,eval,bench]' --group dev && touch $@
 
 bench-quality: $(VENV)/.peers  ## the quality benchmark (QUICK=1: some minutes, from the clone alone; else needs ONEVEC_DATA; BASELINES=1: peers, hours)
 	@$(RUN)/python benchmarks/quality.py $(if $(QUICK),--quick) $(if $(BASELINES),--baselines) $(if $(TASKS),--tasks $(TASKS)) $(if $(METHODS),--methods $(METHODS))

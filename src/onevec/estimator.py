@@ -64,10 +64,10 @@ OBJECTIVE = "held_out_statistics"  # of learned poolers unless told otherwise
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _TRAINED_DIM = 64  # of the vectors that an objective is minimised on
 _DESCRIBED = 50_000  # tokens that tell what kind of data these are
-_COLUMNS = ("column", "id_column", "ids", "metadata")
+_COLUMNS = ("column", "id_column", "ids", "metadata", "upper", "frames")
 _ENCODING = (  # of `onevec.encode`
-    "column", "id_column", "batch_size", "batch_tokens", "device", "dtype", "long", "max_length",
-    "overlap", "precision", "progress", "special_tokens",
+    "column", "id_column", "batch_size", "batch_tokens", "device", "dtype", "frames", "long",
+    "max_length", "overlap", "precision", "progress", "special_tokens", "upper",
 )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             There so that scikit-learn's pipelines can call it.
         """
         self._check_parameters()
-        if not is_raw(X, self.encoder):
+        if not is_raw(X, self.encoder, self._framed):
             return self._fit(X)
         with self._sample(X) as (encoding, known):
             self._fit(known.store)
@@ -229,7 +229,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def fit_transform(self, X: Any, y: Any = None) -> Float[np.ndarray, "seqs dim"]:
         """Fit to sequences and return their vectors; of raw ones none is encoded twice."""
         self._check_parameters()
-        if not is_raw(X, self.encoder):
+        if not is_raw(X, self.encoder, self._framed):
             return self._fit(X).transform(X)
         with self._sample(X) as (encoding, known):
             self._fit(known.store)
@@ -393,7 +393,7 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _vectors(self, X: Any, **encoding: Any) -> Float[np.ndarray, "seqs dim"]:
         """Transform; `transform` itself gives data frames where scikit-learn is told to."""
-        if is_raw(X, self._known_encoder):
+        if is_raw(X, self._known_encoder, self._framed):
             opened = self.open(X, **encoding)
             found = [self.transform_encoded(part) for part in opened.kept_states()]
             opened.tell()
@@ -581,6 +581,12 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return self.encoder
         made = getattr(self, "encoder_", None)
         return made["name"] if made and self.fingerprint_ else None
+
+    @property
+    def _framed(self) -> bool:
+        """Whether raw sequences are cut to frames, as they are told to be or were for the fit."""
+        made = _recalled(getattr(self, "encoder_", None))
+        return bool({**made, **(self.encoding or {})}.get("frames"))
 
     @property
     def _opened(self) -> dict[Any, Any]:
@@ -980,10 +986,13 @@ def _fingerprint(layers: Mapping[int, Tokens]) -> str | None:
 
 def _encoder_of(tokens: Tokens) -> dict[str, Any] | None:
     """Return name of the encoder and settings that made a store; None for bare arrays."""
-    if not isinstance(tokens, TokenStore) or not tokens.info["encoder"].get("name"):
+    info = tokens.info if isinstance(tokens, TokenStore) else None
+    if info is None or not (info["encoder"].get("name") or info["settings"]):
         return None
-    info = tokens.info
     return {"name": info["encoder"]["name"], "settings": info["settings"], "dtype": info["dtype"]}
+
+
+_RECALLED = ("max_length", "long", "overlap", "precision", "upper", "frames")
 
 
 def _recalled(made: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -991,7 +1000,7 @@ def _recalled(made: Mapping[str, Any] | None) -> dict[str, Any]:
     if not made:
         return {}
     settings = made["settings"]
-    kept = {n: settings[n] for n in ("max_length", "long", "overlap", "precision") if n in settings}
+    kept = {n: settings[n] for n in _RECALLED if n in settings}
     kept["special_tokens"] = settings.get("special_tokens") == "kept"
     kept["dtype"] = "float32" if made["dtype"] == "float32" else "float16"
     return {name: value for name, value in kept.items() if value is not None}

@@ -3,6 +3,7 @@
 import gzip
 
 import datasets
+import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -128,6 +129,51 @@ def test_columns_of_datasets():
     made = datasets.Dataset.from_dict({"sequence": ["AC", "GG"]})
     assert read(made["sequence"])[0] == read(made.to_iterable_dataset()["sequence"])[0]
     assert read(made.select([1, 0])["sequence"])[0] == ["GG", "AC"]
+
+
+def test_frames_that_are_not_computed_yet():
+    relation = duckdb.sql("select 'a' as id, 'AC' as sequence union all select 'b', 'GG'")
+    lazy = pl.LazyFrame({"id": ["a", "b"], "sequence": ["AC", "GG"]})
+    for data in (relation, lazy):
+        sequences, ids = read(data)
+        assert sorted(zip(ids, sequences, strict=True)) == [("a", "AC"), ("b", "GG")]
+    indexed = pd.DataFrame({"sequence": ["AC", "GG"]}, index=["x", "y"])
+    assert next(open_source(indexed).chunks).metadata == {}
+
+
+def test_features_of_datasets():
+    matrices = [np.arange(6, dtype=np.float32).reshape(3, 2), np.ones((1, 2), np.float32)]
+    kinds = {
+        "Array2D": datasets.Array2D((None, 2), "float32"),
+        "Sequence": datasets.Sequence(datasets.Sequence(datasets.Value("float32"))),
+        "List": datasets.List(datasets.List(datasets.Value("float32"), length=2)),
+    }
+    for feature in kinds.values():
+        features = datasets.Features({"x": feature, "n": datasets.Value("int64")})
+        made = datasets.Dataset.from_dict({"x": matrices, "n": [1, 2]}, features=features)
+        for form in (made, made.with_format("numpy"), made.to_iterable_dataset()):
+            for found, wanted in zip(read(form)[0], matrices, strict=True):
+                np.testing.assert_array_equal(np.stack(found), wanted)
+
+
+def test_transforms_of_datasets_are_applied():
+    made = datasets.Dataset.from_dict({"text": ["ac", "gg"], "id": ["a", "b"]})
+    loud = made.with_transform(lambda rows: {**rows, "text": [t.upper() for t in rows["text"]]})
+    assert read(loud) == (["AC", "GG"], ["a", "b"])
+    streamed = made.to_iterable_dataset().map(lambda row: {"text": row["text"].upper()})
+    assert read(streamed)[0] == read(streamed["text"])[0] == ["AC", "GG"]
+    assert read(made.select([1]).rename_column("text", "words"))[0] == ["gg"]
+
+
+def test_lists_of_records_are_tables():
+    records = [{"id": "a", "protein": "AC", "y": 1}, {"id": "b", "protein": "GG"}]
+    assert read(records) == (["AC", "GG"], ["a", "b"])
+    assert read(records, column="protein", id_column="protein")[1] == ["AC", "GG"]
+
+
+def test_text_that_tables_hold_as_bytes():
+    table = pa.table({"sequence": pa.array([b"AC", b"GG"], pa.binary())})
+    assert read(table)[0] == ["AC", "GG"]
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path):

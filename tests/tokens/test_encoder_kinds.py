@@ -26,7 +26,8 @@ RATE = 16_000
 
 def wave(seconds):
     times = np.arange(int(seconds * RATE)) / RATE
-    return (0.5 * np.sin(2 * np.pi * 440 * times)).astype(np.float32)
+    samples = (0.5 * np.sin(2 * np.pi * 440 * times)).astype(np.float32)
+    return {"array": samples, "sampling_rate": RATE}
 
 
 def save_tokenizer(folder, letters, **special):
@@ -73,7 +74,7 @@ def test_ast_gives_patches_of_real_sound_alone(tmp_path):
     assert found.lengths.tolist() == [10 * bands, 20 * bands]  # a patch for ten frames of 10 ms
     whole = ASTModel.from_pretrained(tmp_path).eval()
     features = ASTFeatureExtractor.from_pretrained(tmp_path)(
-        [wave(1)], sampling_rate=RATE, return_tensors="pt"
+        [wave(1)["array"]], sampling_rate=RATE, return_tensors="pt"
     )
     with torch.no_grad():
         states = whole(**features).last_hidden_state[0, 2:].reshape(bands, -1, 16)
@@ -109,7 +110,7 @@ def test_unknown_tokens_are_told(tmp_path):
         intermediate_size=16, max_position_embeddings=64,
     )  # fmt: skip
     BertModel(config).save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match=r"4 of 8 tokens \(50.0 %\) .* 1 sequences .* lower case"):
+    with pytest.warns(UserWarning, match=r"4 of 8 tokens \(50.0 %\) .* 1 sequences .* lower-case"):
         encode(["ACGU", "acgu"], str(tmp_path), progress=False)
     with pytest.warns(UserWarning, match=r"1 of 8 tokens .* 0 sequences .* check that"):
         encode(["ACGU", "ACXU"], str(tmp_path), progress=False)

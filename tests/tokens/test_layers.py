@@ -236,7 +236,8 @@ def test_a_pretrained_encoder_has_cls(proteins, tmp_path):
 
 
 def test_audio_arrays_and_functions_have_no_cls(wav2vec, tmp_path):
-    waves = [np.random.default_rng(0).standard_normal(400).astype(np.float32)] * 2
+    wave = np.random.default_rng(0).standard_normal(400).astype(np.float32)
+    waves = [{"array": wave, "sampling_rate": 16_000}] * 2
     arrays = [np.ones((3, 4), dtype=np.float32)]
     assert encode(waves, wav2vec, out=tmp_path / "a", layers="all").cls is None
     assert encode(arrays, out=tmp_path / "b").cls is None

@@ -20,7 +20,10 @@ Vectors = Annotated[
 @grouped
 def embed(
     sequences: Annotated[
-        str, typer.Argument(help="Parquet, Arrow, JSONL, CSV, FASTA, text, .npy, .npz")
+        str,
+        typer.Argument(
+            help="A file, or a folder of them: tables, FASTA, text, audio, images, vectors."
+        ),
     ],
     out: Vectors,
     encoder: Annotated[

@@ -24,6 +24,16 @@ class EncodingOptions:
 
     column: Column = None
     id_column: Annotated[str | None, typer.Option(help="Column that names the rows.")] = None
+    upper: Annotated[bool | None, typer.Option("--upper", help="Write sequences in capitals.")] = (
+        None
+    )
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            help="Without an encoder: logmel of recordings (40 energies per 10 ms), or patches of "
+            "images (8 x 8 pixels)."
+        ),
+    ] = None
     dtype: Annotated[
         str | None,
         typer.Option(

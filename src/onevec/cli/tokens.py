@@ -25,7 +25,10 @@ from onevec.cli.options import EncodingOptions, grouped
 @grouped
 def encode(
     data: Annotated[
-        str, typer.Argument(help="Parquet, Arrow, JSONL, CSV, FASTA, text, .npy, .npz")
+        str,
+        typer.Argument(
+            help="A file, or a folder of them: tables, FASTA, text, audio, images, vectors."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the token store to write.")],
     encoder: Annotated[

@@ -160,7 +160,7 @@ def _without_paths(model: OneVec) -> OneVec:
     model = copy.copy(model)
     if isinstance(model.encoder, str | Path):
         model.encoder = hub_name(str(model.encoder))
-    if model.encoder_ is not None:
+    if model.encoder_ is not None and model.encoder_["name"]:
         model.encoder_ = {**model.encoder_, "name": hub_name(str(model.encoder_["name"]))}
     return model
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from onevec.errors import InputError, MissingExtraError
 from onevec.ragged import Ragged
+from onevec.tokens.chunks import LayeredTokens
 from onevec.tokens.frames import FRAMES, FrameEncoder
 from onevec.tokens.frozen import CallableEncoder, FrozenEncoder, Options, hash_weights
 from onevec.tokens.huggingface import (
@@ -26,6 +27,7 @@ from onevec.tokens.huggingface import (
     quiet,
     text_limit,
 )
+from onevec.tokens.media import Picture, Sound
 from onevec.tokens.text import TextEncoder, sensible
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -43,12 +45,10 @@ def kind_of(sequences: Any) -> str:
     if isinstance(sequences, Ragged):
         return "tokens"
     head = sequences[0]
-    if isinstance(head, str):
-        return "text"
-    if type(head).__module__.startswith("PIL."):
-        return "image"
-    if isinstance(head, Path):
-        return "image"
+    kinds = {str: "text", LayeredTokens: "tokens", Sound: "waveform", Picture: "image"}
+    kind = next((kind for known, kind in kinds.items() if isinstance(head, known)), None)
+    if kind is not None or type(head).__module__.startswith("PIL."):
+        return kind or "image"
     shape = getattr(head, "shape", None)
     if shape is None and isinstance(head, list | tuple):
         shape = _shape_of(head)
@@ -91,6 +91,14 @@ def open_encoder(encoder: Any, kind: str, options: Options) -> FrozenEncoder | N
             raise InputError(
                 "got raw text without an encoder: name one, such as "
                 'encode(sequences, "folder-or-hub-name") or OneVec(encoder="folder-or-hub-name")'
+            )
+        if kind in ("waveform", "image"):
+            what, frames = {"waveform": ("recordings", "logmel"), "image": ("images", "patches")}[
+                kind
+            ]
+            raise InputError(
+                f'got {what} without an encoder: name one, or take frames="{frames}" '
+                f"(--frames {frames})"
             )
         raise InputError(
             "got no token vectors and no encoder: pass one (n, dim) array per sequence, or raw "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,20 @@ from onevec.errors import InputError
 from onevec.ragged import Ragged
 from onevec.tokens.frozen import size_of
 from onevec.tokens.tables import as_table, column_kinds
+from onevec.tokens.told import tell
+
+_NAMES = re.compile(r"(^|[_\W])(id|name|accession|entry|key|uid|uuid|file|filename)$", re.I)
+
+
+@dataclass(frozen=True, eq=False)
+class LayeredTokens:
+    """Token vectors of one sequence by hidden state, each (n, dim)."""
+
+    states: dict[int, np.ndarray]
+
+    def tobytes(self) -> bytes:
+        """Return what tells this sequence from another."""
+        return b"".join(array.tobytes() for array in self.states.values())
 
 
 @dataclass
@@ -153,14 +168,21 @@ def _columns(metadata: Any) -> dict[str, Any]:
 
 
 def numbered(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """Number the rows; the number is the id where there is none."""
+    """Number the rows; the number is the id where there is none, which is told."""
     start = 0
     for chunk in chunks:
         if chunk.ids is None:
+            if not start:
+                tell(f"the ids are the numbers of the rows{_likely_names(chunk.metadata)}")
             chunk.ids = [str(row) for row in range(start, start + len(chunk))]
         chunk.start = start
         start += len(chunk)
         yield chunk
+
+
+def _likely_names(columns: Iterable[str]) -> str:
+    found = [repr(name) for name in columns if _NAMES.search(name)]
+    return f": id_column= (--id-column) takes them from {' or '.join(found)}" if found else ""
 
 
 def sized(chunks: Iterator[Chunk], budget: int) -> Iterator[Chunk]:
@@ -184,6 +206,8 @@ def sized(chunks: Iterator[Chunk], budget: int) -> Iterator[Chunk]:
 
 
 def _weight(sequence: Any) -> int:
+    if isinstance(sequence, LayeredTokens):
+        return sum(array.size for array in sequence.states.values())
     if getattr(sequence, "ndim", 0) == 2:
         return int(np.prod(sequence.shape))
     return size_of(sequence)

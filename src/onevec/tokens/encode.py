@@ -34,6 +34,8 @@ def encode(
     id_column: str | None = None,
     ids: Sequence[Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    upper: bool = False,
+    frames: str | None = None,
     progress: bool = True,
     resume: bool = False,
     overwrite: bool = False,
@@ -43,9 +45,10 @@ def encode(
     Parameters
     ----------
     sequences : path, list, Ragged, array, table, ``datasets.Dataset`` or iterator
-        Raw sequences (text, waveforms, images), or ready ``(n, dim)`` arrays, which need no
-        encoder. A path may end in .parquet .arrow .jsonl .csv .tsv .fasta .txt (also .gz)
-        .npy .npz.
+        Raw sequences (text, recordings, images), or ready ``(n, dim)`` arrays, which need no
+        encoder. docs/inputs.md lists the files that are read; a path may be a folder of them.
+        Recordings of any rate are resampled to that of the encoder; 1-D arrays, which do not say
+        theirs, are taken to be at it already, which is warned of.
     encoder : path, str, SentenceTransformer or callable, optional
         A Hugging Face folder or hub name, a sentence-transformers folder, an ONNX file or
         folder, or a function from a list of sequences to a list of ``(n, dim)`` arrays.
@@ -85,6 +88,11 @@ def encode(
         as metadata, which ``fit`` never reads.
     ids, metadata : optional
         Names of the sequences and further columns, where the input is no table.
+    upper : bool
+        Write text in capitals, for encoders that know no others.
+    frames : {"logmel", "patches"}, optional
+        Cut recordings to 40 log-mel energies per 10 ms, or images to patches of 8 x 8 pixels.
+        These are token vectors, so that no encoder is needed.
     progress : bool
         Show a progress bar on standard error if that is a terminal.
     resume : bool
@@ -128,6 +136,8 @@ def encode(
         id_column=id_column,
         ids=ids,
         metadata=metadata,
+        upper=upper,
+        frames=frames,
         progress=progress,
     )
     found: TokenStore | Ragged

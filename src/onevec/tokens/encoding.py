@@ -7,7 +7,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from onevec.errors import InputError, StoreError
 from onevec.ragged import Ragged
 from onevec.tokens import layout
 from onevec.tokens.adapters import kind_of, open_encoder
-from onevec.tokens.chunks import Chunk, sized
+from onevec.tokens.chunks import Chunk, LayeredTokens, sized
 from onevec.tokens.frozen import FrozenEncoder, Options, Piece, States, asked_layers
 from onevec.tokens.progress import Bar
 from onevec.tokens.readers import open_source
@@ -73,6 +73,8 @@ class Encoding:
         Whether a bar is shown.
     clipped : int
         How many values were clipped to fit float16 so far.
+    reading : dict
+        What is done to sequences before the encoder: ``upper``, ``frames``; for the index.
     """
 
     chunks: Iterator[Chunk]
@@ -85,6 +87,7 @@ class Encoding:
     batch_size: int | None = None
     progress: bool = True
     clipped: int = 0
+    reading: dict[str, Any] = field(default_factory=dict)
 
     @property
     def budget(self) -> int:
@@ -109,7 +112,7 @@ class Encoding:
     def settings(self) -> dict[str, Any]:
         """How the tokens are made, for the index of a store."""
         if self.frozen is None:
-            return {}
+            return dict(self.reading)
         options = self.options
         return {
             "special_tokens": "kept" if options.special_tokens else "left out",
@@ -117,6 +120,7 @@ class Encoding:
             "long": options.long,
             "overlap": options.overlap if options.long == "window" else None,
             "precision": options.precision,
+            **self.reading,
         }
 
     def states(self) -> Iterator[Encoded]:
@@ -217,10 +221,11 @@ class Encoding:
     def _encoded(self, chunk: Chunk) -> Encoded:
         if self.frozen is not None:
             return Encoded(chunk, *self._run(chunk, self.frozen))
-        ready = _checked(chunk.sequences, chunk.start)
+        ready = {n: _checked(_state(chunk, n), chunk.start) for n in self.layers}
         if self.dtype == "float16":
-            _check_precision(ready.values, chunk.start)
-        return Encoded(chunk, {self.layers[0]: ready}, None)
+            for each in ready.values():
+                _check_precision(each.values, chunk.start)
+        return Encoded(chunk, ready, None)
 
     def _run(
         self, chunk: Chunk, frozen: FrozenEncoder
@@ -266,6 +271,8 @@ def open_encoding(
     id_column: str | None = None,
     ids: Sequence[Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    upper: bool = False,
+    frames: str | None = None,
     progress: bool = True,
     opened: dict[Any, FrozenEncoder] | None = None,
 ) -> Encoding:
@@ -294,16 +301,22 @@ def open_encoding(
     for name, given in (("sequences", sequences), ("encoder", encoder)):
         if isinstance(given, str) and not given.strip():
             raise InputError(f"got an empty {name}: name a file, or an encoder, that exists")
-    source = open_source(sequences, column=column, id_column=id_column, ids=ids, metadata=metadata)
+    source = open_source(
+        sequences,
+        column=column,
+        id_column=id_column,
+        ids=ids,
+        metadata=metadata,
+        upper=upper,
+        frames=frames,
+    )
     first = next(source.chunks, None)
     if first is None or not len(first):
         raise InputError("got no sequences: pass at least one")
     frozen = _open_once(encoder, kind_of(first.sequences), options, opened)
     if dtype is None:
         dtype = "float32" if frozen is None else "float16"
-    known = [-1] if frozen is None else frozen.known_layers(layers)
-    if frozen is None and set(asked) != {-1}:
-        raise InputError(f"got layers={layers!r} for ready token vectors: leave layers out")
+    known = _ready_layers(first, asked) if frozen is None else frozen.known_layers(layers)
     encoding = Encoding(
         itertools.chain([first], source.chunks),
         source.total,
@@ -314,6 +327,7 @@ def open_encoding(
         batch_tokens,
         batch_size,
         progress,
+        reading={n: v for n, v in (("upper", upper), ("frames", frames)) if v},
     )
     encoding.chunks = sized(encoding.chunks, encoding.budget)
     return encoding
@@ -330,6 +344,37 @@ def _open_once(
         opened.clear()
         opened[name, kind, options] = copy.copy(frozen)  # which has counted nothing yet
     return frozen
+
+
+def _ready_layers(first: Chunk, asked: tuple[int | str, ...]) -> list[int]:
+    """Return the numbers of the hidden states to take of ready token vectors, ascending."""
+    head = first.sequences[0]
+    if not isinstance(head, LayeredTokens):
+        if set(asked) != {-1}:
+            given = ", ".join(map(str, asked))
+            raise InputError(f"got layers={given!r} for ready token vectors: leave layers out")
+        return [-1]
+    there = sorted(head.states)
+    named = {"all": there, "middle": [there[(len(there) - 1) // 2]], -1: there[-1:]}
+    wrong = next((each for each in asked if each not in named and each not in there), None)
+    if wrong is not None:
+        raise InputError(
+            f"got the layer {wrong}, which these token vectors do not have: they have "
+            f"{', '.join(map(str, there))}"
+        )
+    return sorted({layer for each in asked for layer in named.get(each, [each])})  # type: ignore[list-item]
+
+
+def _state(chunk: Chunk, layer: int) -> Any:
+    """Return one hidden state of ready token vectors."""
+    if not len(chunk) or not isinstance(chunk.sequences[0], LayeredTokens):
+        return chunk.sequences
+    rows = []
+    for row, each in enumerate(chunk.sequences, chunk.start):
+        if not isinstance(each, LayeredTokens) or layer not in each.states:
+            raise InputError(f"sequence {row} has no layer {layer}, which the first one has")
+        rows.append(each.states[layer])
+    return rows
 
 
 def _known_device(device: str) -> str:

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from onevec.errors import InputError
 from onevec.ragged import Ragged, _as_matrix
+from onevec.tokens.media import Picture, Sound
+
+_SOUND_TOKENS = 50  # about, of a second
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,10 @@ class FrozenEncoder(ABC):
 
 
 class CallableEncoder(FrozenEncoder):
-    """A function from a list of sequences to a list of ``(n, dim)`` arrays."""
+    """A function from a list of sequences to a list of ``(n, dim)`` arrays.
+
+    Files of images reach it as Pillow's, files of audio as `onevec.tokens.media.Sound`.
+    """
 
     chunk_batches = 2  # nothing is known of the size of what a function returns
 
@@ -215,7 +221,10 @@ class CallableEncoder(FrozenEncoder):
 
     def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, States]]:
         """Call the function and check what it returns."""
-        output = self.function([piece.inputs for piece in pieces])
+        inputs = [piece.inputs for piece in pieces]
+        output = self.function(
+            [each.open() if isinstance(each, Picture) else each for each in inputs]
+        )
         if isinstance(output, Sequence | np.ndarray | Tensor | Ragged):
             output = list(output)
         if not isinstance(output, list) or len(output) != len(pieces):
@@ -250,6 +259,8 @@ def size_of(sequence: Any) -> int:
     """Return about how many tokens a raw sequence makes."""
     if isinstance(sequence, str):
         return len(sequence)
+    if isinstance(sequence, Sound):
+        return 1 + int(sequence.seconds * _SOUND_TOKENS)
     shape = getattr(sequence, "shape", None)
     if shape is not None:
         if len(shape) == 1 and not np.issubdtype(np.asarray(sequence[:1]).dtype, np.integer):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from onevec.errors import InputError, MissingExtraError
 from onevec.tokens.frozen import FrozenEncoder, Options, Piece, States, hash_weights
+from onevec.tokens.media import Picture, Sound, as_rgb, first_line
 from onevec.tokens.text import TextEncoder, sensible
 
 _WINDOW, _HOP = 400, 160  # samples of a mel frame and between two, at 16 kHz
@@ -58,10 +59,10 @@ def load_part(kind: str, name: str) -> Any:
         with quiet():
             return getattr(transformers, kind).from_pretrained(name, **options)
     except ImportError as error:
-        raise InputError(f"cannot load the encoder {name!r}: {_first_line(error)}") from error
+        raise InputError(f"cannot load the encoder {name!r}: {first_line(error)}") from error
     except Exception as error:  # also what the reader of a damaged weights file raises
         raise InputError(
-            f"cannot load {kind} from {name!r} ({_first_line(error)}): pass a folder that "
+            f"cannot load {kind} from {name!r} ({first_line(error)}): pass a folder that "
             "save_pretrained wrote, or a hub name that is in the cache or can be reached"
         ) from error
     finally:
@@ -84,15 +85,10 @@ def _is_here(name: str) -> bool:
     except Exception as error:  # classes of the client's HTTP library, which changes
         raise InputError(
             f"there is no encoder {name!r}: it is no folder here and not in the hub's cache, and "
-            f"the hub does not have it or is out of reach ({_first_line(error)}); check the name, "
+            f"the hub does not have it or is out of reach ({first_line(error)}); check the name, "
             "or pass a folder"
         ) from error
     return False
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 class AutoEncoder:
@@ -227,6 +223,7 @@ class HuggingFaceAudio(FrozenEncoder):
         self._auto = AutoEncoder(name, options)
         self.depth = self._auto.depth
         self.extractor = load_part("AutoFeatureExtractor", name)
+        self._unknown_rate = self._mixed = 0
         self.rate = getattr(self.extractor, "sampling_rate", None)
         self._whole = self._padded_length()
         limits = [n for n in (options.max_length, self._whole) if n is not None]
@@ -263,19 +260,32 @@ class HuggingFaceAudio(FrozenEncoder):
 
     def notes(self) -> list[str]:
         """Return what the user must know: how much was cut."""
+        found = []
+        if self._mixed:
+            found.append(
+                f"{self._mixed:,} recordings of several channels were mixed to one: pass the "
+                "channels one by one to keep them apart"
+            )
+        if self._unknown_rate:
+            found.append(
+                f"{self._unknown_rate:,} waveforms do not say their sampling rate and were read at "
+                f"{self.rate} Hz, that of {self.name}: pass files, or "
+                '{"array": samples, "sampling_rate": rate}, of which any rate is right'
+            )
         if not self.truncated or self.limit is None:
-            return []
+            return found
         return [
+            *found,
             f"{self.truncated} waveforms were longer than {self.limit:,} samples "
             f"({self.limit / (self.rate or 1):.3g} s), which is the most that is read, and were "
-            "cut: split them to keep all"
+            "cut: split them to keep all",
         ]
 
     def cut(self, sequences: list[Any], start: int) -> list[Piece]:
         """Check waveforms; cut what is too long."""
         pieces = []
         for row, sequence in enumerate(sequences):
-            wave = np.asarray(sequence, dtype=np.float32)
+            wave = self._wave(sequence, start + row)
             if wave.ndim != 1 or not len(wave) or not np.isfinite(wave).all():
                 raise InputError(
                     f"sequence {start + row} (shape {wave.shape}) is no waveform: {self.name} "
@@ -287,6 +297,17 @@ class HuggingFaceAudio(FrozenEncoder):
             pieces.append(Piece(row, wave, 1 + len(wave) // 320, (0, 0), group=len(wave)))
         return pieces
 
+    def _wave(self, sequence: Any, row: int) -> np.ndarray:
+        """Return samples at the rate of the extractor."""
+        if isinstance(sequence, Sound):
+            self._mixed += sequence.channels > 1
+            return sequence.samples if self.rate is None else sequence.at(self.rate)
+        if isinstance(sequence, str | Picture):
+            what = "text" if isinstance(sequence, str) else "an image"
+            raise InputError(f"sequence {row} is {what}, and {self.name} reads recordings")
+        self._unknown_rate += 1
+        return np.asarray(sequence, dtype=np.float32)
+
     def run(self, pieces: list[Piece], layers: Sequence[int]) -> list[dict[int, States]]:
         """Extract features and run the model."""
         waves = [piece.inputs for piece in pieces]
@@ -297,7 +318,7 @@ class HuggingFaceAudio(FrozenEncoder):
         except RuntimeError as error:
             raise InputError(
                 f"{self.name} cannot read a waveform of {len(waves[0])} samples "
-                f"({_first_line(error)}): drop the ones that are too short"
+                f"({first_line(error)}): drop the ones that are too short"
             ) from error
         whole = {layer: output.float().cpu() for layer, output in outputs.items()}
         return [
@@ -334,16 +355,18 @@ class HuggingFaceImage(FrozenEncoder):
             from PIL import Image, UnidentifiedImageError
         except ImportError as error:
             raise MissingExtraError("pillow", "hf") from error
+        if isinstance(image, Picture):
+            image = image.open()
         try:
             if isinstance(image, str | Path):
                 with Image.open(image) as opened:
-                    image = opened.convert("RGB")
+                    image = as_rgb(opened)
             elif isinstance(image, Image.Image):
-                image = image.convert("RGB")
+                image = as_rgb(image)
             return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
         except (OSError, UnidentifiedImageError, ValueError, TypeError) as error:
             raise InputError(
-                f"sequence {row} cannot be read as an image ({_first_line(error)}): {self.name} "
+                f"sequence {row} cannot be read as an image ({first_line(error)}): {self.name} "
                 "reads PIL images, (height, width, 3) arrays or paths of image files"
             ) from error
 

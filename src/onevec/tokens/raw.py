@@ -15,29 +15,35 @@ from onevec.tokens.adapters import kind_of
 from onevec.tokens.chunks import Chunk, sized
 from onevec.tokens.encoding import Encoding, Known
 from onevec.tokens.frames import FRAMES
-from onevec.tokens.readers import open_source
+from onevec.tokens.layout import is_store
+from onevec.tokens.readers import READY, open_source
 from onevec.tokens.store import TokenStore
 
-_ARRAYS = (".npy", ".npz")
 
-
-def is_raw(X: Any, encoder: Any) -> bool:
+def is_raw(X: Any, encoder: Any, framed: bool = False) -> bool:
     """Whether an input has to be read, and encoded where there is an encoder.
 
     Stores, mappings of hidden states and, unless the encoder itself reads arrays, ``(n, dim)``
-    arrays are token vectors. A file of arrays is read without an encoder, too.
+    arrays are token vectors. A file of arrays is read without an encoder, too; ``framed`` says
+    that everything is cut to frames.
     """
     if isinstance(X, TokenStore | Mapping):
         return False
     if isinstance(X, str | Path):
-        return Path(X).is_file() and (encoder is not None or Path(X).suffix.lower() in _ARRAYS)
+        return _is_raw_place(Path(X), encoder is not None or framed)
     if encoder is None:
-        return False
+        return framed
     if isinstance(X, Ragged):
         return reads_arrays(encoder)
     if isinstance(X, list | tuple | np.ndarray) and len(X):
         return kind_of(X) != "tokens" or reads_arrays(encoder)
     return not isinstance(X, list | tuple)  # an empty list is explained where arrays are
+
+
+def _is_raw_place(path: Path, encoded: bool) -> bool:
+    if encoded:
+        return path.is_file() or (path.is_dir() and not is_store(path))
+    return path.is_file() and path.suffix.lower() in READY
 
 
 def reads_arrays(encoder: Any) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 from onevec.errors import InputError
 from onevec.ragged import Ragged
 from onevec.tokens.chunks import Chunk, RowSource, as_ids, numbered, with_columns
+from onevec.tokens.fasta import FASTA, FASTQ, read_fasta, read_fastq
+from onevec.tokens.framing import framing
 from onevec.tokens.layout import is_store
 from onevec.tokens.lines import (
     Broken,
@@ -26,11 +28,17 @@ from onevec.tokens.lines import (
     tolerant_csv,
     tolerant_lines,
 )
+from onevec.tokens.media import AUDIO, IMAGES, as_media, is_media, open_file
+from onevec.tokens.ready import open_hdf5, open_npy, open_npz, open_safetensors, open_torch
+from onevec.tokens.records import read_jsonl
+from onevec.tokens.series import has_no_header, read_rows, read_ts
 from onevec.tokens.store import TokenStore
 from onevec.tokens.tables import (
+    as_list,
     as_sequences,
     as_table,
     column_kinds,
+    is_dataset,
     iterate_table,
     read_arrow,
     read_csv,
@@ -38,15 +46,33 @@ from onevec.tokens.tables import (
     reading,
     with_values,
 )
+from onevec.tokens.told import tell
 
 _ROWS = 256  # rows read at a time
 _USUAL_COLUMNS = ("sequence", "text", "seq", "tokens", "values", "audio", "image")
 _TEXT = (".txt", ".text", ".log")
-_FASTA = (".fasta", ".fa", ".faa", ".fna", ".ffn", ".fas")
 _JSONL = (".jsonl", ".ndjson")
 _CSV = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _ARROW = (".arrow", ".feather", ".ipc")
-KNOWN_FORMATS = ".parquet .arrow .jsonl .csv .tsv .fasta .txt .log (also .gz) .npy .npz"
+_LINES = (*_TEXT, *FASTA, *FASTQ, *_JSONL, *_CSV, ".ts")  # which may be gzipped
+READY = (".npy", ".npz", ".h5", ".hdf5", ".pt", ".pth", ".safetensors")
+KNOWN_FORMATS = (
+    ".parquet .arrow .jsonl .csv .tsv .fasta .fastq .a3m .txt .log .ts (also .gz) .npy .npz .h5 "
+    ".pt .safetensors, audio, images, and folders of them"
+)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the user says of the columns, and where what is broken is counted."""
+
+    column: str | None = None
+    id_column: str | None = None
+    broken: Broken | None = None
+
+    @property
+    def columns(self) -> bool:
+        return self.column is not None or self.id_column is not None
 
 
 def open_source(
@@ -56,23 +82,29 @@ def open_source(
     id_column: str | None = None,
     ids: Sequence[Any] | None = None,
     metadata: Any = None,
+    upper: bool = False,
+    frames: str | None = None,
     broken: Broken | None = None,
 ) -> RowSource:
     """Recognise the input and read it lazily.
 
     Parameters
     ----------
-    data : path, list, Ragged, array, pandas or pyarrow table, ``datasets.Dataset``, iterator
-        The sequences.
+    data : path, list, Ragged, array, frame or column of any library, ``datasets``, iterator
+        The sequences. A path may be a folder; a list may hold paths.
     column : str, optional
         The column of a table that holds them. Without it ``sequence``, ``text`` … or the only
-        text column.
+        one that can.
     id_column : str, optional
         The column that names the rows; ``id`` when there is one.
     ids : sequence, optional
         Names of the rows, in place of a column.
     metadata : mapping of str to column, or table, optional
         Further columns.
+    upper : bool
+        Write text in capitals.
+    frames : {"logmel", "patches"}, optional
+        Cut recordings or images to frames, which are token vectors; see `onevec.tokens.framing`.
     broken : Broken, optional
         Collects lines and rows of a file that cannot be read, which are skipped then. Without
         it they are errors.
@@ -82,55 +114,128 @@ def open_source(
     InputError
         If the input is of no known kind, cannot be read, or lacks the column.
     """
-    if isinstance(data, str | Path):
-        source = _open_file(Path(data), column, id_column, broken)
-    else:
-        source = _open_object(data, column, id_column)
+    asked = _Asked(column, id_column, broken)
+    place = Path(data) if isinstance(data, str | Path) else None
+    source = _open_object(data, asked) if place is None else _open_path(_File(place, asked))
     if ids is not None or metadata is not None:
         source.chunks = with_columns(source, ids, metadata)
-    source.chunks = numbered(source.chunks)
+    source.chunks = numbered(_with_media(source.chunks, place))
+    if upper:
+        source.chunks = _in_capitals(source.chunks)
+    if frames is not None:
+        source.chunks = _framed(source.chunks, frames)
     return source
 
 
-def _open_object(data: Any, column: str | None, id_column: str | None) -> RowSource:
-    kind, home = type(data).__name__, type(data).__module__.split(".")[0]
-    if home == "datasets" and "Column" not in kind:
-        return _open_dataset(data, column, id_column)
+# --- what is done to every row ------------------------------------------------------------------
+
+
+def _with_media(chunks: Iterator[Chunk], place: Path | None) -> Iterator[Chunk]:
+    """Open recordings and images, one at a time, where rows are files, bytes or names of files."""
+    beside = None if place is None else place.parent
+    start = 0
+    for chunk in chunks:
+        rows = chunk.sequences
+        if isinstance(rows, Ragged) or not len(rows) or not _leads_to_media(rows[0], beside):
+            yield chunk
+        else:
+            for row, value in enumerate(rows):
+                one = chunk[row : row + 1]
+                named = _named_file(value, beside)
+                if named is None and isinstance(value, str):
+                    raise InputError(
+                        f"sequence {start + row} is {value[:80]!r}, which names no file as the "
+                        "first one does: check the path"
+                    )
+                held = as_media(value, f"sequence {start + row}")
+                one.sequences = [held if named is None else open_file(named, str(value))]
+                yield one
+        start += len(chunk)
+
+
+def _leads_to_media(value: Any, beside: Path | None) -> bool:
+    return is_media(value) or _named_file(value, beside) is not None
+
+
+def _named_file(value: Any, beside: Path | None) -> Path | None:
+    """Return the audio or image file that a text names, if there is one."""
+    if not isinstance(value, str) or not value.lower().endswith((*AUDIO, *IMAGES)):
+        return None
+    found = [Path(value)] if beside is None else [beside / value, Path(value)]
+    return next((path for path in found if path.is_file()), None)
+
+
+def _in_capitals(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    for chunk in chunks:
+        if not isinstance(chunk.sequences, Ragged):
+            chunk.sequences = [s.upper() if isinstance(s, str) else s for s in chunk.sequences]
+        yield chunk
+
+
+def _framed(chunks: Iterator[Chunk], frames: str) -> Iterator[Chunk]:
+    cut = framing(frames)
+    for chunk in chunks:
+        rows = enumerate(chunk.sequences, chunk.start)
+        chunk.sequences = [cut(sequence, row) for row, sequence in rows]
+        yield chunk
+
+
+# --- objects ------------------------------------------------------------------------------------
+
+
+def _open_object(data: Any, asked: _Asked) -> RowSource:
+    kind = type(data).__name__
+    if type(data).__module__.startswith("datasets.") and "Column" not in kind:
+        return _open_dataset(data, asked)
     table = as_table(data)
     if table is not None:
+        pick = choose_columns(column_kinds(table.schema, "the table"), asked)
         batches = table.to_batches(max_chunksize=_ROWS)
-        pick = choose_columns(column_kinds(table.schema, "the table"), column, id_column)
         return RowSource(_from_batches(batches, *pick), table.num_rows)
-    if column is not None or id_column is not None:
+    if isinstance(data, list | tuple) and data and _is_record(data[0]):
+        return RowSource(_from_records(iter(data), asked), len(data))
+    if asked.columns:
         raise InputError(
-            f"got column={column!r}, id_column={id_column!r} for a {kind}, which has no columns: "
-            "leave them out, or pass a table"
+            f"got column={asked.column!r}, id_column={asked.id_column!r} for a {kind}, which has "
+            "no columns: leave them out, or pass a table"
         )
-    if home == "pandas" and kind == "Series":
-        data = data.tolist()
-    elif home == "polars" and kind == "Series":
-        data = data.to_list()
-    elif isinstance(data, pa.Array | pa.ChunkedArray):
-        data = data.to_pylist()
+    values = as_list(data)
+    return _open_values(data if values is None else values, kind)
+
+
+def _open_values(data: Any, kind: str) -> RowSource:
     if isinstance(data, TokenStore):
         raise InputError(
             f"got the token store {data.path} as sequences: it is encoded already; pass it to "
             "OneVec().fit(...), or its folder where a path is asked"
         )
-    if isinstance(data, Ragged):
-        return RowSource(_slices(data, len(data)), len(data))
     if isinstance(data, np.ndarray | torch.Tensor):
         return _open_array(data)
-    if isinstance(data, dict) or data is None or isinstance(data, int | float | bytes):
+    if isinstance(data, dict | int | float | bytes | None):
         raise InputError(
             f"got a {kind} as sequences: pass a list of sequences, a table or a path to a file "
             f"({KNOWN_FORMATS})"
         )
-    if isinstance(data, Sequence):
+    if isinstance(data, list | tuple) and data and _is_path(data[0]):
+        return _open_all([Path(each) for each in data], {}, _Asked())
+    if isinstance(data, Sequence | Ragged):
         return RowSource(_slices(data, len(data)), len(data))
     if isinstance(data, Iterable):
         return RowSource(_from_rows(iter(data)))
     raise InputError(f"got a {kind} as sequences: pass a list, a table or a path to a file")
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, Mapping) and not is_media(value)
+
+
+def _is_path(value: Any) -> bool:
+    """Whether an entry of a list is a file: a Path, or text that names one that is there."""
+    if isinstance(value, Path):
+        return True
+    if not isinstance(value, str) or len(value) > 4_096 or not is_known(Path(value)):
+        return False
+    return Path(value).is_file()
 
 
 def _open_array(data: np.ndarray | torch.Tensor) -> RowSource:
@@ -158,9 +263,61 @@ def _from_rows(rows: Iterator[Any]) -> Iterator[Chunk]:
         yield Chunk([row])
 
 
-def _open_file(
-    path: Path, column: str | None, id_column: str | None, broken: Broken | None
-) -> RowSource:
+def _open_dataset(data: Any, asked: _Asked) -> RowSource:
+    if isinstance(data, dict):
+        raise InputError(
+            f"got a {type(data).__name__} with the splits {', '.join(map(str, data))}: pass one "
+            "of them"
+        )
+    if not is_dataset(data):  # streamed
+        return RowSource(_from_records(iter(_encoded_media(data)), asked))
+    if data.format["type"] == "custom":  # a transform of the user's
+        return RowSource(_from_records(iter(data), asked), len(data))
+    kinds = column_kinds(data.features.arrow_schema, "the data set")
+    pick = choose_columns(kinds, asked, "the data set")
+    table = data.with_format("arrow")
+    parts = (table[first : first + _ROWS] for first in range(0, len(data), _ROWS))
+    return RowSource(_from_batches(iterate_table(parts), *pick), len(data))
+
+
+def _encoded_media(data: Any) -> Any:
+    """Return a streamed data set that leaves audio as it is stored: torchcodec need not be here."""
+    from datasets import Audio
+
+    for name, feature in (getattr(data, "features", None) or {}).items():
+        if isinstance(feature, Audio):
+            data = data.cast_column(name, Audio(decode=False))
+    return data
+
+
+# --- paths --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file to open: what its name and first bytes say, and what is asked of it."""
+
+    path: Path
+    asked: _Asked
+    name: str | None = None  # id of its sequence, where it holds one
+
+    @property
+    def ending(self) -> str:
+        return ending_of(self.path)[0]
+
+    @cached_property
+    def zipped(self) -> bool:
+        return is_gzip(self.path)
+
+    def lines(self) -> Iterator[str | None]:
+        """Lines without their ends; None for one that was lost."""
+        if self.asked.broken is not None:
+            return tolerant_lines(self.path, self.zipped, self.asked.broken)
+        return iter(strict_lines(self.path, self.zipped))
+
+
+def _open_path(file: _File) -> RowSource:
+    path, ending = file.path, file.ending
     if not path.exists():
         raise InputError(
             f"there is no file {path}: pass a path that exists ({KNOWN_FORMATS}); a single "
@@ -171,35 +328,161 @@ def _open_file(
             f"{path} is a token store, which is encoded already: pass it to fit or transform"
         )
     if path.is_dir():
-        raise InputError(f"{path} is a folder: pass a file ({KNOWN_FORMATS})")
-    ending, zipped = ending_of(path)[0], is_gzip(path)
-    if is_plain_text(path):
-        if column is not None or id_column is not None:
-            raise InputError(f"{path} has no columns: leave column and id_column out")
-        read = _read_text if ending in _TEXT else partial(_read_fasta, broken=broken)
-        return RowSource(_from_lines(path, zipped, read, broken))
-    if ending in _JSONL:
-        return RowSource(
-            _from_records(_read_jsonl(path, zipped, broken), column, id_column, broken)
+        return _open_folder(path, file.asked)
+    open_it = next((each for endings, each in _OPENERS if ending in endings), None)
+    if open_it is None or (ending not in _LINES and file.zipped):
+        raise InputError(f"cannot tell the format of {path} from its ending: use {KNOWN_FORMATS}")
+    if file.asked.columns and open_it not in (_open_table, _open_csv, _open_jsonl):
+        raise InputError(f"{path} has no columns: leave column and id_column out")
+    return open_it(file)
+
+
+def _open_media(file: _File) -> RowSource:
+    return RowSource(iter([Chunk([file.path], [file.name or file.path.name])]), 1)
+
+
+def _open_npy(file: _File) -> RowSource:
+    with reading(file.path, "NumPy"):
+        array = open_npy(file.path)
+        if array.ndim == 2 and array.dtype.kind == "f" and file.name is not None:
+            return RowSource(iter([Chunk([array], [file.name])]), 1)
+        return _open_array(array)
+
+
+def _open_table(file: _File) -> RowSource:
+    read = read_parquet if file.ending == ".parquet" else read_arrow
+    schema, total, batches = read(file.path, _ROWS)
+    pick = choose_columns(column_kinds(schema, file.path), file.asked, file.path)
+    return RowSource(_from_batches(batches, *pick, file.asked.broken), total)
+
+
+def _open_jsonl(file: _File) -> RowSource:
+    rows = read_jsonl(file.lines(), file.path, file.asked.broken)
+    return RowSource(_from_records(rows, file.asked))
+
+
+def _open_csv(file: _File) -> RowSource:
+    path, zipped, asked = file.path, file.zipped, file.asked
+    with reading(path, "CSV"):
+        encoding = guess_encoding(path, zipped) or "utf-8"
+        delimiter = delimiter_of(path, zipped, _CSV[file.ending], encoding)
+        series = has_no_header(path, zipped, delimiter, encoding)
+    if series and not asked.columns:
+        return RowSource(_numbers(file, partial(read_rows, delimiter=delimiter)))
+    if asked.broken is not None:
+        return RowSource(_from_records(_tolerant_rows(file, delimiter, asked.broken), asked))
+    names, batches = read_csv(path, zipped, delimiter, encoding)
+    return RowSource(_from_batches(batches, *choose_columns(names, asked, path)))
+
+
+def _tolerant_rows(file: _File, delimiter: str, broken: Broken) -> Iterator[dict[str, Any]]:
+    with reading(file.path, "CSV"):
+        yield from tolerant_csv(file.lines(), delimiter, broken)
+
+
+def _numbers(file: _File, read: Any) -> Iterator[Chunk]:
+    with reading(file.path, "a table of numbers"):
+        yield from read(file.lines(), file.path)
+
+
+def _text(file: _File) -> Iterator[Chunk]:
+    with reading(file.path, "text"):
+        rows = (line for line in file.lines() if line is not None)
+        while part := list(islice(rows, _ROWS)):
+            yield Chunk(part)
+
+
+def _described(file: _File) -> Iterator[Chunk]:
+    """Read sequences with a name and a description each."""
+    read = read_fastq if file.ending in FASTQ else read_fasta
+    with reading(file.path, "FASTQ" if file.ending in FASTQ else "FASTA"):
+        records = read(file.lines(), file.path, file.asked.broken)
+        while some := list(islice(records, _ROWS)):
+            sequences, ids, descriptions = zip(*some, strict=True)
+            yield Chunk(list(sequences), list(ids), {"description": list(descriptions)})
+
+
+_OPENERS: tuple[tuple[Collection[str], Callable[[_File], RowSource]], ...] = (
+    ((*AUDIO, *IMAGES), _open_media),
+    (_TEXT, lambda file: RowSource(_text(file))),
+    ((*FASTA, *FASTQ), lambda file: RowSource(_described(file))),
+    (_JSONL, _open_jsonl),
+    (_CSV, _open_csv),
+    ((".ts",), lambda file: RowSource(_numbers(file, read_ts))),
+    ((".parquet", *_ARROW), _open_table),
+    ((".npy",), _open_npy),
+    ((".npz",), lambda file: open_npz(file.path)),
+    ((".h5", ".hdf5"), lambda file: open_hdf5(file.path)),
+    ((".safetensors",), lambda file: open_safetensors(file.path)),
+    ((".pt", ".pth"), lambda file: open_torch(file.path, file.name)),
+)
+
+
+def _open_folder(path: Path, asked: _Asked) -> RowSource:
+    """Open what a folder holds: recordings, images, or files of one other kind; a saved data set.
+
+    The id of a file of one sequence is its path in the folder.
+    """
+    if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
+        from datasets import load_from_disk
+
+        return _open_dataset(load_from_disk(str(path)), asked)
+    seen = [each for each in sorted(path.rglob("*")) if each.is_file()]
+    chosen = _of_one_kind(path, [each for each in seen if is_known(each)])
+    if len(seen) > len(chosen):
+        tell(f"{len(seen) - len(chosen):,} files of other kinds in {path} are passed over")
+    return _open_all(chosen, {each: each.relative_to(path).as_posix() for each in chosen}, asked)
+
+
+def _of_one_kind(path: Path, files: list[Path]) -> list[Path]:
+    """Return the recordings or the images of a folder, else its files if they are of one kind."""
+    # What programs hide among files are none of the user's, such as ._a.wav beside a.wav.
+    files = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+    if not files or (path / "config.json").is_file():
+        raise InputError(
+            f"{path} is a folder without sequences: pass a file or a folder of files "
+            f"({KNOWN_FORMATS})"
         )
-    if ending in _CSV:
-        with reading(path, "CSV"):
-            encoding = guess_encoding(path, zipped) or "utf-8"
-            delimiter = delimiter_of(path, zipped, _CSV[ending], encoding)
-    if ending in _CSV and broken is not None:
-        rows = _read_tolerant_csv(path, zipped, delimiter, broken)
-        return RowSource(_from_records(rows, column, id_column, broken))
-    if ending in _CSV:
-        names, batches = read_csv(path, zipped, delimiter, encoding)
-        pick = choose_columns(names, column, id_column, path)
-        return RowSource(_from_batches(batches, *pick))
-    if ending in (".npy", ".npz") and not zipped:
-        return _open_numpy(path)
-    if ending in (".parquet", *_ARROW) and not zipped:
-        schema, total, batches = (read_parquet if ending == ".parquet" else read_arrow)(path, _ROWS)
-        pick = choose_columns(column_kinds(schema, path), column, id_column, path)
-        return RowSource(_from_batches(batches, *pick, broken), total)
-    raise InputError(f"cannot tell the format of {path} from its ending: use {KNOWN_FORMATS}")
+    audio, images = ([f for f in files if ending_of(f)[0] in some] for some in (AUDIO, IMAGES))
+    if audio and images:
+        raise InputError(
+            f"the folder {path} holds {len(audio)} recordings and {len(images)} images: pass a "
+            "folder of one kind, or a list of paths"
+        )
+    endings = {ending_of(each)[0] for each in files}
+    if audio or images or len(endings) == 1 or endings <= set(FASTA):
+        return audio or images or files
+    raise InputError(
+        f"the folder {path} holds files that end in {', '.join(sorted(endings))}: pass one of "
+        "them, or a folder of one kind"
+    )
+
+
+def _open_all(paths: list[Path], names: Mapping[Path, str], asked: _Asked) -> RowSource:
+    """Chain files; the columns of the first are those of all."""
+
+    def opened(path: Path) -> RowSource:
+        return _open_path(_File(path, asked, names.get(path, str(path))))
+
+    first = opened(paths[0])  # what is wrong with it is said before any work
+    rest = (chunk for path in paths[1:] for chunk in opened(path).chunks)
+    one_each = all(path.suffix.lower() in (*AUDIO, *IMAGES) for path in paths)
+    return RowSource(_alike(chain(first.chunks, rest)), len(paths) if one_each else None)
+
+
+def _alike(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Give all chunks the columns of the first one, and ids if it has some."""
+    columns: list[str] | None = None
+    named = True
+    for chunk in chunks:
+        if columns is None:
+            columns, named = list(chunk.metadata), chunk.ids is not None
+        if named != (chunk.ids is not None):
+            raise InputError(
+                "some of these files name their sequences and others do not: pass them one by one"
+            )
+        empty = [None] * len(chunk)
+        yield replace(chunk, metadata={n: chunk.metadata.get(n, empty) for n in columns})
 
 
 def ending_of(path: Path) -> tuple[str, bool]:
@@ -212,37 +495,52 @@ def ending_of(path: Path) -> tuple[str, bool]:
 def is_known(path: Path) -> bool:
     """Whether the ending of a file is that of a format that is read."""
     ending, zipped = ending_of(path)
-    text = (*_TEXT, *_FASTA, *_JSONL, *_CSV)
-    return ending in text or (not zipped and ending in (".parquet", *_ARROW, ".npy", ".npz"))
+    whole = (".parquet", *_ARROW, *READY, *AUDIO, *IMAGES)
+    return ending in _LINES or (not zipped and ending in whole)
 
 
 def is_plain_text(path: Path) -> bool:
     """Whether the ending of a file is that of a format without columns."""
-    return ending_of(path)[0] in (*_TEXT, *_FASTA)
+    return ending_of(path)[0] in (*_TEXT, *FASTA, *FASTQ)
+
+
+# --- columns ------------------------------------------------------------------------------------
 
 
 def choose_columns(
-    names: Mapping[str, bool], column: str | None, id_column: str | None, where: Any = "the table"
+    kinds: Mapping[str, str], asked: _Asked, where: Any = "the table"
 ) -> tuple[str, str | None]:
-    """Return the column of the sequences and the column of the ids."""
+    """Return the column of the sequences and the column of the ids; a guess is told."""
+    column, id_column = asked.column, asked.id_column
+    listed = ", ".join(kinds)
     for wanted in (column, id_column):
-        if wanted is not None and wanted not in names:
-            raise InputError(f"{where} has no column {wanted!r}: it has {', '.join(names)}")
+        if wanted is not None and wanted not in kinds:
+            raise InputError(f"{where} has no column {wanted!r}: it has {listed}")
     if column is None:
-        column = next((name for name in _USUAL_COLUMNS if name in names), None)
-    if column is None:
-        text = [
-            name for name, is_text in names.items() if is_text and name not in ("id", id_column)
-        ]
-        if len(text) != 1:
+        column = next((name for name in _USUAL_COLUMNS if name in kinds), None)
+        if column is None:
+            column = _only_candidate(kinds, id_column)
+        if column is None:
             raise InputError(
                 f"cannot tell which column of {where} holds the sequences: name it with column= "
-                f"(--column); it has {', '.join(names)}"
+                f"(--column); it has {listed}"
             )
-        column = text[0]
-    if id_column is None and "id" in names and column != "id":
+        tell(
+            f"the sequences of {where} are read from the column {column!r}; column= (--column) "
+            f"takes another of {listed}"
+        )
+    if id_column is None and "id" in kinds and column != "id":
         id_column = "id"
     return column, id_column
+
+
+def _only_candidate(kinds: Mapping[str, str], id_column: str | None) -> str | None:
+    """Return the only column of recordings or images, else the only one of text, else of arrays."""
+    for kind in ("media", "text", "arrays"):
+        found = [n for n, each in kinds.items() if each == kind and n not in ("id", id_column)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def _from_batches(
@@ -261,51 +559,41 @@ def _from_batches(
         start += batch.num_rows
 
 
-def _open_dataset(data: Any, column: str | None, id_column: str | None) -> RowSource:
-    if isinstance(data, dict):
-        raise InputError(
-            f"got a DatasetDict with the splits {', '.join(map(str, data))}: pass one of them"
-        )
-    if type(data).__name__.startswith("Iterable"):  # streamed
-        return RowSource(_from_records(iter(data), column, id_column))
-    kinds = column_kinds(data.features.arrow_schema, "the data set")
-    pick = choose_columns(kinds, column, id_column, "the data set")
-    table = data.with_format("arrow")
-    parts = (table[first : first + _ROWS] for first in range(0, len(data), _ROWS))
-    return RowSource(_from_batches(iterate_table(parts), *pick), len(data))
-
-
-def _from_records(
-    records: Iterator[dict[str, Any]],
-    column: str | None,
-    id_column: str | None,
-    broken: Broken | None = None,
-) -> Iterator[Chunk]:
-    names: dict[str, bool] = {}
+def _from_records(records: Iterator[Mapping[str, Any]], asked: _Asked) -> Iterator[Chunk]:
+    kinds: dict[str, str] = {}
     pick: tuple[str, str | None] | None = None
     row = 0
     while part := list(islice(records, _ROWS)):
         if pick is None:
             # The first rows say which columns there are; what they lack is not carried.
             for key, value in chain.from_iterable(record.items() for record in part):
-                names[key] = names.get(key, False) or isinstance(value, str)
-            pick = choose_columns(names, column, id_column, "the data")
+                if kinds.setdefault(key, "value") == "value":
+                    kinds[key] = _kind_of_value(value)
+            pick = choose_columns(kinds, asked, "the data")
         kept, sequences = [], []
         for place, record in enumerate(part, row):
             value, wrong = _as_sequence(record.get(pick[0]))
             if not wrong:
                 kept.append(record)
                 sequences.append(value)
-            elif broken is not None:
-                broken.add(wrong, place + 1)
+            elif asked.broken is not None:
+                asked.broken.add(wrong, place + 1)
             elif value is None:
                 raise InputError(f"row {place} has no {pick[0]!r}: every row needs its sequence")
             else:
                 raise InputError(f"the list of row {place} is no array: give rows of one length")
         ids = None if pick[1] is None else as_ids([record.get(pick[1]) for record in kept], row)
         row, part = row + len(part), kept
-        rest = [name for name in names if name not in pick]
+        rest = [name for name in kinds if name not in pick]
         yield Chunk(sequences, ids, {n: [record.get(n) for record in part] for n in rest})
+
+
+def _kind_of_value(value: Any) -> str:
+    if isinstance(value, str):
+        return "text"
+    if is_media(value) or type(value).__module__.startswith("PIL."):
+        return "media"
+    return "arrays" if isinstance(value, list) or getattr(value, "ndim", 0) else "value"
 
 
 def _as_sequence(value: Any) -> tuple[Any, str]:
@@ -316,132 +604,3 @@ def _as_sequence(value: Any) -> tuple[Any, str]:
         return np.asarray(value) if isinstance(value, list) else value, ""
     except ValueError:  # rows of several lengths
         return value, "not one array"
-
-
-def _lines(path: Path, zipped: bool, broken: Broken | None) -> Iterator[str | None]:
-    """Lines without their ends; None for one that was lost."""
-    if broken is not None:
-        yield from tolerant_lines(path, zipped, broken)
-        return
-    yield from strict_lines(path, zipped)
-
-
-def _from_lines(
-    path: Path,
-    zipped: bool,
-    read: Callable[[Iterator[str | None]], Iterator[tuple[Any, ...]]],
-    broken: Broken | None,
-) -> Iterator[Chunk]:
-    with reading(path, "text"):
-        rows = read(_lines(path, zipped, broken))
-        while part := list(islice(rows, _ROWS)):
-            if len(part[0]) == 1:
-                yield Chunk([row[0] for row in part])
-            else:
-                sequences, ids, descriptions = zip(*part, strict=True)
-                yield Chunk(list(sequences), list(ids), {"description": list(descriptions)})
-
-
-def _read_text(lines: Iterator[str | None]) -> Iterator[tuple[str]]:
-    for line in lines:
-        if line is not None:
-            yield (line,)
-
-
-def _read_fasta(
-    lines: Iterator[str | None], broken: Broken | None = None
-) -> Iterator[tuple[str, str, str]]:
-    header: str | None = None
-    body: list[str] = []
-    lost = False  # a line since the last header, which may have been a header itself
-    for number, raw in enumerate(chain(lines, [">"]), 1):  # the last ">" closes the last record
-        if raw is None:
-            if header is not None and broken is not None:
-                broken.add("record with a lost line", number)
-            header, lost = None, True
-            continue
-        line = raw.strip()
-        if lost and not line.startswith(">"):
-            continue
-        lost = False
-        if line.startswith(">"):
-            if header is not None:
-                name, *rest = header.split(None, 1) or [""]
-                description = rest[0] if rest else ""
-                if not body and broken is None:
-                    raise InputError(f"the FASTA record {name!r} is empty: drop it")
-                yield "".join(body), name, description.strip()
-            header, body = line[1:].strip(), []
-        elif line and not line.startswith(";"):
-            if header is None and broken is None:
-                raise InputError("the file is no FASTA: its first line does not start with '>'")
-            if header is None and broken is not None:
-                broken.add("before the first header", number)
-            body.append(line)
-
-
-def _read_tolerant_csv(
-    path: Path, zipped: bool, delimiter: str, broken: Broken
-) -> Iterator[dict[str, Any]]:
-    with reading(path, "CSV"):
-        yield from tolerant_csv(tolerant_lines(path, zipped, broken), delimiter, broken)
-
-
-def _read_jsonl(path: Path, zipped: bool, broken: Broken | None) -> Iterator[dict[str, Any]]:
-    objects: bool | None = None  # the first line says
-    with reading(path, "JSON lines"):
-        for number, line in enumerate(_lines(path, zipped, broken), 1):
-            if line is None or not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                if broken is not None:
-                    broken.add("no JSON", number)
-                    continue
-                raise InputError(
-                    f"line {number} of {path} is no JSON ({error}): each line must be one object"
-                ) from error
-            is_object = isinstance(record, dict)
-            objects = is_object if objects is None else objects
-            if is_object != objects:
-                if broken is not None:
-                    broken.add("an object among bare values, or the other way round", number)
-                    continue
-                raise InputError(
-                    f"line {number} of {path} is {'an object' if is_object else 'a bare value'}, "
-                    "the lines before are not: write every line in one form"
-                )
-            yield record if is_object else {"sequence": record}
-
-
-def _open_numpy(path: Path) -> RowSource:
-    with reading(path, "NumPy"):
-        if path.suffix.lower() == ".npy":
-            return _open_array(_mapped(path))
-        with np.load(path, allow_pickle=False) as archive:
-            names = list(archive.files)
-            if set(names) >= {"values", "lengths"}:
-                values = torch.from_numpy(archive["values"])
-                lengths = torch.from_numpy(archive["lengths"].astype(np.int64))
-                return _open_object(Ragged(values, lengths), None, None)
-    return RowSource(_from_archive(path, names), len(names))
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """Map an array, so that a file larger than memory is read chunk by chunk."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        if "Python objects" not in str(error):
-            raise
-        raise InputError(
-            f"{path} holds Python objects, which are not loaded (pickle can run code): save a "
-            "(seqs, n, dim) array, or one array per sequence with np.savez"
-        ) from error
-
-
-def _from_archive(path: Path, names: list[str]) -> Iterator[Chunk]:
-    with reading(path, "NumPy"), np.load(path, allow_pickle=False) as archive:
-        for name in names:
-            yield Chunk([archive[name]], [name])

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -43,7 +42,7 @@ def has_no_header(path: Path, zipped: bool, delimiter: str, encoding: str) -> bo
 
 
 def read_rows(lines: Iterator[str | None], path: Path, delimiter: str) -> Iterator[Chunk]:
-    """Return each row of numbers as a series of one channel.
+    """Return each row of numbers as a series of one channel, (n, 1).
 
     Whole numbers in front of others are classes, as UCR writes them: they go into the column
     ``label``. Missing values at the end are what pads a shorter series, and are left out.
@@ -55,12 +54,7 @@ def read_rows(lines: Iterator[str | None], path: Path, delimiter: str) -> Iterat
     """
     rows = _rows(lines, path, delimiter)
     head = list(islice(rows, _ROWS))
-    firsts = np.array([row[0] for row in head])
-    others = np.concatenate([row[1:] for row in head]) if head else firsts
-    others = others[np.isfinite(others)]
-    whole = bool(np.isfinite(firsts).all()) and bool((firsts == np.round(firsts)).all())
-    ucr = ".tsv" in [ending.lower() for ending in path.suffixes]
-    labelled = whole and (ucr or bool((others != np.round(others)).any()))
+    labelled = _labelled(head, ".tsv" in [ending.lower() for ending in path.suffixes])
     first = ", its first number as the class (column 'label')" if labelled else ""
     tell(f"{path} has no header: each row is read as a series of numbers{first}")
     row, rows = 0, chain(head, rows)
@@ -69,6 +63,15 @@ def read_rows(lines: Iterator[str | None], path: Path, delimiter: str) -> Iterat
         labels = {"label": [int(each[0]) for each in part]} if labelled else {}
         yield Chunk(series, None, labels)
         row += len(part)
+
+
+def _labelled(head: list[np.ndarray], ucr: bool) -> bool:
+    """Whether rows begin with a class: a whole number, where others are none unless it is UCR."""
+    firsts, others = np.array([r[0] for r in head]), np.concatenate([r[1:] for r in head])
+    others = others[np.isfinite(others)]
+    if not (np.isfinite(firsts).all() and (firsts == np.round(firsts)).all()):
+        return False
+    return ucr or bool((others != np.round(others)).any())
 
 
 def _rows(lines: Iterator[str | None], path: Path, delimiter: str) -> Iterator[np.ndarray]:
@@ -98,37 +101,53 @@ def read_ts(lines: Iterator[str | None], path: Path) -> Iterator[Chunk]:
     ------
     InputError
         For time stamps, channels of unequal length, or lines that are no such file.
+
+    Warns
+    -----
+    UserWarning
+        If series end in missing values, which are left out.
     """
-    labelled, missing, row = False, 0, 0
-    while (line := next(lines, None)) is not None or row == 0:
-        words = (line or "@data").strip().lower().split()
+    labelled, padded, row = _header(lines, path), 0, 0
+    rest = (line.strip() for line in lines if line is not None and line.strip())
+    while part := list(islice(rest, _ROWS)):
+        cut = [line.rpartition(":") if labelled else (line, "", "") for line in part]
+        series = []
+        for number, (values, _, _) in enumerate(cut, row):
+            array = _channels(values, number, path)
+            there = np.flatnonzero(~np.isnan(array).all(1))
+            kept = array[: there[-1] + 1] if len(there) else array
+            padded += len(kept) < len(array)
+            series.append(kept)
+        row += len(part)
+        yield Chunk(
+            series, None, {"label": [label.strip() for *_, label in cut]} if labelled else {}
+        )
+    if padded:
+        warnings.warn(
+            f"{padded:,} series of {path} end in missing values, which were left out", stacklevel=2
+        )
+
+
+def _header(lines: Iterator[str | None], path: Path) -> bool:
+    """Read up to the data, and return whether a class or target closes each line."""
+    labelled = False
+    for line in lines:
+        words = (line or "").strip().lower().split()
         if words[:1] == ["@data"]:
-            break
+            return labelled
         if words[:2] == ["@timestamps", "true"]:
             raise InputError(f"{path} has time stamps, which are not read: write plain values")
         if words[:1] in (["@classlabel"], ["@targetlabel"]):
             labelled = words[1:2] == ["true"]
-    rest = (line for line in lines if line is not None and line.strip())
-    while part := list(islice(rest, _ROWS)):
-        series: list[Any] = []
-        labels = []
-        for each in part:
-            channels = each.strip().split(":")
-            labels.append(channels.pop().strip() if labelled else "")
-            try:
-                values = [[_number(cell) for cell in channel.split(",")] for channel in channels]
-                array = np.array(values, dtype=np.float32).T
-            except ValueError as error:
-                raise InputError(
-                    f"series {row} of {path} is no array of numbers ({str(error)[:80]}): every "
-                    "channel needs as many values"
-                ) from error
-            padding = np.isnan(array).all(1)[::-1].argmin() if array.size else 0
-            missing += int(padding > 0)
-            series.append(array[: len(array) - padding])
-            row += 1
-        yield Chunk(series, None, {"label": labels} if labelled else {})
-    if missing:
-        warnings.warn(
-            f"{missing:,} series of {path} end in missing values, which were left out", stacklevel=2
-        )
+    raise InputError(f"{path} has no line @data: it is no .ts file")
+
+
+def _channels(text: str, row: int, path: Path) -> np.ndarray:
+    try:
+        values = [[_number(cell) for cell in each.split(",")] for each in text.split(":")]
+        return np.array(values, dtype=np.float32).T
+    except ValueError as error:
+        raise InputError(
+            f"series {row} of {path} is no array of numbers ({str(error)[:60]}): every channel "
+            "needs as many values"
+        ) from error

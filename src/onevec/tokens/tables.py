@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import narwhals
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from onevec.errors import InputError, MissingExtraError
+from onevec.errors import InputError
 from onevec.tokens.lines import Broken
 
 Batches = Iterator[pa.RecordBatch]
+_STRINGS = (pa.string(), pa.large_string(), pa.string_view())
 
 
 @contextmanager
@@ -74,7 +76,7 @@ def read_arrow(path: Path, rows: int) -> tuple[pa.Schema, int | None, Batches]:
 
 def read_csv(
     path: Path, zipped: bool, delimiter: str, encoding: str
-) -> tuple[dict[str, bool], Batches]:
+) -> tuple[dict[str, str], Batches]:
     """Return the columns of a CSV file (and which hold text) and its batches.
 
     All columns are read as text whatever they look like: an id ``007`` stays one, and a type
@@ -114,8 +116,8 @@ def with_values(batches: Iterable[pa.RecordBatch], column: str, broken: Broken) 
         yield batch.filter(there)
 
 
-def column_kinds(schema: pa.Schema, where: Any) -> dict[str, bool]:
-    """Return the columns of a table, and for each whether it holds text.
+def column_kinds(schema: pa.Schema, where: Any) -> dict[str, str]:
+    """Return the columns of a table, and what each may hold: text, media, arrays or values.
 
     Raises
     ------
@@ -127,37 +129,61 @@ def column_kinds(schema: pa.Schema, where: Any) -> dict[str, bool]:
         raise InputError(
             f"{where} has {schema.names.count(twice)} columns named {twice!r}: rename all but one"
         )
-    text = (pa.string(), pa.large_string(), pa.string_view())
-    return {
-        field.name: (field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
-        in text
-        for field in schema
-    }
+    return {field.name: _kind(field.type) for field in schema}
+
+
+def _kind(kind: pa.DataType) -> str:
+    kind = getattr(kind, "storage_type", kind)  # Array2D of `datasets`
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if kind in _STRINGS:
+        return "text"
+    if _is_list(kind):
+        return "arrays"
+    holds_bytes = pa.types.is_struct(kind) and {f.name for f in kind} & {"bytes", "array"}
+    return "media" if holds_bytes or _is_binary(kind) else "value"
 
 
 def as_table(data: Any) -> pa.Table | None:
-    """Return an Arrow table of what is one: pandas, polars, DuckDB, `datasets`; else None."""
-    known = type(data).__module__.split(".")[0], type(data).__name__
-    if known == ("pandas", "DataFrame"):
-        return from_pandas(data)
-    if known == ("datasets", "Dataset"):
-        return data.with_format("arrow")[:]
+    """Return an Arrow table of a frame of any library, or of a data set; else None.
+
+    Raises
+    ------
+    InputError
+        If a column holds several types.
+    """
     if isinstance(data, pa.RecordBatch):
         return pa.Table.from_batches([data])
-    if isinstance(data, pa.Table) or known[1] == "Series" or isinstance(data, pa.ChunkedArray):
-        return data if isinstance(data, pa.Table) else None
-    return pa.table(data) if hasattr(data, "__arrow_c_stream__") else None
-
-
-def from_pandas(frame: Any) -> pa.Table:
-    """Turn a DataFrame into an Arrow table."""
+    if isinstance(data, pa.Table):
+        return data
+    if is_dataset(data):
+        return data.with_format("arrow")[:]
     try:
-        return pa.Table.from_pandas(frame, preserve_index=False)
+        frame: Any = narwhals.from_native(data, pass_through=True)
+        if isinstance(frame, narwhals.LazyFrame):
+            frame = frame.collect("pyarrow")
+        if not isinstance(frame, narwhals.DataFrame):
+            return None
+        return narwhals.maybe_reset_index(frame).to_arrow()
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InputError(
-            f"cannot read the DataFrame ({error}): every column must hold one type; drop or "
-            "convert the others"
+            f"cannot read the {type(data).__name__} ({error}): every column must hold one type; "
+            "drop or convert the others"
         ) from error
+
+
+def as_list(data: Any) -> list[Any] | None:
+    """Return the values of a column of any library; else None."""
+    if isinstance(data, pa.Array):
+        return data.to_pylist()
+    series: Any = narwhals.from_native(data, series_only=True, pass_through=True)
+    return series.to_list() if isinstance(series, narwhals.Series) else None
+
+
+def is_dataset(data: Any) -> bool:
+    """Whether something is a `datasets.Dataset`, which is loaded then."""
+    library = sys.modules.get("datasets")
+    return library is not None and isinstance(data, library.Dataset)
 
 
 def iterate_table(tables: Iterable[pa.Table]) -> Batches:
@@ -167,27 +193,27 @@ def iterate_table(tables: Iterable[pa.Table]) -> Batches:
 
 
 def as_sequences(column: pa.Array, name: str, start: int) -> list[Any]:
-    """Turn a column into strings, (n, dim) arrays, waveforms or images.
+    """Turn a column into strings, (n, dim) arrays, waveforms, or files as bytes or mappings.
 
     Parameters
     ----------
     column : Array
-        Text, lists of numbers, lists of lists of numbers, or encoded images.
+        Text, lists of numbers, lists of lists of numbers, or encoded recordings or images.
     name : str
         Its name, for messages.
     start : int
         Number of its first row, for messages.
     """
-    kind = column.type
-    if pa.types.is_dictionary(kind):
+    column = getattr(column, "storage", column)  # Array2D of `datasets`
+    if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-        kind = column.type
+    kind = column.type
     if column.null_count:
         row = start + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise InputError(
             f"row {row} has no value in column {name!r}: every row needs its sequence; drop it"
         )
-    if kind in (pa.string(), pa.large_string(), pa.string_view()):
+    if kind in _STRINGS or _is_binary(kind) or pa.types.is_struct(kind):
         return column.to_pylist()
     if _is_list(kind):
         inner = kind.value_type
@@ -195,14 +221,16 @@ def as_sequences(column: pa.Array, name: str, start: int) -> list[Any]:
             return [_matrix(row.values) for row in column]
         if _is_number(inner):
             return [row.values.to_numpy(zero_copy_only=False) for row in column]
-    if pa.types.is_struct(kind) and any(field.name == "bytes" for field in kind):
-        column, kind = column.field("bytes"), pa.binary()
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return [_image(entry) for entry in column.to_pylist()]
+        if _is_list(inner) and _is_list(inner.value_type):
+            return [np.asarray(row.as_py()) for row in column]
     raise InputError(
         f"column {name!r} holds {kind}, not sequences: name the column that holds text, lists of "
-        "numbers or images with column= (--column)"
+        "numbers, recordings or images with column= (--column)"
     )
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -225,16 +253,3 @@ def _matrix(vectors: pa.Array) -> np.ndarray:
     if not len(vectors):
         return np.zeros((0, 0), dtype=np.float32)
     raise InputError("token vectors of one sequence differ in dimension: all must be equally long")
-
-
-def _image(content: bytes | None) -> Any:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise MissingExtraError("pillow", "hf") from error
-    try:
-        image = Image.open(io.BytesIO(content or b""))
-        image.load()
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError("a binary column does not hold images that can be opened") from error
-    return image

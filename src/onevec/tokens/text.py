@@ -88,7 +88,7 @@ class TextEncoder(FrozenEncoder):
             "consist of them alone: "
         )
         if self._lower_case:
-            words += "they are in lower case and it knows capitals, so write them in capitals"
+            words += "they look lower-case and it knows capitals: pass upper=True (--upper)"
         else:
             words += "check that the sequences are of the kind that the encoder was trained on"
         return [*found, words]
