@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from onevec import OneVec
-from onevec.judge.measured import COVERED, FILE, estimate
+from onevec.judge.measured import COVERED, FILE, estimate, kind_of
 from onevec.probes.outcomes import mean_resampled, mean_score
 from onevec.tokens.batches import Tokens
 from onevec.tokens.store import TokenStore
@@ -356,7 +356,7 @@ def measured(made: Mapping[str, Any]) -> dict[str, Any]:
     for row in made["rows"]:
         data, name = row["descriptors"], row["name"]
         bare = row["group"] in ("frames", "made")
-        kind = "frames" if bare and frame_like(int(data["dim"]), data["norm_cv"]) else "encoder"
+        kind = kind_of(data, bare and frame_like(int(data["dim"]), data["norm_cv"]))
         encoder, _, task = name.partition(", ")
         rows.append(
             {
@@ -383,7 +383,7 @@ def calibration(made: Mapping[str, Any]) -> str:
         found = estimate(row["kind"], row, others)
         if found is not None:
             by_kind.setdefault(row["kind"], []).append((found, row["gain"]))
-    by_kind["both"] = [each for kind in list(by_kind) for each in by_kind[kind]]
+    by_kind["all"] = [each for kind in list(by_kind) for each in by_kind[kind]]
     lines = [
         f"Each row is estimated from the rows of other encoders. Range: {100 * COVERED:.0f} %.",
         "",

@@ -535,6 +535,16 @@ def test_noise_never_claims(shift, monkeypatch):
     assert "nothing in these data tells one sequence from another" in said.sentence
 
 
+def test_an_encoder_with_random_weights_is_told():
+    """A layer norm without learned gains gives all tokens one length."""
+    rng = np.random.default_rng(0)
+    tokens = [rng.normal(size=(n, 48)) + rng.normal(size=48) for n in rng.integers(4, 20, size=200)]
+    tokens = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in tokens]
+    said = OneVec().fit(tokens).verdict_
+    assert not said.beats_mean and "check that its weights were loaded" in said.sentence
+    assert "encoders with random weights" in said.sentence and said.chance < 1
+
+
 def test_a_gain_is_claimed_where_all_agrees(easy_tokens, monkeypatch):
     best = [row | {"kind": kind} for row in rows([9.0] * 50) for kind in ("encoder", "frames")]
     monkeypatch.setattr("onevec.judge.measured.table", lambda: {"rows": best})

@@ -23,7 +23,7 @@ from onevec.files import appears_whole, check_target
 from onevec.judge.agreement import SEQUENCES, layer_weights
 from onevec.judge.dimension import DIMENSIONS
 from onevec.judge.evidence import Findings, findings_of, why_kept
-from onevec.judge.measured import describe, estimate
+from onevec.judge.measured import describe, estimate, kind_of
 from onevec.judge.verdict import LEAST_HELD_OUT, Shortened, Verdict, cost, keep_the_mean, verdict
 from onevec.objectives import Objective, make_objective
 from onevec.poolers import POOLERS, Pooler
@@ -352,9 +352,10 @@ class OneVec(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             sizes = vector.dim_out, vector.width, tokens.dim
             shorter = Shortened(*sizes, seen.neighbours, seen.neighbours_of_mean)
         if usual and not self.export:
-            kind = "frames" if frames else "encoder"
+            data = describe(sample)
+            kind = kind_of(data, frames)
             said = verdict(
-                estimate(kind, describe(sample)),
+                estimate(kind, data),
                 seen.evidence,
                 seen.held_out,
                 kind=kind,

@@ -154,8 +154,8 @@ def verdict(
         Of these data.
     held_out : int
         Sequences it rests on.
-    kind : {"encoder", "frames"}
-        Which kind of data was measured.
+    kind : {"encoder", "frames", "one length"}
+        Which kind of data was measured, see `onevec.judge.measured.kind_of`.
     shorter : Shortened, optional
         Cost of fewer dimensions.
     several_layers : bool
@@ -191,8 +191,14 @@ def verdict(
     )
 
 
+_MEASURED = {
+    "encoder": "encoders",
+    "frames": "sets of ready frames",
+    "one length": "sets of one-hot events and encoders with random weights",
+}
+
+
 def _expected(found: Estimate, kind: str, claimed: bool, structure: bool) -> str:
-    of = "encoders" if kind == "encoder" else "sets of ready frames"
     head = "It is better than the mean" if claimed else "It is likely better than the mean"
     if found.gain <= 0:
         head = "It is not likely better than the mean"
@@ -213,9 +219,9 @@ def _expected(found: Estimate, kind: str, claimed: bool, structure: bool) -> str
         tail = "; that was not measured with these settings, so no win is claimed"
     return (
         f"{head} (chance {_percent(found.chance)}): on {found.rows} measured tasks of "
-        f"{found.encoders} {of}, those with similar tokens weighted most, such a vector gained "
-        f"{found.gain:+.1f} points on average, and {_percent(COVERED)} of the gains lie between "
-        f"{found.low:+.1f} and {found.high:+.1f}{tail}."
+        f"{found.encoders} {_MEASURED[kind]}, those with similar tokens weighted most, such a "
+        f"vector gained {found.gain:+.1f} points on average, and {_percent(COVERED)} of the gains "
+        f"lie between {found.low:+.1f} and {found.high:+.1f}{tail}."
     )
 
 
@@ -228,6 +234,12 @@ def _reasons(found: Estimate, kind: str, evidence: OwnEvidence | None) -> list[s
     """Return one reason for a gain and one against it, where there are some."""
     reasons = []
     alike = f"intraclass correlation {found.icc:.2f}, measured ones {found.average_icc:.2f}"
+    if kind == "one length":
+        reasons.append(
+            "Against it: all token vectors have the same length. If they are no one-hot events, "
+            "the encoder has random weights, or they were scaled: check that its weights were "
+            "loaded."
+        )
     if kind == "encoder":  # of frames it tells nothing
         if found.icc <= found.average_icc:
             reasons.append(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -175,7 +175,7 @@ def open_hdf5(path: Path) -> RowSource:
     except ImportError as error:
         raise MissingExtraError("h5py", "files") from error
     with opening(path):
-        file = h5py.File(path, "r")
+        file: Any = h5py.File(path, "r")
         shapes: dict[str, Shape] = {}
         ids: dict[str, str] = {}
 
@@ -235,7 +235,7 @@ def open_torch(path: Path, name: str | None = None) -> RowSource:
         return RowSource(parts, len(chunk))
 
 
-def _is_esm(held: Any) -> bool:
+def _is_esm(held: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(held, Mapping) and bool(
         {"representations", "mean_representations", "bos_representations"} & set(held)
     )
