@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.signal import resample_poly
 
 from onevec import OneVec, encode
-from onevec.errors import InputError
+from onevec.errors import InputError, MissingExtraError
 from onevec.tokens.media import Picture, Sound, as_media, as_rgb
 from onevec.tokens.readers import open_source
 from onevec.tokens.store import TokenStore
@@ -279,3 +279,23 @@ def test_the_command_line_reads_folders(recordings, tmp_path):
     assert "2 files of other kinds" in run.stderr
     assert TokenStore(tmp_path / "s").ids == NAMES
     assert io.StringIO(run.stderr).getvalue().count("passed over") == 1
+
+
+def test_a_corpus_of_recordings(recordings):
+    from onevec.encoders.corpus import assemble
+
+    corpus = assemble(str(recordings), frames="logmel")
+    assert corpus.dense and corpus.manifest["counts"]["kept"] == 3
+    assert {frames.shape[1] for frames in corpus.in_order()} == {40}
+    (recordings / "a.txt").write_text("one two\nthree four\n")
+    assert assemble(str(recordings)).manifest["counts"]["kept"] == 2  # text: media are passed over
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("soundfile", "a.wav"), ("h5py", "a.h5"), ("PIL", "a.png")]
+)
+def test_a_missing_package_names_its_extra(module, name, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(b"")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"run  pip install 'onevec\[files\]'"):
+        encode(tmp_path / name, frames="patches", progress=False)

@@ -144,6 +144,11 @@ def test_a_model_is_fitted_to_a_file(tmp_path):
             file[f"p{number:02}"] = rng.normal(size=(9, 4)).astype("f4")
     model = OneVec().fit(tmp_path / "a.h5")
     assert len(model.transform(tmp_path / "a.h5")) == 50
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(40):
+        torch.save(torch.from_numpy(rng.normal(size=(9, 4))), folder / f"{number}.pt")
+    assert len(OneVec().fit(folder).transform(folder)) == 40
 
 
 class Code:

@@ -20,6 +20,7 @@ from onevec.errors import InputError, MissingExtraError
 
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+MEDIA = (*AUDIO, *IMAGES)
 _AUDIO_STARTS = (b"fLaC", b"OggS", b"ID3", b".snd", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
 _CONTAINERS = {b"WAVE": b"RIFF", b"AIFF": b"FORM", b"AIFC": b"FORM"}  # RIFF also holds WebP
 _KEYS = {"array", "bytes", "path", "sampling_rate"}  # of what `datasets` gives
@@ -166,8 +167,9 @@ def read_sound(source: Path | bytes, where: str) -> Sound:
         held = io.BytesIO(source) if isinstance(source, bytes) else str(source)
         samples, rate = soundfile.read(held, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        reason = getattr(error, "error_string", "").rstrip(".") or first_line(error)
         raise InputError(
-            f"{where} cannot be read as audio ({first_line(error)}): leave it out, or convert it "
+            f"{where} cannot be read as audio ({reason}): leave it out, or convert it "
             "to .wav or .flac"
         ) from error
     if not len(samples):

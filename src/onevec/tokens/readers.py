@@ -28,7 +28,7 @@ from onevec.tokens.lines import (
     tolerant_csv,
     tolerant_lines,
 )
-from onevec.tokens.media import AUDIO, IMAGES, as_media, is_media, open_file
+from onevec.tokens.media import AUDIO, IMAGES, MEDIA, as_media, is_media, open_file
 from onevec.tokens.ready import open_hdf5, open_npy, open_npz, open_safetensors, open_torch
 from onevec.tokens.records import read_jsonl
 from onevec.tokens.series import has_no_header, read_rows, read_ts
@@ -173,7 +173,7 @@ def _leads_to_media(value: Any, beside: Path | None) -> bool:
 
 def _named_file(value: Any, beside: Path | None) -> Path | None:
     """Return the audio or image file that a text names, if there is one."""
-    if not isinstance(value, str) or not value.lower().endswith((*AUDIO, *IMAGES)):
+    if not isinstance(value, str) or not value.lower().endswith(MEDIA):
         return None
     found = [Path(value)] if beside is None else [beside / value, Path(value)]
     return next((path for path in found if path.is_file()), None)
@@ -206,7 +206,7 @@ def _open_object(data: Any, asked: _Asked) -> RowSource:
         pick = choose_columns(column_kinds(table.schema, "the table"), asked)
         batches = table.to_batches(max_chunksize=_ROWS)
         return RowSource(_from_batches(batches, *pick), table.num_rows)
-    if isinstance(data, list | tuple) and data and _is_record(data[0]):
+    if isinstance(data, list | tuple) and _is_record(next(iter(data), None)):
         return RowSource(_from_records(iter(data), asked), len(data))
     if asked.columns:
         raise InputError(
@@ -214,19 +214,22 @@ def _open_object(data: Any, asked: _Asked) -> RowSource:
             "no columns: leave them out, or pass a table"
         )
     if _is_plain_column(data):
-        return _open_dataset(
-            data.source.select_columns([data.column_name]), _Asked(data.column_name)
-        )
+        return _open_plain_column(data)
     values = as_list(data)
     return _open_values(data if values is None else values, kind)
 
 
 def _is_plain_column(data: Any) -> bool:
     """Whether something is a column of `datasets` that can be read as it is stored."""
-    source = getattr(data, "source", None)
+    source: Any = getattr(data, "source", None)
     if not type(data).__module__.startswith("datasets.") or not hasattr(source, "select_columns"):
         return False
     return not is_dataset(source) or source.format["type"] != "custom"
+
+
+def _open_plain_column(data: Any) -> RowSource:
+    alone = data.source.select_columns([data.column_name])
+    return _open_dataset(alone, _Asked(data.column_name))
 
 
 def _open_values(data: Any, kind: str) -> RowSource:
@@ -429,7 +432,7 @@ def _described(file: _File) -> Iterator[Chunk]:
 
 
 _OPENERS: tuple[tuple[Collection[str], Callable[[_File], RowSource]], ...] = (
-    ((*AUDIO, *IMAGES), _open_media),
+    (MEDIA, _open_media),
     (_TEXT, lambda file: RowSource(_text(file))),
     ((*FASTA, *FASTQ), lambda file: RowSource(_described(file))),
     (_JSONL, _open_jsonl),
@@ -453,17 +456,15 @@ def _open_folder(path: Path, asked: _Asked) -> RowSource:
         from datasets import load_from_disk
 
         return _open_dataset(load_from_disk(str(path)), asked)
-    seen = [each for each in sorted(path.rglob("*")) if each.is_file()]
-    chosen = _of_one_kind(path, [each for each in seen if is_known(each)])
-    if len(seen) > len(chosen):
-        tell(f"{len(seen) - len(chosen):,} files of other kinds in {path} are passed over")
+    chosen = _of_one_kind(path, known_files(path))
+    others = sum(each.is_file() for each in path.rglob("*")) - len(chosen)
+    if others:
+        tell(f"{others:,} files of other kinds in {path} are passed over")
     return _open_all(chosen, {each: each.relative_to(path).as_posix() for each in chosen}, asked)
 
 
 def _of_one_kind(path: Path, files: list[Path]) -> list[Path]:
     """Return the recordings or the images of a folder, else its files if they are of one kind."""
-    # What programs hide among files are none of the user's, such as ._a.wav beside a.wav.
-    files = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
     if not files or (path / "config.json").is_file():
         raise InputError(
             f"{path} is a folder without sequences: pass a file or a folder of files "
@@ -492,7 +493,7 @@ def _open_all(paths: list[Path], names: Mapping[Path, str], asked: _Asked) -> Ro
 
     first = opened(paths[0])  # what is wrong with it is said before any work
     rest = (chunk for path in paths[1:] for chunk in opened(path).chunks)
-    one_each = all(path.suffix.lower() in (*AUDIO, *IMAGES) for path in paths)
+    one_each = all(path.suffix.lower() in MEDIA for path in paths)
     return RowSource(_alike(chain(first.chunks, rest)), len(paths) if one_each else None)
 
 
@@ -521,8 +522,22 @@ def ending_of(path: Path) -> tuple[str, bool]:
 def is_known(path: Path) -> bool:
     """Whether the ending of a file is that of a format that is read."""
     ending, zipped = ending_of(path)
-    whole = (".parquet", *_ARROW, *READY, *AUDIO, *IMAGES)
+    whole = (".parquet", *_ARROW, *READY, *MEDIA)
     return ending in _LINES or (not zipped and ending in whole)
+
+
+def known_files(folder: Path) -> list[Path]:
+    """Return the files of a folder, and of those in it, that are read; sorted.
+
+    What programs hide among them, such as ``._a.wav`` beside ``a.wav``, is none of the user's.
+    """
+    return [
+        each
+        for each in sorted(folder.rglob("*"))
+        if each.is_file()
+        and is_known(each)
+        and not any(part.startswith(".") for part in each.relative_to(folder).parts)
+    ]
 
 
 def is_plain_text(path: Path) -> bool:
