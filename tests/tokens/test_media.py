@@ -123,6 +123,8 @@ def test_what_datasets_gives(recordings, tmp_path):
     ]
     assert [sound.rate for sound in rows(decoded)[0]] == [RATE, 8_000]
     assert [s.rate for s in rows(pa.table({"audio": pa.array(decoded)}))[0]] == [RATE, 8_000]
+    labelled = {**decoded[0], "label": 3, "file": "none.wav"}  # a row, not its column
+    assert rows([labelled])[0][0].rate == RATE
     (sound,) = rows([Decoder(torch.zeros(2, 100), 22_050)])[0]
     assert (sound.rate, sound.channels, len(sound)) == (22_050, 2, 100)
 
@@ -155,6 +157,9 @@ def test_damaged_and_mixed_folders(recordings, wav2vec, tmp_path):
     with pytest.raises(InputError, match=r"d\.wav cannot be read as audio"):
         encode(recordings, wav2vec, out=tmp_path / "s", progress=False)
     assert not (tmp_path / "s").exists()
+    (recordings / "dogs" / "d.wav").write_bytes((recordings / "a.wav").read_bytes()[:5_000])
+    with pytest.raises(InputError, match=r"d\.wav is cut: 5,000 of 16,044 bytes are there"):
+        encode(recordings, wav2vec, progress=False)
     Image.new("RGB", (9, 9)).save(recordings / "x.png")
     with pytest.raises(InputError, match="holds 4 recordings and 1 images"):
         rows(recordings)

@@ -130,6 +130,8 @@ def test_stacked_sequences_with_labels(tmp_path):
     np.savez(tmp_path / "a.npz", X=np.ones((6, 5, 4), np.float32), y=np.arange(6))
     store = encode(tmp_path / "a.npz", out=tmp_path / "s", progress=False)
     assert store.lengths.tolist() == [5] * 6 and store.column("y").to_pylist() == list(range(6))
+    np.savez(tmp_path / "b.npz", X=np.ones((2, 5, 4), np.float32), ids=np.array(["p", "q"]))
+    assert encode(tmp_path / "b.npz", out=tmp_path / "u", progress=False).ids == ["p", "q"]
     folder = tmp_path / "npys"
     folder.mkdir()
     for name, array in zip("abc", arrays(), strict=True):

@@ -30,7 +30,7 @@ from onevec.tokens.lines import (
 )
 from onevec.tokens.media import AUDIO, IMAGES, MEDIA, as_media, is_media, open_file
 from onevec.tokens.ready import open_hdf5, open_npy, open_npz, open_safetensors, open_torch
-from onevec.tokens.records import read_jsonl
+from onevec.tokens.records import read_json, read_jsonl
 from onevec.tokens.series import has_no_header, read_rows, read_ts
 from onevec.tokens.store import TokenStore
 from onevec.tokens.tables import (
@@ -51,29 +51,27 @@ from onevec.tokens.told import tell
 _ROWS = 256  # rows read at a time
 _USUAL_COLUMNS = ("sequence", "text", "seq", "tokens", "values", "audio", "image")
 _TEXT = (".txt", ".text", ".log")
-_JSONL = (".jsonl", ".ndjson")
+_JSONL = (".jsonl", ".ndjson", ".json")
 _CSV = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _ARROW = (".arrow", ".feather", ".ipc")
 _LINES = (*_TEXT, *FASTA, *FASTQ, *_JSONL, *_CSV, ".ts")  # which may be gzipped
+_ADVICE = {
+    ".pkl": "pickle can run code; save arrays with np.savez, or a table as .parquet",
+    ".pickle": "pickle can run code; save arrays with np.savez, or a table as .parquet",
+    ".joblib": "pickle can run code; save arrays with np.savez, or a table as .parquet",
+    ".xlsx": "save the sheet as .csv",
+    ".xls": "save the sheet as .csv",
+    ".zip": "unpack it and pass the folder",
+    ".tar": "unpack it and pass the folder",
+    ".bz2": "unpack it, or pack it with gzip",
+    ".xz": "unpack it, or pack it with gzip",
+    ".zst": "unpack it, or pack it with gzip",
+}
 READY = (".npy", ".npz", ".h5", ".hdf5", ".pt", ".pth", ".safetensors")
 KNOWN_FORMATS = (
-    ".parquet .arrow .jsonl .csv .tsv .fasta .fastq .a3m .txt .log .ts (also .gz) .npy .npz .h5 "
-    ".pt .safetensors, audio, images, and folders of them"
+    ".parquet .arrow .jsonl .json .csv .tsv .fasta .fastq .a3m .txt .log .ts (also .gz) .npy .npz "
+    ".h5 .pt .safetensors, audio, images, and folders of them"
 )
-
-
-class NoColumnError(InputError):
-    """It cannot be told which column of a table holds the sequences.
-
-    Attributes
-    ----------
-    kinds : dict of str to str
-        The columns, and what each may hold.
-    """
-
-    def __init__(self, message: str, kinds: Mapping[str, str]):
-        super().__init__(message)
-        self.kinds = dict(kinds)
 
 
 @dataclass(frozen=True)
@@ -360,6 +358,8 @@ def _open_path(file: _File) -> RowSource:
         return _open_folder(path, file.asked)
     open_it = next((each for endings, each in _OPENERS if ending in endings), None)
     if open_it is None or (ending not in _LINES and file.zipped):
+        if (advice := _ADVICE.get(path.suffix.lower())) is not None:
+            raise InputError(f"{path} is not read: {advice}")
         raise InputError(f"cannot tell the format of {path} from its ending: use {KNOWN_FORMATS}")
     if file.asked.columns and open_it not in (_open_table, _open_csv, _open_jsonl):
         raise InputError(f"{path} has no columns: leave column and id_column out")
@@ -386,7 +386,8 @@ def _open_table(file: _File) -> RowSource:
 
 
 def _open_jsonl(file: _File) -> RowSource:
-    rows = read_jsonl(file.lines(), file.path, file.asked.broken)
+    rows = read_json(file.path, file.zipped) if file.ending == ".json" else None
+    rows = rows or read_jsonl(file.lines(), file.path, file.asked.broken)
     return RowSource(_from_records(rows, file.asked))
 
 
@@ -417,7 +418,11 @@ def _numbers(file: _File, read: Any) -> Iterator[Chunk]:
 def _text(file: _File) -> Iterator[Chunk]:
     with reading(file.path, "text"):
         rows = (line for line in file.lines() if line is not None)
+        first = True
         while part := list(islice(rows, _ROWS)):
+            if first and part[0].startswith(">"):
+                tell(f"{file.path} looks like FASTA and is read line by line: name it .fasta")
+            first = False
             yield Chunk(part)
 
 
@@ -558,15 +563,17 @@ def choose_columns(
         if wanted is not None and wanted not in kinds:
             raise InputError(f"{where} has no column {wanted!r}: it has {listed}")
     if column is None:
-        column = next((name for name in _USUAL_COLUMNS if name in kinds), None)
+        spelt = {name.lower(): name for name in reversed(list(kinds))} | {n: n for n in kinds}
+        column = next((spelt[name] for name in _USUAL_COLUMNS if name in spelt), None)
         if column is None:
             column = _only_candidate(kinds, id_column)
         if column is None:
-            raise NoColumnError(
+            error: Any = InputError(
                 f"cannot tell which column of {where} holds the sequences: name it with column= "
-                f"(--column); it has {listed}",
-                kinds,
+                f"(--column); it has {listed}"
             )
+            error.columns = dict(kinds)  # for `onevec inspect`
+            raise error
         tell(
             f"the sequences of {where} are read from the column {column!r}; column= (--column) "
             f"takes another of {listed}"

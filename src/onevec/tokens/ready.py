@@ -17,7 +17,7 @@ import torch
 
 from onevec.errors import InputError, MissingExtraError
 from onevec.ragged import Ragged
-from onevec.tokens.chunks import Chunk, LayeredTokens, RowSource
+from onevec.tokens.chunks import Chunk, LayeredTokens, RowSource, as_ids
 from onevec.tokens.tables import reading
 
 _ROWS = 256
@@ -109,9 +109,12 @@ class Archive:
         with opening(self.path):
             whole = self.read(name)
             columns = {each: self.read(each).tolist() for each in beside}
+        names = next((columns.pop(each) for each in ("ids", "id") if each in columns), None)
+        ids = None if names is None else as_ids(names)
         for k in range(0, len(whole), _ROWS):
             rows = slice(k, k + _ROWS)
-            yield Chunk(list(whole[rows]), None, {n: column[rows] for n, column in columns.items()})
+            cut = {name: column[rows] for name, column in columns.items()}
+            yield Chunk(list(whole[rows]), ids and ids[rows], cut)
 
     def _one_by_one(self) -> Iterator[Chunk]:
         for name in self.shapes:
