@@ -152,17 +152,22 @@ def report(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Token store, model, index or encoder folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Sequences, store, model, encoder, vectors, index: file or folder."),
+    ],
     as_json: Json = False,
 ) -> None:
-    """Say what a folder holds; of a model its parts; checksums of stores and indexes are verified.
+    """Say what a file or folder holds, of whatever onevec reads or writes.
+
+    Of a model its parts are shown; checksums of stores and indexes are verified.
 
     Example: `onevec inspect store`
     """
-    from onevec.report.describe import describe
+    from onevec.report.describe import describe, for_people
 
     facts = describe(path)
-    lines = [f"{name:<16}{value}" for name, value in facts.items() if name != "parts"]
+    lines = [for_people({name: value for name, value in facts.items() if name != "parts"})]
     if "parts" in facts:
         lines += ["", parts_table(facts["parts"], facts["dim"])]
     show(facts, as_json, "\n".join(lines))

@@ -62,6 +62,20 @@ KNOWN_FORMATS = (
 )
 
 
+class NoColumnError(InputError):
+    """It cannot be told which column of a table holds the sequences.
+
+    Attributes
+    ----------
+    kinds : dict of str to str
+        The columns, and what each may hold.
+    """
+
+    def __init__(self, message: str, kinds: Mapping[str, str]):
+        super().__init__(message)
+        self.kinds = dict(kinds)
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What the user says of the columns, and where what is broken is counted."""
@@ -199,8 +213,20 @@ def _open_object(data: Any, asked: _Asked) -> RowSource:
             f"got column={asked.column!r}, id_column={asked.id_column!r} for a {kind}, which has "
             "no columns: leave them out, or pass a table"
         )
+    if _is_plain_column(data):
+        return _open_dataset(
+            data.source.select_columns([data.column_name]), _Asked(data.column_name)
+        )
     values = as_list(data)
     return _open_values(data if values is None else values, kind)
+
+
+def _is_plain_column(data: Any) -> bool:
+    """Whether something is a column of `datasets` that can be read as it is stored."""
+    source = getattr(data, "source", None)
+    if not type(data).__module__.startswith("datasets.") or not hasattr(source, "select_columns"):
+        return False
+    return not is_dataset(source) or source.format["type"] != "custom"
 
 
 def _open_values(data: Any, kind: str) -> RowSource:
@@ -521,9 +547,10 @@ def choose_columns(
         if column is None:
             column = _only_candidate(kinds, id_column)
         if column is None:
-            raise InputError(
+            raise NoColumnError(
                 f"cannot tell which column of {where} holds the sequences: name it with column= "
-                f"(--column); it has {listed}"
+                f"(--column); it has {listed}",
+                kinds,
             )
         tell(
             f"the sequences of {where} are read from the column {column!r}; column= (--column) "
