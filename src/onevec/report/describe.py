@@ -357,7 +357,8 @@ def _sizes(rows: list[Any]) -> Facts:
     else:
         sizes = [len(each) for each in rows if hasattr(each, "__len__")]
         unit = "characters" if isinstance(head, str) else "tokens"
-        more = {"dim": int(head.shape[1])} if getattr(head, "ndim", 0) == 2 else {}
+        shape = getattr(head, "shape", ())
+        more = {"dim": int(shape[1])} if len(shape) == 2 else {}
     if not sizes:
         return more
     least, middle, most = (_round(each) for each in np.quantile(sizes, [0, 0.5, 1]))

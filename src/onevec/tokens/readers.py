@@ -214,16 +214,16 @@ def _open_object(data: Any, asked: _Asked) -> RowSource:
             "no columns: leave them out, or pass a table"
         )
     if _is_plain_column(data):
-        return _open_dataset(
-            data.source.select_columns([data.column_name]), _Asked(data.column_name)
-        )
+        column: Any = data
+        whole = column.source.select_columns([column.column_name])
+        return _open_dataset(whole, _Asked(column.column_name))
     values = as_list(data)
     return _open_values(data if values is None else values, kind)
 
 
 def _is_plain_column(data: Any) -> bool:
     """Whether something is a column of `datasets` that can be read as it is stored."""
-    source = getattr(data, "source", None)
+    source: Any = getattr(data, "source", None)
     if not type(data).__module__.startswith("datasets.") or not hasattr(source, "select_columns"):
         return False
     return not is_dataset(source) or source.format["type"] != "custom"
