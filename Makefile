@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## the main job on real data: a verdict, a table against the mean, report.html
 	@start=$$(date +%s); $(RUN)/onevec demo --out report.html && echo "demo took $$(( $$(date +%s) - start )) s"
 
+# A process a core, of one thread each; more than four would want more memory than laptops have.
 test: $(STAMP)  ## the fast tests
-	@$(RUN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 examples: $(STAMP)  ## every script of examples/
 	@$(RUN)/python -m pytest -q -m slow tests/test_examples.py

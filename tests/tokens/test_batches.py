@@ -125,7 +125,7 @@ def test_accepted_forms(tmp_path):
     [
         ([], "empty list of sequences"),
         ([0, 1, 1], "looks like labels"),
-        (["ACD", "MK"], "encode raw sequences first"),
+        (["ACD", "MK"], "or encode them first"),
         ("nothing/here", "there is no token store"),
         (np.zeros(5), "looks like labels"),
         (np.zeros((5, 3)), "looks like ready vectors"),
