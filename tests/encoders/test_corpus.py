@@ -337,7 +337,8 @@ def test_the_folder_goes_with_the_corpus():
      ((["ab", "ac"],), {"shortest": 5, "longest": 3}, "longest=3"),
      ((["ab"],), {}, "got 1 sequences"), ((["ab", "ab"],), {}, "besides its copies"),
      (("none.txt",), {}, "no file none.txt"), (("none/*.txt",), {}, "holds no file"),
-     (([{"a": 1}],), {}, "is a dict"), ((["ab", "ac"],), {"column": "x"}, "no columns")],
+     (([{"a": 1}],), {}, "cannot tell which column"),
+     ((["ab", "ac"],), {"column": "x"}, "no columns")],
 )  # fmt: skip
 def test_bad_calls_are_one_sentence_and_leave_nothing(
     tmp_path, monkeypatch, sources, options, words

@@ -216,3 +216,56 @@ def test_ready_arrays_keep_their_precision(tmp_path):
     with pytest.raises(InputError, match="float16 does not hold dimension 0 of the sequences"):
         encode(far, dtype="float16", progress=False)
     assert encode(arrays(), dtype="float16", progress=False).values.dtype == torch.float16
+
+
+# --- what is named or packed otherwise ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"id": "a", "sequence": "AC"}, {"id": "b", "sequence": "GG"}]',
+        '[\n {"id": "a", "sequence": "AC"},\n {"id": "b", "sequence": "GG"}\n]',
+        '{"id": "a", "sequence": "AC"}\n{"id": "b", "sequence": "GG"}\n',
+    ],
+)
+def test_json(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    assert read(tmp_path / "a.json") == (["AC", "GG"], ["a", "b"])
+    (tmp_path / "b.json").write_text("[1, 2")
+    with pytest.raises(InputError, match=r"cannot read .*b.json as JSON"):
+        read(tmp_path / "b.json")
+
+
+def test_columns_in_capitals(tmp_path):
+    (tmp_path / "a.csv").write_text("id,Note,Sequence\na,x,AC\nb,y,GG\n")
+    assert read(tmp_path / "a.csv") == (["AC", "GG"], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("a.pkl", "pickle can run code"), ("a.xlsx", "save the sheet as .csv"), ("a.zip", "unpack it"),
+     ("a.fasta.bz2", "pack it with gzip")],
+)  # fmt: skip
+def test_what_is_not_read_says_what_to_do(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=rf"is not read: .*{words}"):
+        read(tmp_path / name)
+
+
+def test_encoders_of_another_kind_are_one_sentence(wav2vec, vit, bert):
+    from PIL import Image
+
+    image = Image.new("RGB", (32, 32))
+    for data, encoder, words in (
+        (["ACGU"], wav2vec, "got text for .*, which reads recordings"),
+        ([image], wav2vec, "got images for .*, which reads recordings"),
+        ([image], bert, "got images for .*, which reads text"),
+        (
+            [{"array": np.zeros(9), "sampling_rate": 9}],
+            vit,
+            "got recordings for .*, which reads images",
+        ),
+    ):
+        with pytest.raises(InputError, match=words):
+            encode(data, str(encoder), progress=False)

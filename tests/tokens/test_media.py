@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.signal import resample_poly
 
 from onevec import OneVec, encode
-from onevec.errors import InputError
+from onevec.errors import InputError, MissingExtraError
 from onevec.tokens.media import Picture, Sound, as_media, as_rgb
 from onevec.tokens.readers import open_source
 from onevec.tokens.store import TokenStore
@@ -123,6 +123,8 @@ def test_what_datasets_gives(recordings, tmp_path):
     ]
     assert [sound.rate for sound in rows(decoded)[0]] == [RATE, 8_000]
     assert [s.rate for s in rows(pa.table({"audio": pa.array(decoded)}))[0]] == [RATE, 8_000]
+    labelled = {**decoded[0], "label": 3, "file": "none.wav"}  # a row, not its column
+    assert rows([labelled])[0][0].rate == RATE
     (sound,) = rows([Decoder(torch.zeros(2, 100), 22_050)])[0]
     assert (sound.rate, sound.channels, len(sound)) == (22_050, 2, 100)
 
@@ -155,6 +157,9 @@ def test_damaged_and_mixed_folders(recordings, wav2vec, tmp_path):
     with pytest.raises(InputError, match=r"d\.wav cannot be read as audio"):
         encode(recordings, wav2vec, out=tmp_path / "s", progress=False)
     assert not (tmp_path / "s").exists()
+    (recordings / "dogs" / "d.wav").write_bytes((recordings / "a.wav").read_bytes()[:5_000])
+    with pytest.raises(InputError, match=r"d\.wav is cut: 5,000 of 16,044 bytes are there"):
+        encode(recordings, wav2vec, progress=False)
     Image.new("RGB", (9, 9)).save(recordings / "x.png")
     with pytest.raises(InputError, match="holds 4 recordings and 1 images"):
         rows(recordings)
@@ -279,3 +284,23 @@ def test_the_command_line_reads_folders(recordings, tmp_path):
     assert "2 files of other kinds" in run.stderr
     assert TokenStore(tmp_path / "s").ids == NAMES
     assert io.StringIO(run.stderr).getvalue().count("passed over") == 1
+
+
+def test_a_corpus_of_recordings(recordings):
+    from onevec.encoders.corpus import assemble
+
+    corpus = assemble(str(recordings), frames="logmel")
+    assert corpus.dense and corpus.manifest["counts"]["kept"] == 3
+    assert {frames.shape[1] for frames in corpus.in_order()} == {40}
+    (recordings / "a.txt").write_text("one two\nthree four\n")
+    assert assemble(str(recordings)).manifest["counts"]["kept"] == 2  # text: media are passed over
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("soundfile", "a.wav"), ("h5py", "a.h5"), ("PIL", "a.png")]
+)
+def test_a_missing_package_names_its_extra(module, name, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(b"")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"run  pip install 'onevec\[files\]'"):
+        encode(tmp_path / name, frames="patches", progress=False)

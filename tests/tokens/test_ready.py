@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from onevec import OneVec, encode
 from onevec.errors import InputError
+from onevec.tokens.readers import open_source
 from onevec.use.formats import Vectors, save_vectors
 
 SIZES = [5, 3, 8]
@@ -130,6 +131,8 @@ def test_stacked_sequences_with_labels(tmp_path):
     np.savez(tmp_path / "a.npz", X=np.ones((6, 5, 4), np.float32), y=np.arange(6))
     store = encode(tmp_path / "a.npz", out=tmp_path / "s", progress=False)
     assert store.lengths.tolist() == [5] * 6 and store.column("y").to_pylist() == list(range(6))
+    np.savez(tmp_path / "b.npz", X=np.ones((2, 5, 4), np.float32), ids=np.array(["p", "q"]))
+    assert encode(tmp_path / "b.npz", out=tmp_path / "u", progress=False).ids == ["p", "q"]
     folder = tmp_path / "npys"
     folder.mkdir()
     for name, array in zip("abc", arrays(), strict=True):
@@ -144,6 +147,11 @@ def test_a_model_is_fitted_to_a_file(tmp_path):
             file[f"p{number:02}"] = rng.normal(size=(9, 4)).astype("f4")
     model = OneVec().fit(tmp_path / "a.h5")
     assert len(model.transform(tmp_path / "a.h5")) == 50
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(40):
+        torch.save(torch.from_numpy(rng.normal(size=(9, 4))), folder / f"{number}.pt")
+    assert len(OneVec().fit(folder).transform(folder)) == 40
 
 
 class Code:
@@ -197,3 +205,12 @@ def test_what_is_wrong_is_one_sentence(name, words, tmp_path, capsys):
         encode(tmp_path / name, out=tmp_path / "s", progress=False)
     assert "\n" not in str(caught.value) and not (tmp_path / "s").exists()
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_numbers_kept_in_another_file_are_not_read(tmp_path):
+    (tmp_path / "secret.bin").write_bytes(np.ones(12, np.float32).tobytes())
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        outside = [(str(tmp_path / "secret.bin"), 0, 48)]
+        file.create_dataset("a", (3, 4), np.float32, external=outside)
+    with pytest.raises(InputError, match="in another file, which is not read"):
+        open_source(tmp_path / "x.h5")

@@ -87,6 +87,10 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Hugging Face folder to make.")],
     column: Column = None,
     where: Annotated[str | None, typer.Option(help="Rows to take, as COLUMN=VALUE.")] = None,
+    upper: Annotated[bool, typer.Option("--upper", help="Write sequences in capitals.")] = False,
+    frames: Annotated[
+        str | None, typer.Option(help="logmel of recordings, or patches of images.")
+    ] = None,
     near_duplicates: Annotated[
         float | None, typer.Option(help="Drop what is this similar to one before, such as 0.8.")
     ] = None,
@@ -147,6 +151,7 @@ def pretrain(
     sequences = assemble(
         *corpus, column=column, where=where, near_duplicates=near_duplicates,
         shortest=min_length, longest=max_length, held_out=held_out, random_state=seed,
+        upper=upper, frames=frames,
     )  # fmt: skip
     say(corpus_line(sequences.manifest["counts"]))
     with Bar(None, show=True, label="pretraining") as bar:

@@ -30,7 +30,8 @@ from onevec.encoders.spill import Spill
 from onevec.errors import InputError
 from onevec.tokens.layout import is_store
 from onevec.tokens.lines import Broken
-from onevec.tokens.readers import KNOWN_FORMATS, is_known, is_plain_text, open_source
+from onevec.tokens.media import MEDIA
+from onevec.tokens.readers import KNOWN_FORMATS, is_plain_text, known_files, open_source
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,6 +91,8 @@ def assemble(
     longest: int = LONGEST,
     held_out: float = 0.05,
     random_state: int = 0,
+    upper: bool = False,
+    frames: str | None = None,
 ) -> Corpus:
     """Read sequences, drop what is broken, empty, too short or a copy, and split the rest.
 
@@ -112,6 +115,10 @@ def assemble(
         content and the seed alone.
     random_state : int
         Of the split.
+    upper : bool
+        Write text in capitals.
+    frames : {"logmel", "patches"}, optional
+        Cut recordings, or images, to frames; see `onevec.encode`.
 
     Returns
     -------
@@ -129,7 +136,7 @@ def assemble(
     try:
         spill = Spill(folder / "sequences.arrow", shortest, longest)
         entries = []
-        found = _expand(sources)
+        found = _expand(sources, media=frames is not None)
         plain = [isinstance(each, Path) and is_plain_text(each) for each in found]
         for source, is_plain in zip(found, plain, strict=True):
             asked = None if is_plain and not all(plain) else column  # text has no columns
@@ -137,7 +144,8 @@ def assemble(
             entries.append(entry)
             if entry.get("bytes") != 0:
                 before = spill.read
-                spill.take(_rows(source, asked, where, broken, spill), broken)
+                rows = _rows(source, asked, where, broken, spill, upper=upper, frames=frames)
+                spill.take(rows, broken)
                 entry["read"] = spill.read - before + sum(broken.counts.values())
             _finish(entry, broken)
         dataset = spill.close()
@@ -157,6 +165,8 @@ def assemble(
                 "longest": longest,
                 "held_out": held_out,
                 "random_state": random_state,
+                "upper": upper,
+                "frames": frames,
             },
         }
         corpus = Corpus(train, apart, manifest, folder)
@@ -189,8 +199,8 @@ def _check(
 # --- reading ------------------------------------------------------------------------------------
 
 
-def _expand(sources: Iterable[Any]) -> list[Any]:
-    """Return files for folders and patterns, each file once."""
+def _expand(sources: Iterable[Any], media: bool) -> list[Any]:
+    """Return files for folders and patterns, each file once: of folders media, or all others."""
     found: dict[Any, Any] = {}
     for source in sources:
         if not isinstance(source, str | Path):
@@ -198,7 +208,7 @@ def _expand(sources: Iterable[Any]) -> list[Any]:
             continue
         path = Path(source)
         if path.is_dir() and not is_store(path):
-            files = [each for each in sorted(path.rglob("*")) if each.is_file() and is_known(each)]
+            files = [each for each in known_files(path) if (each.suffix.lower() in MEDIA) == media]
         elif not path.exists() and has_magic(str(source)):
             files = [Path(each) for each in sorted(glob(str(source), recursive=True))]  # noqa: PTH207
             files = [each for each in files if each.is_file()]
@@ -238,13 +248,18 @@ def _finish(entry: dict[str, Any], broken: Broken) -> None:
 
 
 def _rows(
-    source: Any, column: str | None, where: str | None, broken: Broken, spill: Spill
+    source: Any,
+    column: str | None,
+    where: str | None,
+    broken: Broken,
+    spill: Spill,
+    **reading: Any,
 ) -> Iterator[Any]:
     """Return the sequences of a source, of the rows asked for."""
     name, _, value = (where or "").partition("=")
     if where is not None and not (name and value):
         raise InputError(f"got where={where!r}: write COLUMN=VALUE, such as split=train")
-    for chunk in open_source(source, column=column, broken=broken).chunks:
+    for chunk in open_source(source, column=column, broken=broken, **reading).chunks:
         rows = list(chunk.sequences)
         if where is None:
             yield from rows

@@ -17,7 +17,7 @@ from onevec.tokens.chunks import LayeredTokens
 from onevec.tokens.frames import FRAMES
 from onevec.tokens.layout import bytes_text, is_store
 from onevec.tokens.media import Picture, Sound, first_line
-from onevec.tokens.readers import NoColumnError, is_known, open_source
+from onevec.tokens.readers import is_known, open_source
 
 _LOOKED_AT = 1_000  # sequences of a file whose lengths are told
 _SHOWN = 60  # characters of a sequence
@@ -323,8 +323,11 @@ def _sequences(path: Path) -> Facts:
             ids += chunk.ids or []
             if len(rows) > _LOOKED_AT:
                 break
-    except NoColumnError as error:
-        return {"kind": "table", "columns": error.kinds, "problem": str(error)}
+    except InputError as error:
+        columns = getattr(error, "columns", None)
+        if columns is None:
+            raise
+        return {"kind": "table", "columns": columns, "problem": str(error)}
     if not rows:
         return {"kind": "no sequences", "bytes": path.stat().st_size}
     whole = len(rows) <= _LOOKED_AT
@@ -343,7 +346,7 @@ def _sequences(path: Path) -> Facts:
 
 def _sizes(rows: list[Any]) -> Facts:
     """Tell how long sequences are, in what they are counted in."""
-    head = rows[0]
+    (head, *_) = rows
     if isinstance(head, Picture):
         return {"pixels": " x ".join(map(str, head.open().size)) + " (the first)"}
     if isinstance(head, Sound):

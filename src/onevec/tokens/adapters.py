@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,8 @@ def _shape_of(entry: list[Any] | tuple[Any, ...]) -> tuple[int, ...] | None:
         else:
             what = f"{' and '.join(kinds[:3])}, which make no array"
             rule = (
-                "pass one text, one waveform or one (n, dim) array per sequence, and names as ids="
+                'pass one text, one recording as {"array": samples, "sampling_rate": rate} or one '
+                "(n, dim) array per sequence, and names as ids="
             )
         raise InputError(f"the first sequence is a {type(entry).__name__} of {what}: {rule}")
     return array.shape
@@ -162,6 +165,7 @@ def _open_path(name: str, kind: str, options: Options) -> FrozenEncoder:  # noqa
             f"there is no encoder {name!r}: pass a folder that save_pretrained wrote, an .onnx "
             "file or a hub name"
         )
+    _check_reads(path, kind)
     if kind == "waveform":
         _check_reads_waveforms(path)
         return HuggingFaceAudio(name, options)
@@ -172,6 +176,33 @@ def _open_path(name: str, kind: str, options: Options) -> FrozenEncoder:  # noqa
     raise InputError(
         f"cannot tell what these sequences are for {name!r}: pass text, 1-D waveforms, or images"
     )
+
+
+def _check_reads(path: Path, kind: str) -> None:
+    """Refuse text for an encoder of recordings, and the like, where its folder tells."""
+    processor: dict[str, Any] = {}
+    for name in _PROCESSORS:
+        if (path / name).is_file():
+            with suppress(
+                ValueError, TypeError
+            ):  # what is wrong with it is said where it is loaded
+                held = json.loads((path / name).read_text())
+                processor |= {**held, **held.get("feature_extractor", {})}
+    words = {"text": "text", "image": "images", "waveform": "recordings"}
+    reads = {
+        "text": any(path.glob("tokenizer*")) or any(path.glob("vocab*")),
+        "image": bool({"image_processor_type", "image_mean", "image_processor"} & set(processor)),
+        "waveform": "sampling_rate" in processor,
+    }
+    known = [words[each] for each, does in reads.items() if does]
+    # Text may name the files of images; of waveforms for text `_check_reads_waveforms` says more.
+    spared = {"text": reads["image"], "waveform": not reads["image"]}
+    fits = reads.get(kind, True) or spared.get(kind, False)
+    if known and not fits:
+        raise InputError(
+            f"got {words[kind]} for {path}, which reads {' and '.join(known)}: pass those, or "
+            "another encoder"
+        )
 
 
 def _reads_images(path: Path) -> bool:

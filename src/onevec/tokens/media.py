@@ -20,8 +20,10 @@ from onevec.errors import InputError, MissingExtraError
 
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+MEDIA = (*AUDIO, *IMAGES)
 _AUDIO_STARTS = (b"fLaC", b"OggS", b"ID3", b".snd", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")
 _CONTAINERS = {b"WAVE": b"RIFF", b"AIFF": b"FORM", b"AIFC": b"FORM"}  # RIFF also holds WebP
+_STREAMED = 0x7FFFFFF0  # from this on the size in a WAV header is none, but a mark of streams
 _KEYS = {"array", "bytes", "path", "sampling_rate"}  # of what `datasets` gives
 _RATE_RULE = 'pass {"array": samples, "sampling_rate": rate} per recording, or files'
 
@@ -162,12 +164,14 @@ def read_sound(source: Path | bytes, where: str) -> Sound:
         import soundfile
     except ImportError as error:
         raise MissingExtraError("soundfile", "files") from error
+    _check_whole(source, where)
     try:
         held = io.BytesIO(source) if isinstance(source, bytes) else str(source)
         samples, rate = soundfile.read(held, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        reason = getattr(error, "error_string", "").rstrip(".") or first_line(error)
         raise InputError(
-            f"{where} cannot be read as audio ({first_line(error)}): leave it out, or convert it "
+            f"{where} cannot be read as audio ({reason}): leave it out, or convert it "
             "to .wav or .flac"
         ) from error
     if not len(samples):
@@ -175,6 +179,20 @@ def read_sound(source: Path | bytes, where: str) -> Sound:
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(1)
     checked = Sound.of(mono, rate, where)
     return Sound(checked.samples, checked.rate, samples.shape[1])
+
+
+def _check_whole(source: Path | bytes, where: str) -> None:
+    """Refuse a WAV file that ends early, which libsndfile reads as if it were short."""
+    if isinstance(source, bytes):
+        start, size = source[:12], len(source)
+    else:
+        with source.open("rb") as file:
+            start, size = file.read(12), source.stat().st_size
+    said = int.from_bytes(start[4:8], "little") + 8
+    if start[:4] == b"RIFF" and start[8:] == b"WAVE" and size < said < _STREAMED:
+        raise InputError(
+            f"{where} is cut: {size:,} of {said:,} bytes are there; copy it again or leave it out"
+        )
 
 
 def is_sound(start: bytes) -> bool:
@@ -200,7 +218,9 @@ def is_media(value: Any) -> bool:
     """Whether a value is a recording or an image as a file, bytes or a decoder gives it."""
     if isinstance(value, Mapping):
         keys = set(value)
-        return bool(keys & {"array", "bytes", "path"}) and keys <= _KEYS
+        return keys >= {"array", "sampling_rate"} or (
+            bool(keys & {"array", "bytes", "path"}) and keys <= _KEYS
+        )
     return isinstance(value, Path | bytes) or hasattr(value, "get_all_samples")
 
 

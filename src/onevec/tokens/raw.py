@@ -43,6 +43,8 @@ def is_raw(X: Any, encoder: Any, framed: bool = False) -> bool:
 def _is_raw_place(path: Path, encoded: bool) -> bool:
     if encoded:
         return path.is_file() or (path.is_dir() and not is_store(path))
+    if path.is_dir() and not is_store(path) and not (path / "config.json").is_file():
+        return any(each.suffix.lower() in READY for each in path.iterdir())
     return path.is_file() and path.suffix.lower() in READY
 
 

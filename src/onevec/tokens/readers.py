@@ -28,9 +28,9 @@ from onevec.tokens.lines import (
     tolerant_csv,
     tolerant_lines,
 )
-from onevec.tokens.media import AUDIO, IMAGES, as_media, is_media, open_file
+from onevec.tokens.media import AUDIO, IMAGES, MEDIA, as_media, is_media, open_file
 from onevec.tokens.ready import open_hdf5, open_npy, open_npz, open_safetensors, open_torch
-from onevec.tokens.records import read_jsonl
+from onevec.tokens.records import read_json, read_jsonl
 from onevec.tokens.series import has_no_header, read_rows, read_ts
 from onevec.tokens.store import TokenStore
 from onevec.tokens.tables import (
@@ -51,29 +51,27 @@ from onevec.tokens.told import tell
 _ROWS = 256  # rows read at a time
 _USUAL_COLUMNS = ("sequence", "text", "seq", "tokens", "values", "audio", "image")
 _TEXT = (".txt", ".text", ".log")
-_JSONL = (".jsonl", ".ndjson")
+_JSONL = (".jsonl", ".ndjson", ".json")
 _CSV = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _ARROW = (".arrow", ".feather", ".ipc")
 _LINES = (*_TEXT, *FASTA, *FASTQ, *_JSONL, *_CSV, ".ts")  # which may be gzipped
+_ADVICE = {
+    ".pkl": "pickle can run code; save arrays with np.savez, or a table as .parquet",
+    ".pickle": "pickle can run code; save arrays with np.savez, or a table as .parquet",
+    ".joblib": "pickle can run code; save arrays with np.savez, or a table as .parquet",
+    ".xlsx": "save the sheet as .csv",
+    ".xls": "save the sheet as .csv",
+    ".zip": "unpack it and pass the folder",
+    ".tar": "unpack it and pass the folder",
+    ".bz2": "unpack it, or pack it with gzip",
+    ".xz": "unpack it, or pack it with gzip",
+    ".zst": "unpack it, or pack it with gzip",
+}
 READY = (".npy", ".npz", ".h5", ".hdf5", ".pt", ".pth", ".safetensors")
 KNOWN_FORMATS = (
-    ".parquet .arrow .jsonl .csv .tsv .fasta .fastq .a3m .txt .log .ts (also .gz) .npy .npz .h5 "
-    ".pt .safetensors, audio, images, and folders of them"
+    ".parquet .arrow .jsonl .json .csv .tsv .fasta .fastq .a3m .txt .log .ts (also .gz) .npy .npz "
+    ".h5 .pt .safetensors, audio, images, and folders of them"
 )
-
-
-class NoColumnError(InputError):
-    """It cannot be told which column of a table holds the sequences.
-
-    Attributes
-    ----------
-    kinds : dict of str to str
-        The columns, and what each may hold.
-    """
-
-    def __init__(self, message: str, kinds: Mapping[str, str]):
-        super().__init__(message)
-        self.kinds = dict(kinds)
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _leads_to_media(value: Any, beside: Path | None) -> bool:
 
 def _named_file(value: Any, beside: Path | None) -> Path | None:
     """Return the audio or image file that a text names, if there is one."""
-    if not isinstance(value, str) or not value.lower().endswith((*AUDIO, *IMAGES)):
+    if not isinstance(value, str) or not value.lower().endswith(MEDIA):
         return None
     found = [Path(value)] if beside is None else [beside / value, Path(value)]
     return next((path for path in found if path.is_file()), None)
@@ -206,7 +204,7 @@ def _open_object(data: Any, asked: _Asked) -> RowSource:
         pick = choose_columns(column_kinds(table.schema, "the table"), asked)
         batches = table.to_batches(max_chunksize=_ROWS)
         return RowSource(_from_batches(batches, *pick), table.num_rows)
-    if isinstance(data, list | tuple) and data and _is_record(data[0]):
+    if isinstance(data, list | tuple) and _is_record(next(iter(data), None)):
         return RowSource(_from_records(iter(data), asked), len(data))
     if asked.columns:
         raise InputError(
@@ -214,9 +212,7 @@ def _open_object(data: Any, asked: _Asked) -> RowSource:
             "no columns: leave them out, or pass a table"
         )
     if _is_plain_column(data):
-        column: Any = data
-        whole = column.source.select_columns([column.column_name])
-        return _open_dataset(whole, _Asked(column.column_name))
+        return _open_plain_column(data)
     values = as_list(data)
     return _open_values(data if values is None else values, kind)
 
@@ -227,6 +223,11 @@ def _is_plain_column(data: Any) -> bool:
     if not type(data).__module__.startswith("datasets.") or not hasattr(source, "select_columns"):
         return False
     return not is_dataset(source) or source.format["type"] != "custom"
+
+
+def _open_plain_column(data: Any) -> RowSource:
+    alone = data.source.select_columns([data.column_name])
+    return _open_dataset(alone, _Asked(data.column_name))
 
 
 def _open_values(data: Any, kind: str) -> RowSource:
@@ -357,6 +358,8 @@ def _open_path(file: _File) -> RowSource:
         return _open_folder(path, file.asked)
     open_it = next((each for endings, each in _OPENERS if ending in endings), None)
     if open_it is None or (ending not in _LINES and file.zipped):
+        if (advice := _ADVICE.get(path.suffix.lower())) is not None:
+            raise InputError(f"{path} is not read: {advice}")
         raise InputError(f"cannot tell the format of {path} from its ending: use {KNOWN_FORMATS}")
     if file.asked.columns and open_it not in (_open_table, _open_csv, _open_jsonl):
         raise InputError(f"{path} has no columns: leave column and id_column out")
@@ -383,7 +386,8 @@ def _open_table(file: _File) -> RowSource:
 
 
 def _open_jsonl(file: _File) -> RowSource:
-    rows = read_jsonl(file.lines(), file.path, file.asked.broken)
+    rows = read_json(file.path, file.zipped) if file.ending == ".json" else None
+    rows = rows or read_jsonl(file.lines(), file.path, file.asked.broken)
     return RowSource(_from_records(rows, file.asked))
 
 
@@ -414,7 +418,11 @@ def _numbers(file: _File, read: Any) -> Iterator[Chunk]:
 def _text(file: _File) -> Iterator[Chunk]:
     with reading(file.path, "text"):
         rows = (line for line in file.lines() if line is not None)
+        first = True
         while part := list(islice(rows, _ROWS)):
+            if first and part[0].startswith(">"):
+                tell(f"{file.path} looks like FASTA and is read line by line: name it .fasta")
+            first = False
             yield Chunk(part)
 
 
@@ -429,7 +437,7 @@ def _described(file: _File) -> Iterator[Chunk]:
 
 
 _OPENERS: tuple[tuple[Collection[str], Callable[[_File], RowSource]], ...] = (
-    ((*AUDIO, *IMAGES), _open_media),
+    (MEDIA, _open_media),
     (_TEXT, lambda file: RowSource(_text(file))),
     ((*FASTA, *FASTQ), lambda file: RowSource(_described(file))),
     (_JSONL, _open_jsonl),
@@ -453,17 +461,15 @@ def _open_folder(path: Path, asked: _Asked) -> RowSource:
         from datasets import load_from_disk
 
         return _open_dataset(load_from_disk(str(path)), asked)
-    seen = [each for each in sorted(path.rglob("*")) if each.is_file()]
-    chosen = _of_one_kind(path, [each for each in seen if is_known(each)])
-    if len(seen) > len(chosen):
-        tell(f"{len(seen) - len(chosen):,} files of other kinds in {path} are passed over")
+    chosen = _of_one_kind(path, known_files(path))
+    others = sum(each.is_file() for each in path.rglob("*")) - len(chosen)
+    if others:
+        tell(f"{others:,} files of other kinds in {path} are passed over")
     return _open_all(chosen, {each: each.relative_to(path).as_posix() for each in chosen}, asked)
 
 
 def _of_one_kind(path: Path, files: list[Path]) -> list[Path]:
     """Return the recordings or the images of a folder, else its files if they are of one kind."""
-    # What programs hide among files are none of the user's, such as ._a.wav beside a.wav.
-    files = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
     if not files or (path / "config.json").is_file():
         raise InputError(
             f"{path} is a folder without sequences: pass a file or a folder of files "
@@ -492,7 +498,7 @@ def _open_all(paths: list[Path], names: Mapping[Path, str], asked: _Asked) -> Ro
 
     first = opened(paths[0])  # what is wrong with it is said before any work
     rest = (chunk for path in paths[1:] for chunk in opened(path).chunks)
-    one_each = all(path.suffix.lower() in (*AUDIO, *IMAGES) for path in paths)
+    one_each = all(path.suffix.lower() in MEDIA for path in paths)
     return RowSource(_alike(chain(first.chunks, rest)), len(paths) if one_each else None)
 
 
@@ -521,8 +527,22 @@ def ending_of(path: Path) -> tuple[str, bool]:
 def is_known(path: Path) -> bool:
     """Whether the ending of a file is that of a format that is read."""
     ending, zipped = ending_of(path)
-    whole = (".parquet", *_ARROW, *READY, *AUDIO, *IMAGES)
+    whole = (".parquet", *_ARROW, *READY, *MEDIA)
     return ending in _LINES or (not zipped and ending in whole)
+
+
+def known_files(folder: Path) -> list[Path]:
+    """Return the files of a folder, and of those in it, that are read; sorted.
+
+    What programs hide among them, such as ``._a.wav`` beside ``a.wav``, is none of the user's.
+    """
+    return [
+        each
+        for each in sorted(folder.rglob("*"))
+        if each.is_file()
+        and is_known(each)
+        and not any(part.startswith(".") for part in each.relative_to(folder).parts)
+    ]
 
 
 def is_plain_text(path: Path) -> bool:
@@ -543,15 +563,17 @@ def choose_columns(
         if wanted is not None and wanted not in kinds:
             raise InputError(f"{where} has no column {wanted!r}: it has {listed}")
     if column is None:
-        column = next((name for name in _USUAL_COLUMNS if name in kinds), None)
+        spelt = {name.lower(): name for name in reversed(list(kinds))} | {n: n for n in kinds}
+        column = next((spelt[name] for name in _USUAL_COLUMNS if name in spelt), None)
         if column is None:
             column = _only_candidate(kinds, id_column)
         if column is None:
-            raise NoColumnError(
+            error: Any = InputError(
                 f"cannot tell which column of {where} holds the sequences: name it with column= "
-                f"(--column); it has {listed}",
-                kinds,
+                f"(--column); it has {listed}"
             )
+            error.columns = dict(kinds)  # for `onevec inspect`
+            raise error
         tell(
             f"the sequences of {where} are read from the column {column!r}; column= (--column) "
             f"takes another of {listed}"

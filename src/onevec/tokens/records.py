@@ -8,8 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from onevec.errors import InputError
-from onevec.tokens.lines import Broken
+from onevec.tokens.lines import Broken, open_bytes
 from onevec.tokens.tables import reading
+
+_START = 1_024  # bytes that tell a list from lines
+
+
+def read_json(path: Path, zipped: bool) -> Iterator[dict[str, Any]] | None:
+    """Return the objects of a file that is one JSON list; None for JSON lines."""
+    with reading(path, "JSON"), open_bytes(path, zipped) as file:
+        if not file.read(_START).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+            return None
+        file.seek(0)
+        first = file.readline().strip()
+        if first.startswith(b"[") and first.endswith(b"]") and file.readline().startswith(b"["):
+            return None  # lists, a line each
+        file.seek(0)
+        held = json.load(file)
+    if all(isinstance(each, dict) for each in held):
+        return iter(held)
+    return ({"sequence": each} for each in held)
 
 
 def read_jsonl(
