@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 # Without its byte code every start of Python would compile torch again: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo test examples test-slow check bench bench-quality env clean
+.PHONY: help demo test examples test-slow check check-types bench bench-quality env clean
 .DEFAULT_GOAL := help
 
 help:  ## show these targets
@@ -45,6 +45,11 @@ check: $(STAMP)  ## format, lint, types, import order
 	@$(RUN)/ruff check src tests benchmarks examples
 	@$(RUN)/pyright
 	@$(RUN)/python -m pytest -q tests/test_imports.py
+
+# Exports are left out: a check of shapes reads sizes, which a graph must leave open.
+TYPED := onevec.poolers,onevec.objectives,onevec.project,onevec.vector,onevec.judge,onevec.ragged,onevec.segment,onevec.views,onevec.train
+check-types: $(STAMP)  ## annotations and array shapes, checked while the tests of the numeric packages run
+	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q --jaxtyping-packages=$(TYPED),tests.typed.checked tests/contracts tests/parity tests/test_vector.py tests/test_parts.py tests/test_train.py tests/test_estimator.py
 
 bench: $(STAMP)  ## the demo's figures in the README again
 	@$(RUN)/python benchmarks/readme.py --demo

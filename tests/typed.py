@@ -1,4 +1,4 @@
-"""What checks annotations while the tests run, see `addopts` in pyproject.toml.
+"""What checks annotations while the tests run, see `make check-types`.
 
 It is beartype, for which a whole number is a number. Constructors are left out: those of users'
 classes say themselves what is wrong with a parameter, and tests pass them what is wrong.

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from onevec import OneVec, encode
 from onevec.errors import InputError
+from onevec.tokens.readers import open_source
 from onevec.use.formats import Vectors, save_vectors
 
 SIZES = [5, 3, 8]
@@ -204,3 +205,12 @@ def test_what_is_wrong_is_one_sentence(name, words, tmp_path, capsys):
         encode(tmp_path / name, out=tmp_path / "s", progress=False)
     assert "\n" not in str(caught.value) and not (tmp_path / "s").exists()
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_numbers_kept_in_another_file_are_not_read(tmp_path):
+    (tmp_path / "secret.bin").write_bytes(np.ones(12, np.float32).tobytes())
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        outside = [(str(tmp_path / "secret.bin"), 0, 48)]
+        file.create_dataset("a", (3, 4), np.float32, external=outside)
+    with pytest.raises(InputError, match="in another file, which is not read"):
+        open_source(tmp_path / "x.h5")

@@ -212,9 +212,7 @@ def _open_object(data: Any, asked: _Asked) -> RowSource:
             "no columns: leave them out, or pass a table"
         )
     if _is_plain_column(data):
-        column: Any = data
-        whole = column.source.select_columns([column.column_name])
-        return _open_dataset(whole, _Asked(column.column_name))
+        return _open_plain_column(data)
     values = as_list(data)
     return _open_values(data if values is None else values, kind)
 
@@ -225,6 +223,11 @@ def _is_plain_column(data: Any) -> bool:
     if not type(data).__module__.startswith("datasets.") or not hasattr(source, "select_columns"):
         return False
     return not is_dataset(source) or source.format["type"] != "custom"
+
+
+def _open_plain_column(data: Any) -> RowSource:
+    alone = data.source.select_columns([data.column_name])
+    return _open_dataset(alone, _Asked(data.column_name))
 
 
 def _open_values(data: Any, kind: str) -> RowSource:

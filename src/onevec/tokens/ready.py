@@ -19,6 +19,7 @@ from onevec.errors import InputError, MissingExtraError
 from onevec.ragged import Ragged
 from onevec.tokens.chunks import Chunk, LayeredTokens, RowSource, as_ids
 from onevec.tokens.tables import reading
+from onevec.tokens.told import tell
 
 _ROWS = 256
 _POOLED = "one vector per sequence, pooled already; token vectors are (n, dim) arrays"
@@ -84,6 +85,11 @@ class Archive:
         if len(wide) == 1 and len(shapes[wide[0]]) == 3:
             rows = shapes[wide[0]][0]
             if all(shapes[name] == (rows,) for name in beside):
+                if not beside:
+                    tell(
+                        f"{self.path} holds one array of shape {shapes[wide[0]]}: it is read as "
+                        f"{rows:,} sequences, not as the hidden states of one"
+                    )
                 return RowSource(self._stacked(wide[0], beside), rows)
         if not wide and self.path.suffix.lower() != ".npz":  # there they may be waveforms
             raise InputError(
@@ -184,6 +190,11 @@ def open_hdf5(path: Path) -> RowSource:
 
         def note(name: str, node: Any) -> None:
             if isinstance(node, h5py.Dataset):
+                if node.external or node.is_virtual:  # a stranger's file could name any other
+                    raise InputError(
+                        f"{path} keeps {name!r} in another file, which is not read: write its "
+                        "numbers into the file itself"
+                    )
                 if node.dtype.kind not in "fiuSO":
                     raise InputError(f"{path} holds {name!r} of type {node.dtype}: pass numbers")
                 shapes[name] = node.shape or ()
