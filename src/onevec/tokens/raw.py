@@ -56,8 +56,12 @@ def reads_arrays(encoder: Any) -> bool:
 
 
 def encoder_for(X: Any, encoder: Any, **columns: Any) -> Any:
-    """Return the encoder, or None for a file of arrays that are token vectors already."""
-    if not isinstance(X, str | Path) or encoder is None or reads_arrays(encoder):
+    """Return the encoder, or None for arrays, or a file of them, that are token vectors already."""
+    if encoder is None or reads_arrays(encoder):
+        return encoder
+    if isinstance(X, list | tuple) and X:
+        return None if kind_of(X[:1]) == "tokens" else encoder
+    if not isinstance(X, str | Path):
         return encoder
     first = next(open_source(X, **columns).chunks, None)
     ready = first is not None and len(first) and kind_of(first.sequences) == "tokens"

@@ -321,7 +321,7 @@ def save_pooler(work: Work, folder: Path, sentence: str) -> None:
     blocks = student.finished_blocks().merged(mean)
     features = blocks.of(tokens)
     model = OneVec(given.dim, pooler=student.pooler, random_state=given.random_state)
-    model.n_features_in_, model.training_ = tokens.dim, None
+    model.n_features_in_, model.training_, model.encoder_ = tokens.dim, None, None
     model.data_ = facts_of(tokens)
     opened = open_encoder(str(folder), "text" if work.raw.dim == 1 else "tokens", Options())
     assert opened is not None
